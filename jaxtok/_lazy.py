@@ -1,8 +1,8 @@
 """Public names that are imported on first use (PEP 562).
 
-Data workers and command-line completion import `jaxtok` without wanting JAX, which takes longer to import than they take
-to start. A package therefore lists its public names with the submodule that defines each one, and nothing more happens until
-a name is used.
+Data workers and `--help` import `jaxtok` without wanting JAX, whose import takes longer than all the rest of
+their start. A package therefore lists its public names with the submodule that defines each one, and nothing
+more happens until a name is used.
 """
 
 import importlib

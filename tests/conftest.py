@@ -11,21 +11,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# The CPU is the reference for every number in the tests. `JAX_PLATFORMS=tpu pytest -m tpu` tests an accelerator.
+# The CPU is the reference for every number in the tests. `JAX_PLATFORMS=tpu pytest -m tpu` tests a TPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight fake devices for all tests, not only for the sharded ones: the count cannot change once JAX has started, so the
-# alternative is a process per sharded test. An unsharded test uses device 0 only and its speed does not change (measured:
-# +0.1 s at start, same time for a matmul loop).
+# Eight fake devices for all tests, not only for the sharded ones: the count cannot change once JAX has started,
+# so the alternative is a process per sharded test. An unsharded test uses device 0 only, at unchanged speed
+# (measured: 0.1 s more at the start, the same time for a loop of matmuls).
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-# Most of the time goes to compiling the same toy models again: keep all executables. The folder is inside the checkout
-# and ignored, so that two checkouts never share a stale one and `git clean -dfx` forgets everything.
+# Most of the time goes to compiling the same toy models again, so all executables are kept. The folder is inside
+# the checkout and ignored: two checkouts never share a stale one, and `git clean -dfx` forgets everything.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-# Compilation makes the first example slow, so there is no deadline. CI draws the same examples in every run: a change
-# that breaks nothing must not turn red; a developer's runs go on looking for new ones.
+# Compilation makes the first example slow, so there is no deadline. CI draws the same examples in every run,
+# because a change that breaks nothing must not turn red; a developer's runs go on looking for new ones.
 hypothesis.settings.register_profile("local", deadline=None, max_examples=20)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
@@ -43,7 +43,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def shared():
-    """`shared("goldens/x.safetensors")` is a path beside the checkout, in ../shared; skips the test if it is absent.
+    """`shared("goldens/x.safetensors")`: a path in ../shared, beside the checkout; skips the test if absent.
 
     Reference tensors and data sets are too large for the repository, so a clone alone does not have them.
     """
