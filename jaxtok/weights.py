@@ -1,9 +1,11 @@
-"""Foreign checkpoints as data: declarative tables of names, shapes and transposes, and strict loading through them.
+"""Foreign checkpoints as data: declarative tables of names, shapes and transposes, and strict loading
+through them.
 
-A `Table` is a list of `Entry`s, each saying which tensor of an official state dict (`theirs`) becomes which leaf of
-our parameter tree (`ours`) and how its axes move (`Transform`). Loading is strict, because a tensor that is silently
-left at its initial value is the most expensive kind of bug; saving is the exact inverse. The module knows arrays
-only (NumPy, no JAX and no PyTorch), so tables can be read, tested and printed anywhere.
+A `Table` is a list of `Entry`s, each saying which tensor of an official state dict (`theirs`) becomes which
+leaf of our parameter tree (`ours`) and how its axes move (`Transform`). Loading is strict, because a tensor
+that is silently left at its initial value is the most expensive kind of bug; saving is the exact inverse.
+The module knows arrays only (NumPy, no JAX and no PyTorch), so tables can be read, tested and printed
+anywhere.
 
     table = Table(
         (
@@ -23,9 +25,32 @@ from typing import Any
 
 import numpy as np
 
-# ---------------------------------------------------------------------------------------------------------------
+from jaxtok.param_trees import PartialLoad, flatten, partial_load, unflatten
+from jaxtok.tensor_files import read_tensors, write_tensors
+
+__all__ = [
+    "Entry",
+    "PartialLoad",
+    "Table",
+    "Transform",
+    "conv",
+    "dense",
+    "flatten",
+    "identity",
+    "load_table",
+    "partial_load",
+    "patch_dense",
+    "read_tensors",
+    "reshape",
+    "save_table",
+    "squeeze_leading",
+    "unflatten",
+    "write_tensors",
+]
+
+# ----------------------------------------------------------------------------------------------------
 # Transforms
-# ---------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -34,7 +59,8 @@ class Transform:
 
     Attributes:
         name: how error messages call it.
-        forward: official layout -> our layout. Raises `ValueError` when the tensor does not have the right rank or shape.
+        forward: official layout -> our layout. Raises `ValueError` when the tensor does not have the right
+            rank or shape.
         backward: our layout -> official layout, the inverse of `forward`.
     """
 
@@ -76,7 +102,7 @@ identity = Transform("identity", lambda x: x, lambda x: x)
 # PyTorch Linear weight [out, in] <-> Flax Dense kernel [in, out].
 dense = Transform("dense", _transpose_matrix, _transpose_matrix)
 
-# PyTorch convolution weight [out, in, *window] <-> Flax Conv kernel [*window, in, out], in 1D, 2D and 3D, grouped or not.
+# PyTorch convolution weight [out, in, *window] <-> Flax Conv kernel [*window, in, out]; 1D, 2D, 3D, grouped.
 conv = Transform("conv", _conv_forward, _conv_backward)
 
 
@@ -91,7 +117,9 @@ def reshape(ours: tuple[int, ...], theirs: tuple[int, ...]) -> Transform:
         ValueError: the two shapes hold different numbers of elements.
     """
     if math.prod(ours) != math.prod(theirs):
-        raise ValueError(f"reshape: {theirs} and {ours} hold {math.prod(theirs)} and {math.prod(ours)} elements")
+        raise ValueError(
+            f"reshape: {theirs} and {ours} hold {math.prod(theirs)} and {math.prod(ours)} elements"
+        )
 
     def to(shape: tuple[int, ...], source: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
         def apply(x: np.ndarray) -> np.ndarray:
@@ -104,7 +132,8 @@ def reshape(ours: tuple[int, ...], theirs: tuple[int, ...]) -> Transform:
 
 
 def squeeze_leading(n: int) -> Transform:
-    """`n` leading axes of size one that the official tensor has and ours does not: [1, 1, D] <-> [D] for n = 2."""
+    """`n` leading axes of size one that the official tensor has and ours does not: [1, 1, D] <-> [D] for n =
+    2."""
     ones = (1,) * n
 
     def forward(x: np.ndarray) -> np.ndarray:
@@ -115,10 +144,13 @@ def squeeze_leading(n: int) -> Transform:
 
 
 def patch_dense(patch: int, channels: int) -> Transform:
-    """A patch convolution [D, C, P, P] (stride P) <-> the dense kernel [P*P*C, D] on patches flattened as (py, px, c)."""
+    """A patch convolution [D, C, P, P] (stride P) <-> the dense kernel [P*P*C, D] on patches flattened as
+    (py, px, c)."""
 
     def forward(x: np.ndarray) -> np.ndarray:
-        _require(x.shape[1:] == (channels, patch, patch), "patch_dense", f"[D, {channels}, {patch}, {patch}]", x)
+        _require(
+            x.shape[1:] == (channels, patch, patch), "patch_dense", f"[D, {channels}, {patch}, {patch}]", x
+        )
         return x.transpose(2, 3, 1, 0).reshape(patch * patch * channels, x.shape[0])
 
     def backward(x: np.ndarray) -> np.ndarray:
@@ -128,9 +160,9 @@ def patch_dense(patch: int, channels: int) -> Transform:
     return Transform(f"patch_dense({patch}, {channels})", forward, backward)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Tables
-# ---------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -141,8 +173,9 @@ class Entry:
         theirs: official name; `{i}` stands for the layer number when `indices` is given.
         ours: path of the leaf, keys joined by "/".
         transform: how one official tensor becomes (one layer of) our leaf.
-        indices: layer numbers whose tensors are stacked, in this order, along a new leading axis (scanned layers).
-            Entries of one table that name the same `ours` are segments of one stack, concatenated in the table's order.
+        indices: layer numbers whose tensors are stacked, in this order, along a new leading axis (scanned
+            layers). Entries of one table that name the same `ours` are segments of one stack, concatenated
+            in the table's order.
     """
 
     theirs: str
@@ -152,7 +185,9 @@ class Entry:
 
     def __post_init__(self) -> None:
         if ("{i}" in self.theirs) != (self.indices is not None):
-            raise ValueError(f"Entry {self.theirs!r}: `indices` goes with a name that contains {{i}}, and only with such a name")
+            raise ValueError(
+                f"Entry {self.theirs!r}: `indices` and {{i}} in the name go together; give both or neither"
+            )
         if self.indices is not None and not len(self.indices):
             raise ValueError(f"Entry {self.theirs!r}: `indices` is empty; leave the entry out of the table")
 
@@ -169,8 +204,10 @@ class Table:
     """How an official state dict maps to a parameter tree.
 
     Attributes:
-        entries: the tensors that the model uses; every official name and (apart from segments of a stack) every leaf once.
-        unused: regular expressions (full match) of official tensors that the model does not use. They ride in extras.
+        entries: the tensors that the model uses; every official name and (apart from segments of a stack)
+            every leaf once.
+        unused: regular expressions (full match) of official tensors that the model does not use. They ride
+            in extras.
     """
 
     entries: tuple[Entry, ...]
@@ -178,10 +215,18 @@ class Table:
 
     def __post_init__(self) -> None:
         names = [name for entry in self.entries for name in entry.names]
-        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-        plain = [path for path, group in self.leaves().items() if len(group) > 1 and any(e.indices is None for e in group)]
+        twice = (
+            sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        )
+        plain = [
+            path
+            for path, group in self.leaves().items()
+            if len(group) > 1 and any(e.indices is None for e in group)
+        ]
         if twice or plain:
-            raise ValueError(f"Table uses these official names twice: {twice}; produces these leaves twice: {plain}")
+            raise ValueError(
+                f"Table uses these official names twice: {twice}; produces these leaves twice: {plain}"
+            )
 
     def leaves(self) -> dict[str, tuple[Entry, ...]]:
         """The entries of every leaf of our tree, by its path."""
@@ -196,14 +241,18 @@ def _is_float(dtype: np.dtype) -> bool:
     return "float" in dtype.name
 
 
-def _convert(entry: Entry, name: str, tensor: np.ndarray, shape: tuple[int, ...], wrong: list[str]) -> np.ndarray | None:
+def _convert(
+    entry: Entry, name: str, tensor: np.ndarray, shape: tuple[int, ...], wrong: list[str]
+) -> np.ndarray | None:
     try:
         ours = entry.transform.forward(tensor)
     except ValueError as error:
         wrong.append(f"{name} {tensor.shape} -> {entry.ours} {shape}: {error}")
         return None
     if ours.shape != shape:
-        wrong.append(f"{name} {tensor.shape} ({entry.transform.name}) gives {ours.shape}, {entry.ours} expects {shape}")
+        wrong.append(
+            f"{name} {tensor.shape} ({entry.transform.name}) gives {ours.shape}, {entry.ours} expects {shape}"
+        )
         return None
     return ours
 
@@ -224,21 +273,25 @@ def load_table(
     Args:
         table: the mapping.
         tensors: official name -> array.
-        expected: our parameter tree, with anything that has a `.shape` as leaves (`jax.eval_shape` of `init` gives one).
+        expected: our parameter tree, with anything that has a `.shape` as leaves (`jax.eval_shape` of `init`
+            gives one).
         dtype: of the floating-point leaves; other leaves keep their own.
 
     Returns:
-        `(params, extras)`: the tree with exactly the leaves of `expected`, and the tensors listed in `table.unused`.
+        `(params, extras)`: the tree with exactly the leaves of `expected`, and the tensors listed in
+        `table.unused`.
 
     Raises:
-        ValueError: tensors are missing, unexpected or mis-shaped, or the table and the tree disagree. Everything that is
-            wrong is listed at once.
+        ValueError: tensors are missing, unexpected or mis-shaped, or the table and the tree disagree.
+            Everything that is wrong is listed at once.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(expected).items()}
     leaves = table.leaves()
     claimed = {name for entry in table.entries for name in entry.names}
     rest = [name for name in tensors if name not in claimed]
-    extras = {name: tensors[name] for name in rest if any(re.fullmatch(pattern, name) for pattern in table.unused)}
+    extras = {
+        name: tensors[name] for name in rest if any(re.fullmatch(pattern, name) for pattern in table.unused)
+    }
     wrong: list[str] = []
     params: dict[str, np.ndarray] = {}
     for path, entries in leaves.items():
@@ -257,24 +310,30 @@ def load_table(
         ]
         if len(pieces) == depth and all(piece is not None for piece in pieces):
             kind = dtype if _is_float(pieces[0].dtype) else pieces[0].dtype
-            params[path] = np.stack(pieces, dtype=kind, casting="unsafe") if stacked else pieces[0].astype(kind)
+            params[path] = (
+                np.stack(pieces, dtype=kind, casting="unsafe") if stacked else pieces[0].astype(kind)
+            )
 
     _raise_if_any(
         "The checkpoint does not fit the model",
         {
-            "missing tensors": [name for entry in table.entries for name in entry.names if name not in tensors],
+            "missing tensors": [
+                name for entry in table.entries for name in entry.names if name not in tensors
+            ],
             "unexpected tensors": [name for name in rest if name not in extras],
             "mis-shaped tensors": wrong,
             "parameters of the model that no entry produces": [path for path in shapes if path not in leaves],
             "entries for parameters that the model lacks": [path for path in leaves if path not in shapes],
         },
-        "Build the model with the checkpoint's own configuration; name tensors that the model does not use in "
-        "Table(unused=...); strip or add a name prefix before loading.",
+        "Build the model with the checkpoint's own configuration; name tensors that the model does not use "
+        "in Table(unused=...); strip or add a name prefix before loading.",
     )
     return unflatten(params), extras
 
 
-def save_table(table: Table, params: Mapping[str, Any], extras: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def save_table(
+    table: Table, params: Mapping[str, Any], extras: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """The inverse of `load_table`: an official state dict from our parameter tree.
 
     Args:
@@ -283,8 +342,8 @@ def save_table(table: Table, params: Mapping[str, Any], extras: Mapping[str, np.
         extras: official tensors that the model does not use, written as they are.
 
     Raises:
-        ValueError: the tree's leaves are not those of the table, a stack has another depth, or extras collide with a name
-            that the table produces.
+        ValueError: the tree's leaves are not those of the table, a stack has another depth, or extras
+            collide with a name that the table produces.
     """
     flat, leaves = flatten(params), table.leaves()
     produced: dict[str, np.ndarray] = {}
@@ -309,98 +368,3 @@ def save_table(table: Table, params: Mapping[str, Any], extras: Mapping[str, np.
         "Save with the table that belongs to this model's configuration.",
     )
     return {**produced, **extras}
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Trees
-# ---------------------------------------------------------------------------------------------------------------
-
-
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries -> {"a/b/c": leaf}. Empty dictionaries have no leaves and vanish.
-
-    Raises:
-        ValueError: a key is not a string or contains "/".
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if not isinstance(key, str) or "/" in key:
-            raise ValueError(f'parameter keys must be strings without "/", got {key!r}')
-        if isinstance(value, Mapping):
-            flat |= {f"{key}/{path}": leaf for path, leaf in flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`.
-
-    Raises:
-        ValueError: a path is both a leaf and a dictionary.
-    """
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-            if not isinstance(node, dict):
-                raise ValueError(f"{path!r} goes through {key!r}, which is a leaf; rename one of them")
-        if last in node:
-            raise ValueError(f"{path!r} is both a leaf and a dictionary; rename one of them")
-        node[last] = leaf
-    return tree
-
-
-@dataclass(frozen=True)
-class PartialLoad:
-    """What `partial_load` did, by path; `str()` prints it.
-
-    Attributes:
-        loaded: leaves taken from the candidate.
-        skipped: (path, our shape, the candidate's shape) of leaves that keep our value because the shapes differ.
-        missing: leaves that keep our value because the candidate lacks them.
-        unused: leaves of the candidate that our tree lacks.
-    """
-
-    loaded: tuple[str, ...]
-    skipped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    missing: tuple[str, ...]
-    unused: tuple[str, ...]
-
-    def __str__(self) -> str:
-        skipped = tuple(f"{path}: ours {ours}, candidate {theirs}" for path, ours, theirs in self.skipped)
-        lines = []
-        for kind in ("loaded", "skipped", "missing", "unused"):
-            paths = skipped if kind == "skipped" else getattr(self, kind)
-            lines += [f"{kind} ({len(paths)})", *(f"  {path}" for path in paths)]
-        return "\n".join(lines)
-
-
-def partial_load(params: Mapping[str, Any], candidate: Mapping[str, Any]) -> tuple[dict[str, Any], PartialLoad]:
-    """Takes every leaf of `candidate` whose path and shape are those of a leaf of `params`, for fine-tuning.
-
-    Args:
-        params: freshly initialised parameters.
-        candidate: parameters of another model. Leaves are cast to the dtype of the leaf that they replace.
-
-    Returns:
-        The new tree (same paths, shapes and dtypes as `params`) and the full account of what was and was not taken.
-
-    Raises:
-        ValueError: no leaf matches.
-    """
-    ours, theirs = flatten(params), flatten(candidate)
-    common = {path: np.shape(theirs[path]) for path in ours if path in theirs}
-    loaded = tuple(path for path, shape in common.items() if shape == np.shape(ours[path]))
-    report = PartialLoad(
-        loaded=loaded,
-        skipped=tuple((p, np.shape(ours[p]), shape) for p, shape in common.items() if shape != np.shape(ours[p])),
-        missing=tuple(path for path in ours if path not in theirs),
-        unused=tuple(path for path in theirs if path not in ours),
-    )
-    if not loaded:
-        raise ValueError(f"no parameter has the same path and shape in both trees; is this the same kind of model?\n{report}")
-    taken = {path: np.asarray(theirs[path]).astype(ours[path].dtype) for path in loaded}
-    return unflatten({**ours, **taken}), report
