@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[1]
 
 # The CPU is the reference for every number in the tests. `JAX_PLATFORMS=tpu pytest -m tpu` tests a TPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight fake devices for all tests, not only for the sharded ones: the count cannot change once JAX has started,
-# so the alternative is a process per sharded test. An unsharded test uses device 0 only, at unchanged speed
-# (measured: 0.1 s more at the start, the same time for a loop of matmuls).
+# Eight fake devices for all tests, not only for the sharded ones: the count cannot change once JAX has
+# started, so the alternative is a process per sharded test. An unsharded test uses device 0 only, as fast as
+# before (measured: 0.1 s more at the start, the same time for a loop of matmuls).
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-# Most of the time goes to compiling the same toy models again, so all executables are kept. The folder is inside
-# the checkout and ignored: two checkouts never share a stale one, and `git clean -dfx` forgets everything.
+# Most of the time goes to compiling the same toy models again, so all executables are kept. The folder is
+# inside the checkout and ignored: two checkouts never share a stale one, and `git clean -dfx` forgets it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -1,0 +1,139 @@
+"""Imports inside jaxtok point up one list of layers, never in a circle, and `import jaxtok` stays cheap."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the top of the design's list to its bottom: a module may import from its own layer and those before it.
+LAYERS = (
+    ("_lazy", "codes", "keys", "packing"),
+    ("weights", "tensor_files", "param_trees"),
+    ("kernels",),
+    ("quantize",),
+    ("nn",),
+    ("decoding",),
+    ("tokenizers",),
+    ("priors",),
+    ("losses",),
+    ("systems",),
+    ("convert",),
+    ("data",),
+    ("evaluate",),
+    ("inspect",),
+    ("train",),
+    ("cli",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in sorted((ROOT / "jaxtok").rglob("*.py"))}
+
+
+class Imports(ast.NodeVisitor):
+    """Collects the modules that one file imports anywhere in it, inside functions too."""
+
+    def __init__(self, module: str, is_package: bool, known: set[str]):
+        self.package = module if is_package else module.rpartition(".")[0]
+        self.is_package = is_package
+        self.known = known
+        self.found: set[str] = set()
+
+    def visit_If(self, node: ast.If) -> None:
+        # An `__init__` repeats its lazy names under TYPE_CHECKING for type checkers: nothing runs there.
+        if self.is_package and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return
+        self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found |= {alias.name for alias in node.names}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        source = node.module or ""
+        if node.level:
+            base = ".".join(self.package.split(".")[: -(node.level - 1) or None])
+            source = f"{base}.{source}" if source else base
+        for alias in node.names:
+            inner = f"{source}.{alias.name}"
+            self.found.add(inner if inner in self.known else source)
+
+
+def imports(module: str, text: str, *, is_package: bool, known: set[str]) -> set[str]:
+    visitor = Imports(module, is_package, known)
+    visitor.visit(ast.parse(text))
+    return visitor.found
+
+
+def misplaced(module: str, imported: set[str]) -> list[str]:
+    """The imports of `module` that point down the list of layers, or out of the library."""
+    if module == "jaxtok":
+        return []
+    own = RANK.get(module.split(".")[1], len(LAYERS))  # a module without a layer fails its own test
+    wrong = []
+    for name in imported:
+        root, *rest = name.split(".")
+        outside = root in ("experiments", "tests", "notebooks")
+        facade = root == "jaxtok" and not rest  # `from jaxtok import CodeSpace` inside jaxtok
+        if outside or facade or (root == "jaxtok" and RANK.get(rest[0], 0) > own):
+            wrong.append(name)
+    return sorted(wrong)
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    return {
+        module: imports(
+            module,
+            path.read_text(encoding="utf-8"),
+            is_package=path.name == "__init__.py",
+            known=set(FILES),
+        )
+        for module, path in FILES.items()
+    }
+
+
+def test_every_module_has_a_layer():
+    names = {module.split(".")[1] for module in FILES if module != "jaxtok"}
+    assert names <= set(RANK), "add the module to LAYERS, where the design's list has it"
+
+
+def test_imports_point_up(graph):
+    wrong = {module: bad for module, found in graph.items() if (bad := misplaced(module, found))}
+    assert not wrong
+
+
+def test_no_circles(graph):
+    inside = {module: found & set(FILES) for module, found in graph.items()}
+    graphlib.TopologicalSorter(inside).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "wrong"),
+    [
+        ("jaxtok.codes", "import jaxtok.train.loop", ["jaxtok.train.loop"]),
+        ("jaxtok.nn.rope", "def f():\n    from jaxtok.priors import masked", ["jaxtok.priors.masked"]),
+        ("jaxtok.nn.rope", "from ..data import source", ["jaxtok.data"]),
+        ("jaxtok.nn.rope", "from jaxtok import CodeSpace", ["jaxtok"]),
+        ("jaxtok.cli", "import experiments.image.titok", ["experiments.image.titok"]),
+        ("jaxtok.priors.masked", "from jaxtok.nn.rope import rotate\nfrom jaxtok import codes", []),
+    ],
+)
+def test_a_wrong_import_is_found(module, text, wrong):
+    known = {"jaxtok", "jaxtok.codes", "jaxtok.nn.rope", "jaxtok.priors.masked"}
+    assert misplaced(module, imports(module, text, is_package=False, known=known)) == wrong
+
+
+def test_packages_import_without_jax():
+    packages = [module for module, path in FILES.items() if path.name == "__init__.py"]
+    code = f"import sys, {', '.join(packages)}; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
