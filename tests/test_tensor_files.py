@@ -91,6 +91,6 @@ def test_torch_files_hold_tensors_only(tmp_path):
     torch.save({"model": {"w": torch.ones(2)}}, tmp_path / "b.pt")
     with pytest.raises(ValueError, match="more than tensors"):
         read_tensors(tmp_path / "b.pt")
-    (tmp_path / "evil.bin").write_bytes(pickle.dumps(pytest.raises))
+    (tmp_path / "evil.bin").write_bytes(pickle.dumps(pytest.raises, protocol=2))
     with pytest.raises(ValueError, match="refused"):
         read_tensors(tmp_path / "evil.bin")
