@@ -1,0 +1,95 @@
+"""What a source of records is, and what a record that cannot be decoded is."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from jaxtok.data.images import decode_image, to_channels
+from jaxtok.data.order import permuted
+
+SPLIT_SEED = 20_240_613  # fixed, so that no run trains on what another run of the same data holds out
+
+
+class Source(ABC):
+    """Records by number. Cheap to pickle: worker processes get a copy and open their own files.
+
+    Attributes:
+      channels: Channels of the decoded images, 1 or 3.
+      classes: Names of the classes by label; empty when the source does not know them.
+    """
+
+    channels: int
+    classes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def raw(self, index: int) -> dict[str, Any]:
+        """Record `index` as stored: "image" (encoded bytes, or uint8 HW or HWC), "label" (-1 unknown), "caption", "key"."""
+
+    @abstractmethod
+    def identity(self) -> Any:
+        """JSON value that changes when the records do. Holds no absolute path: copies of a data set are equal."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Record `index` with its image decoded to uint8 [H, W, channels].
+
+        Raises:
+          BadRecord: The record cannot be read or decoded.
+        """
+        record = self.raw(index)
+        image = record["image"]
+        if isinstance(image, bytes):
+            image = decode_image(image, self.channels, record["key"])
+        return record | {"image": to_channels(image, self.channels)}
+
+
+class Subset(Source):
+    """Records `start .. start + count` of a fixed permutation of another source (for held-out records)."""
+
+    def __init__(self, source: Source, start: int, count: int):
+        self.source, self.start, self.count = source, start, count
+        self.channels, self.classes = source.channels, source.classes
+
+    def __len__(self) -> int:
+        return self.count
+
+    def raw(self, index: int) -> dict[str, Any]:
+        return self.source.raw(permuted(self.start + index, len(self.source), SPLIT_SEED))
+
+    def identity(self) -> Any:
+        return [self.source.identity(), self.start, self.count]
+
+
+class ArraySource(Source):
+    """Records in memory: images uint8 [N, H, W, C], labels [N], one caption per class."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        captions: tuple[str, ...],
+        *,
+        name: str,
+        channels: int,
+        classes: tuple[str, ...],
+    ):
+        self.images, self.labels, self.captions = images, labels, captions
+        self.name, self.channels, self.classes = name, channels, classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def raw(self, index: int) -> dict[str, Any]:
+        label = int(self.labels[index])
+        return {
+            "image": self.images[index],
+            "label": label,
+            "caption": self.captions[label],
+            "key": f"{self.name}/{index}",
+        }
+
+    def identity(self) -> Any:
+        return [self.name, len(self)]

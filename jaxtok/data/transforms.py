@@ -1,0 +1,114 @@
+"""Crops, flips and resizes of uint8 images. Pure functions: all randomness comes from the generator passed in.
+
+A crop is a box `(left, top, width, height)` in source pixels (floats), and one resize reads it. So a crop costs one
+interpolation, and is the same part of the image at every resolution.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from jaxtok.data.config import Data, Filter
+
+Box = tuple[float, float, float, float]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def whole(height: int, width: int) -> Box:
+    """The whole image."""
+    return (0.0, 0.0, float(width), float(height))
+
+
+def center_square(height: int, width: int) -> Box:
+    """The largest centred square."""
+    side = min(height, width)
+    return ((width - side) / 2, (height - side) / 2, float(side), float(side))
+
+
+def random_square(height: int, width: int, generator: np.random.Generator) -> Box:
+    """A largest square at a uniformly random place."""
+    side = min(height, width)
+    across, down = generator.random(2)
+    return (float(across * (width - side)), float(down * (height - side)), float(side), float(side))
+
+
+def random_resized(
+    height: int,
+    width: int,
+    generator: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """A box of random area, shape and place (Inception's augmentation, arXiv 1409.4842, section 6).
+
+    Args:
+      height: Of the image, in pixels.
+      width: Of the image, in pixels.
+      generator: Source of randomness; always advanced by the same number of draws.
+      scale: Smallest and largest area as a fraction of the image's; uniform between.
+      ratio: Smallest and largest width / height; log-uniform between. Boxes that stick out are shrunk to fit.
+    """
+    area_draw, ratio_draw, across, down = generator.random(4)
+    area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
+    shape = math.exp(math.log(ratio[0]) + ratio_draw * (math.log(ratio[1]) - math.log(ratio[0])))
+    box_width, box_height = math.sqrt(area * shape), math.sqrt(area / shape)
+    shrink = min(1.0, width / box_width, height / box_height)
+    box_width, box_height = min(box_width * shrink, width), min(box_height * shrink, height)
+    return (float(across * (width - box_width)), float(down * (height - box_height)), box_width, box_height)
+
+
+def flip_horizontal(image: np.ndarray) -> np.ndarray:
+    """Mirrors [H, W, C] left to right."""
+    return image[:, ::-1]
+
+
+def resize(image: np.ndarray, size: int, filter: Filter, box: Box | None = None) -> np.ndarray:
+    """Resamples a box of an image to a square, antialiased as Pillow does.
+
+    Args:
+      image: uint8 [H, W, 1 or 3].
+      size: Side of the result in pixels.
+      filter: nearest, bilinear, bicubic or lanczos.
+      box: Part of the image to read; `None` for all of it.
+
+    Returns:
+      uint8 [size, size, C].
+    """
+    height, width, channels = image.shape
+    left, top, box_width, box_height = box or whole(height, width)
+    if (left, top, box_width, box_height) == (0, 0, size, size) == (0, 0, width, height):
+        return image
+    # Rounding may put an edge a hair outside the image, which Pillow refuses.
+    edges = (left, top, min(left + box_width, width), min(top + box_height, height))
+    picture = Image.fromarray(image[..., 0] if channels == 1 else np.ascontiguousarray(image))
+    array = np.asarray(picture.resize((size, size), _FILTERS[filter], box=edges))
+    return array[..., None] if channels == 1 else array
+
+
+def augment(image: np.ndarray, size: int, data: Data, generator: np.random.Generator) -> np.ndarray:
+    """A training image: the configured crop, resize and flip. uint8 [H, W, C] -> uint8 [size, size, C]."""
+    height, width = image.shape[:2]
+    if data.crop == "random_resized":
+        box = random_resized(height, width, generator, data.crop_scale, data.crop_ratio)
+    elif data.crop == "random":
+        box = random_square(height, width, generator)
+    else:
+        box = _fixed_box(height, width, data)
+    image = resize(image, size, data.resize, box)
+    return flip_horizontal(image) if data.flip and generator.random() < 0.5 else image
+
+
+def prepare(image: np.ndarray, size: int, data: Data) -> np.ndarray:
+    """An evaluation image: no randomness; random crops become centre crops. uint8 [H, W, C] -> [size, size, C]."""
+    return resize(image, size, data.resize, _fixed_box(*image.shape[:2], data))
+
+
+def _fixed_box(height: int, width: int, data: Data) -> Box:
+    return whole(height, width) if data.crop == "none" else center_square(height, width)
