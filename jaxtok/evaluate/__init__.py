@@ -1,0 +1,10 @@
+"""Measuring: metrics as pure functions, streaming accumulators, and results that carry their protocol.
+
+Import the submodule that you need, for example `from jaxtok.evaluate import images`:
+
+  protocol    `Result` records, comparison that refuses unlike protocols, JSON
+  streaming   the masked float64 mean that every per-image metric goes through
+  images      PSNR and SSIM of reconstructions
+  codes       usage, perplexity, entropy, bit balance and correlation of discrete latents
+  judge       independent classifiers that say whether generated images show what was asked for
+"""
