@@ -1,0 +1,43 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jaxtok.train.lock import workdir_lock
+
+_HOLDER = """
+import sys, time
+from jaxtok.train.lock import workdir_lock
+with workdir_lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_refused_while_another_run_lives_and_taken_over_when_it_was_killed(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        refused = pytest.raises(RuntimeError, match=rf'another run is using .*"pid": {holder.pid}.*--workdir')
+        with refused, workdir_lock(tmp_path):
+            pass
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.communicate()
+    with workdir_lock(tmp_path):
+        pass
+
+
+def test_can_be_taken_again_after_release_and_creates_the_directory(tmp_path):
+    for _ in range(2):
+        with workdir_lock(tmp_path / "a" / "b"):
+            assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_remote_directories_are_not_locked():
+    with workdir_lock("gs://bucket/run"):
+        pass
