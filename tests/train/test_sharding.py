@@ -1,0 +1,148 @@
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxtok.train.sharding import (
+    MeshShape,
+    Rule,
+    batch_sharding,
+    make_mesh,
+    sharding_table,
+    shardings,
+    to_global,
+)
+
+
+def _shapes(**shapes):
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+
+
+def _specs(tree, rules, mesh):
+    return jax.tree.map(lambda sharding: sharding.spec, shardings(tree, rules, mesh))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
+
+
+@pytest.mark.parametrize(
+    "shape, sizes",
+    [
+        (MeshShape(), (8, 1, 1)),
+        (MeshShape(fsdp=4), (2, 4, 1)),
+        (MeshShape(data=1, fsdp=-1, tensor=2), (1, 4, 2)),
+        (MeshShape(2, 2, 2), (2, 2, 2)),
+    ],
+)
+def test_mesh_sizes(shape, sizes):
+    mesh = make_mesh(shape)
+    assert tuple(mesh.shape.values()) == sizes
+    assert mesh.axis_names == ("data", "fsdp", "tensor")
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        (MeshShape(data=3), "data 3 x fsdp 1 x tensor 1 does not fit 8 devices"),
+        (MeshShape(data=-1, fsdp=3), "does not fit 8 devices"),
+        (MeshShape(data=-1, fsdp=16), "does not fit 8 devices"),
+        (MeshShape(data=-1, fsdp=-1), "at most one axis"),
+        (MeshShape(data=0), "1 or more"),
+    ],
+)
+def test_mesh_that_does_not_fit(shape, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(shape)
+
+
+def test_mesh_over_some_devices():
+    assert make_mesh(MeshShape(), jax.devices()[:2]).shape["data"] == 2
+
+
+def test_rules_reach_the_optimizer_and_skip_layer_axes(mesh):
+    params = {"blocks": {"up": {"kernel": jnp.zeros((3, 8, 4))}}, "out": {"kernel": jnp.zeros((4, 2))}}
+    state = {"params": params, "optimizer": optax.adam(1e-3).init(params), "ema": params}
+    specs = _specs(state, [Rule("up/kernel", ("fsdp", "tensor"))], mesh)
+    for tree in (specs["params"], specs["ema"], specs["optimizer"][0].mu, specs["optimizer"][0].nu):
+        assert tree["blocks"]["up"]["kernel"] == P(None, "fsdp", "tensor")
+        assert tree["out"]["kernel"] == P()
+
+
+def test_first_rule_wins_and_patterns_fit_whole_segments(mesh):
+    tree = _shapes(up=(4, 4), my_up=(4, 4), up2=(4, 4))
+    rules = [Rule("up", (None, "tensor")), Rule(r"\w+", ("fsdp", None))]
+    assert _specs(tree, rules, mesh) == {
+        "up": P(None, "tensor"),
+        "my_up": P("fsdp", None),
+        "up2": P("fsdp", None),
+    }
+
+
+@pytest.mark.parametrize(
+    "rules, message",
+    [
+        ([Rule("nothing", (None,))], r"\['nothing'\] decide about no leaf.*Paths look like kernel"),
+        ([Rule("kernel", ("fsdp",)), Rule("kern.*", ("tensor",))], r"\['kern\.\*'\] decide about no leaf"),
+        ([Rule("kernel", ("fsdp", "fsdp"))], "names an axis twice"),
+        ([Rule("kernel", (("data", "fsdp"), "fsdp"))], "names an axis twice"),
+        ([Rule("kernel", ("model",))], r"names the axes \['model'\]; the mesh has"),
+        ([Rule("kernel", (None, None, "fsdp"))], r"has 3 entries, but kernel has shape \(4, 6\)"),
+    ],
+)
+def test_wrong_rules(mesh, rules, message):
+    with pytest.raises(ValueError, match=message):
+        shardings(_shapes(kernel=(4, 6)), rules, mesh)
+
+
+def test_dimension_that_does_not_divide_stays_whole_and_is_reported(mesh, caplog):
+    with caplog.at_level(logging.WARNING, "jaxtok"):
+        specs = _specs(_shapes(kernel=(7, 6)), [Rule("kernel", ("fsdp", "tensor"))], mesh)
+    assert specs == {"kernel": P(None, "tensor")}
+    assert "kernel (7, 6): dimension 7 does not divide over fsdp (2 parts)" in caplog.text
+
+
+def test_default_splits_large_leaves_over_fsdp(mesh):
+    tree = _shapes(wide=(24, 128, 512), odd=(501, 503), uneven=(511, 256), small=(64, 64), scalar=())
+    assert _specs(tree, [], mesh) == {
+        "wide": P(None, None, "fsdp"),
+        "odd": P(),
+        "uneven": P(None, "fsdp"),
+        "small": P(),
+        "scalar": P(),
+    }
+    one = make_mesh(MeshShape(), jax.devices()[:1])
+    assert _specs(tree, [], one)["wide"] == P()
+
+
+def test_table_shows_the_largest_first(mesh):
+    tree = {
+        "a": jax.ShapeDtypeStruct((4,), jnp.bfloat16),
+        "b": jax.ShapeDtypeStruct((512, 1024), jnp.float32),
+    }
+    rows = sharding_table(tree, shardings(tree, [Rule("b", (("data", "fsdp"), None))], mesh))
+    assert rows == [
+        ("b", "float32[512, 1024]", "dataxfsdp, -", "0.500"),
+        ("a", "bfloat16[4]", "replicated", "0.000"),
+    ]
+
+
+def test_batch_is_split_over_data_and_fsdp(mesh):
+    local = {"image": np.arange(8 * 3, dtype=np.uint8).reshape(8, 3), "label": np.arange(8)[:, None]}
+    batch = to_global(local, mesh)
+    assert batch["image"].sharding == batch_sharding(mesh) == NamedSharding(mesh, P(("data", "fsdp")))
+    assert batch["image"].addressable_shards[0].data.shape == (2, 3)
+    np.testing.assert_array_equal(batch["image"], local["image"])
+
+
+def test_batch_that_does_not_divide(mesh):
+    with pytest.raises(
+        ValueError, match=r"global batch 6 \(image\) does not divide over 4 devices.*Use 4 or 8"
+    ):
+        to_global({"image": np.zeros((6, 2))}, mesh)
