@@ -350,7 +350,7 @@ class Vocab:
         return codes
 
 
-def _pytree(*static: str):
+def pytree_dataclass(*static: str):
     """Registers a frozen dataclass as a pytree whose named fields are static.
 
     Fields are annotated `Any`: JAX rebuilds these objects around shapes, shardings and placeholders.
@@ -364,7 +364,7 @@ def _pytree(*static: str):
     return register
 
 
-@_pytree()
+@pytree_dataclass()
 class Latents:
     """A batch of latents.
 
@@ -381,7 +381,7 @@ class Latents:
     positions: Any = None
 
 
-@_pytree()
+@pytree_dataclass()
 class Quantized:
     """What a quantizer returns.
 
@@ -398,7 +398,7 @@ class Quantized:
     statistics: Any = dataclasses.field(default_factory=dict)
 
 
-@_pytree()
+@pytree_dataclass()
 class Reconstruction:
     """What a tokenizer returns in training.
 
@@ -413,7 +413,7 @@ class Reconstruction:
     features: Any = dataclasses.field(default_factory=dict)
 
 
-@_pytree("batch_axis")
+@pytree_dataclass("batch_axis")
 class Condition:
     """What a prior is conditioned on.
 

@@ -1,4 +1,4 @@
-"""Captions as bytes: the vocabulary of the byte-level text encoder. NumPy only, so data workers can use it."""
+"""Captions as bytes: the vocabulary of the byte-level text encoder. NumPy only, for data workers."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ BYTE_VOCAB = 258
 def byte_ids(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
     """UTF-8 bytes of each text, cut or right-padded to `length`.
 
-    Byte `b` has id `b + 1`; 0 is padding. An empty text is the one end id 257, so that attention over a text always has
-    something to attend to. A text that is too long is cut, possibly inside a character.
+    Byte `b` has id `b + 1`; 0 is padding. An empty text is the one end id 257, so that attention over a
+    text always has something to attend to. A text that is too long is cut, possibly inside a character.
 
     Args:
       texts: B strings.

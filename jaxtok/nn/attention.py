@@ -1,0 +1,102 @@
+"""Multi-head attention with normalised queries and keys, rotary positions and ready-made extra keys."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from jaxtok.nn.linear import Dense
+from jaxtok.nn.normalization import RMSNorm
+from jaxtok.nn.rope import Rope, apply_rope
+
+Heads = Float[jax.Array, "B N H D"]
+AttentionFn = Callable[..., jax.Array]
+
+
+def dot_product_attention(query: Heads, key: Heads, value: Heads, mask: Bool[jax.Array, "#B #H #N #S"] | None = None) -> Heads:
+    """Softmax attention with scale `1 / sqrt(D)`; the seam where a fused implementation can be injected.
+
+    Args:
+      query: [B, N, H, D].
+      key, value: [B, S, H, D].
+      mask: broadcastable to [B, H, N, S], True where a query may look.
+
+    Returns:
+      [B, N, H, D].
+    """
+    return jax.nn.dot_product_attention(query, key, value, mask=mask)
+
+
+class Attention(nn.Module):
+    """Attention over a sequence and, optionally, over keys and values that come from elsewhere.
+
+    Attributes:
+      heads: number of heads.
+      head_dim: channels per head; the output is as wide as the input whatever `heads * head_dim` is.
+      qk_norm: whether each head's queries and keys go through an RMS norm with a learned scale.
+      use_bias: whether the projections have biases.
+      attention_fn: `(query, key, value, mask) -> output`.
+      dtype: computation dtype.
+    """
+
+    heads: int
+    head_dim: int
+    qk_norm: bool = True
+    use_bias: bool = False
+    attention_fn: AttentionFn = dot_product_attention
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        def projection():
+            return Dense(self.heads * self.head_dim, use_bias=self.use_bias, dtype=self.dtype)
+
+        self.query, self.key, self.value = projection(), projection(), projection()
+        if self.qk_norm:
+            self.query_norm, self.key_norm = RMSNorm(dtype=self.dtype), RMSNorm(dtype=self.dtype)
+
+    def keys_values(self, x: Float[jax.Array, "B N E"], rope: Rope | None = None) -> tuple[Heads, Heads]:
+        """Keys and values of a sequence, each [B, N, H, head_dim]."""
+        keys = self._heads(self.key(x))
+        if self.qk_norm:
+            keys = self.key_norm(keys)
+        return (keys if rope is None else apply_rope(keys, rope)), self._heads(self.value(x))
+
+    def queries(self, x: Float[jax.Array, "B N E"], rope: Rope | None = None) -> Heads:
+        """Queries of a sequence, [B, N, H, head_dim]."""
+        queries = self._heads(self.query(x))
+        if self.qk_norm:
+            queries = self.query_norm(queries)
+        return queries if rope is None else apply_rope(queries, rope)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[jax.Array, "B N E"],
+        prefix: tuple[Heads, Heads] | None = None,
+        rope: Rope | None = None,
+        mask: Bool[jax.Array, "#B #H #N S"] | None = None,
+    ) -> tuple[Float[jax.Array, "B N E"], tuple[Heads, Heads]]:
+        """Attends from `x` to `[prefix; x]`.
+
+        Args:
+          x: the sequence.
+          prefix: keys and values [B, P, H, head_dim] that come before those of `x` (text, cached tokens), already rotated.
+          rope: tables for the positions of `x`.
+          mask: True where a query may look, over the P + N keys.
+
+        Returns:
+          The attended sequence and the keys and values of `x`, for a cache.
+        """
+        keys, values = own = self.keys_values(x, rope)
+        if prefix is not None:
+            keys = jnp.concatenate([prefix[0].astype(keys.dtype), keys], axis=1)
+            values = jnp.concatenate([prefix[1].astype(values.dtype), values], axis=1)
+        out = self.attention_fn(self.queries(x, rope), keys, values, mask)
+        out = out.reshape(*x.shape[:2], self.heads * self.head_dim)
+        return Dense(x.shape[-1], use_bias=self.use_bias, dtype=self.dtype, name="out")(out), own
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:2], self.heads, self.head_dim)

@@ -1,0 +1,88 @@
+"""The cache of a transformer that generates tokens one after another.
+
+It stands with the networks, not with the samplers, because networks write it.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Int
+
+from jaxtok.codes import pytree_dataclass
+
+
+@pytree_dataclass()
+class KVCache:
+    """Keys and values of all layers: those of the condition first, then room for `capacity` tokens.
+
+    Attributes:
+      keys, values: [L, B, T + capacity, H, head_dim].
+      context_mask: bool [B, T], which of the first T entries are real.
+      length: int32 [B], how many tokens of each row are filled.
+    """
+
+    keys: Any
+    values: Any
+    context_mask: Any
+    length: Any
+
+    @property
+    def context(self) -> int:
+        """T, entries that belong to the condition."""
+        return self.context_mask.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit."""
+        return self.keys.shape[2] - self.context
+
+    def visible(self, queries: int, mask: Bool[jax.Array, "B S C"] | None = None) -> Bool[jax.Array, "B 1 S K"]:
+        """Which of the T + capacity + S keys each of S new tokens sees.
+
+        Args:
+          queries: S.
+          mask: visibility of the `capacity` cached tokens followed by the S new ones, [B, S, capacity + S]; default all cached
+            tokens and the new ones up to itself.
+        """
+        batch = self.context_mask.shape[0]
+        filled = jnp.arange(self.capacity) < self.length[:, None]
+        cached = jnp.broadcast_to(filled[:, None], (batch, queries, self.capacity))
+        new = jnp.broadcast_to(jnp.tril(jnp.ones((queries, queries), bool)), (batch, queries, queries))
+        own = jnp.concatenate([cached, new], axis=-1)
+        if mask is not None:
+            own = mask & jnp.concatenate([cached, jnp.ones_like(new)], axis=-1)
+        text = jnp.broadcast_to(self.context_mask[:, None], (batch, queries, self.context))
+        return jnp.concatenate([text, own], axis=-1)[:, None]
+
+    def append(self, keys: jax.Array, values: jax.Array) -> "KVCache":
+        """Writes the keys and values [L, B, S, H, head_dim] of S new tokens behind each row's filled ones."""
+
+        def write(buffer, new, start):
+            return jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), self.context + start, axis=1)
+
+        rows = jax.vmap(write, in_axes=(1, 1, 0), out_axes=1)
+        return dataclasses.replace(
+            self,
+            keys=rows(self.keys, keys, self.length),
+            values=rows(self.values, values, self.length),
+            length=self.length + keys.shape[2],
+        )
+
+    def keep(self, indices: Int[jax.Array, "B M"], length: Int[jax.Array, " B"] | None = None) -> "KVCache":
+        """Keeps the given tokens of each row, in the given order; for speculation (accept a path) and editing (cut the end).
+
+        Args:
+          indices: which filled tokens become tokens 0..M-1.
+          length: how many of the M are valid per row; default all M.
+        """
+        batch, kept = indices.shape
+
+        def gather(buffer):
+            tokens = buffer[:, :, self.context :]
+            chosen = jnp.take_along_axis(tokens, indices[None, :, :, None, None], axis=2)
+            return buffer.at[:, :, self.context : self.context + kept].set(chosen)
+
+        length = jnp.full((batch,), kept, jnp.int32) if length is None else length
+        return dataclasses.replace(self, keys=gather(self.keys), values=gather(self.values), length=length)

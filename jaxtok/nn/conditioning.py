@@ -1,0 +1,74 @@
+"""What a prior is told: each conditioner turns a `Condition` into text-like features per layer.
+
+All return features [L', B, T, E] and a mask bool [B, T]; a prior of L layers reads them through `for_layers`, so that a text
+encoder of any depth can feed it layer by layer.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from jaxtok.codes import Condition
+from jaxtok.nn.text import ByteEncoder
+
+LayerFeatures = tuple[Float[jax.Array, "L B T E"], Bool[jax.Array, "B T"]]
+
+
+class LayerwiseConditioner(nn.Module):
+    """Features that a frozen encoder made beforehand: [L', B, T, E] with `batch_axis=1`, or [B, T, E] for all layers alike."""
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> LayerFeatures:
+        features = condition.features if condition.batch_axis == 1 else condition.features[None]
+        return features, _mask(condition, features)
+
+
+class ClassConditioner(nn.Module):
+    """Class ids int32 [B]; id `classes` means "no class".
+
+    Attributes:
+      classes: number of classes.
+      width: E.
+    """
+
+    classes: int
+    width: int
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> LayerFeatures:
+        features = nn.Embed(self.classes + 1, self.width, name="embedding")(condition.features)[None, :, None]
+        return features, _mask(condition, features)
+
+    @nn.nowrap
+    def condition(self, labels: jax.Array) -> Condition:
+        """Condition of labels, with its null class."""
+        return Condition(labels, null=Condition(jnp.full((1,), self.classes, jnp.int32)))
+
+
+class TextConditioner(nn.Module):
+    """Byte ids int32 [B, T] through an encoder that is trained with the prior.
+
+    Attributes:
+      encoder: the byte-level encoder.
+    """
+
+    encoder: ByteEncoder
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> LayerFeatures:
+        features = self.encoder(condition.features, condition.mask)
+        return features, _mask(condition, features)
+
+
+def for_layers(features: Float[jax.Array, "L B T E"], layers: int) -> jax.Array:
+    """Spreads the layers of an encoder over those of a prior: prior layer l reads encoder layer floor(l L' / L)."""
+    if features.shape[0] == layers:
+        return features
+    return features[jnp.arange(layers) * features.shape[0] // layers]
+
+
+def _mask(condition: Condition, features: Any):
+    return jnp.ones(features.shape[1:3], bool) if condition.mask is None else condition.mask

@@ -1,0 +1,40 @@
+"""Feed-forward half of a transformer block."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxtok.nn.linear import Dense
+
+
+class FeedForward(nn.Module):
+    """SwiGLU, `down(silu(gate(x)) * up(x))` (arXiv 2002.05202), or GELU, `down(gelu(up(x)))` with the tanh form.
+
+    Attributes:
+      hidden: inner width.
+      kind: "swiglu" or "gelu".
+      use_bias: whether the maps have biases.
+      dtype: computation dtype.
+    """
+
+    hidden: int
+    kind: str = "swiglu"
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
+        def dense(features, name):
+            return Dense(features, use_bias=self.use_bias, dtype=self.dtype, name=name)
+
+        up = dense(self.hidden, "up")(x)
+        if self.kind == "swiglu":
+            hidden = nn.silu(dense(self.hidden, "gate")(x)) * up
+        elif self.kind == "gelu":
+            hidden = nn.gelu(up, approximate=True)
+        else:
+            raise ValueError(f"feed-forward kind {self.kind!r}; choose 'swiglu' or 'gelu'")
+        return dense(x.shape[-1], "down")(hidden)

@@ -1,0 +1,75 @@
+"""Adaptive layer norm (AdaLN, arXiv 2212.09748) and embeddings of a scalar time."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxtok.nn.linear import Dense
+from jaxtok.nn.normalization import LayerNorm
+
+
+class Modulation(nn.Module):
+    """`count` vectors of the model's width from one conditioning vector: `Linear(silu(c))`, split.
+
+    Attributes:
+      count: number of vectors.
+      width: their width.
+      zero_init: start from zero (AdaLN-Zero) instead of Xavier.
+      dtype: computation dtype.
+    """
+
+    count: int
+    width: int
+    zero_init: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, c: Float[jax.Array, "B E"]) -> list[Float[jax.Array, "B 1 D"]]:
+        init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
+        out = Dense(self.count * self.width, kernel_init=init, dtype=self.dtype, name="linear")(nn.silu(c))
+        return jnp.split(out[:, None, :], self.count, axis=-1)
+
+
+class AdaptiveLayerNorm(nn.Module):
+    """`LayerNorm(x) * (1 + scale(c)) + shift(c)` as the last normalisation of a network, in the order (scale, shift).
+
+    Attributes:
+      dtype: computation dtype.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "B N D"], c: Float[jax.Array, "B E"]) -> Float[jax.Array, "B N D"]:
+        scale, shift = Modulation(2, x.shape[-1], dtype=self.dtype, name="modulation")(c)
+        return LayerNorm(affine=False, dtype=self.dtype)(x) * (1 + scale) + shift
+
+
+class TimeEmbedding(nn.Module):
+    """Embedding of a time in [0, 1]: two linear maps around a SiLU, on sinusoids or on the raw scalar.
+
+    Attributes:
+      width: output width.
+      frequencies: number of sinusoid pairs, spaced geometrically from 1 to `1 / max_period` radians per unit after scaling the
+        time by 1000; 0 feeds the scalar itself, as Instella-T2I does.
+      max_period: slowest period.
+      dtype: computation dtype.
+    """
+
+    width: int
+    frequencies: int = 0
+    max_period: float = 10_000.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, t: Float[jax.Array, " B"]) -> Float[jax.Array, "B D"]:
+        features = t[:, None].astype(jnp.float32)
+        if self.frequencies:
+            rates = self.max_period ** (-jnp.arange(self.frequencies, dtype=jnp.float32) / self.frequencies)
+            angles = 1000.0 * features * rates
+            features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        hidden = nn.silu(Dense(self.width, dtype=self.dtype, name="linear_1")(features))
+        return Dense(self.width, dtype=self.dtype, name="linear_2")(hidden)

@@ -1,0 +1,64 @@
+"""Codes going into a network and logits coming out, for any code space.
+
+A binary space feeds its bits to one linear map and reads one logit per bit (the logit of "on"); any other space sums one
+embedding per slot and reads `levels[q]` logits per slot, slot after slot.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxtok.codes import CodeSpace, Vocab
+from jaxtok.nn.linear import Dense
+
+
+def head_width(space: CodeSpace) -> int:
+    """Logits per token: Q for a binary space, else the sum of the levels."""
+    return space.slots if space.is_binary else sum(space.levels)
+
+
+class SlotEmbedding(nn.Module):
+    """Codes int32 [B, N, Q] (a binary space also takes float bits) to one vector per token.
+
+    Attributes:
+      space: the code space.
+      width: width of the vectors.
+      dtype: computation dtype.
+    """
+
+    space: CodeSpace
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, codes: jax.Array) -> Float[jax.Array, "B N D"]:
+        if self.space.is_binary:
+            return Dense(self.width, dtype=self.dtype, name="bits")(codes.astype(self.dtype))
+        vocab = Vocab(self.space)
+        table = self.param("table", nn.initializers.normal(0.02), (vocab.size, self.width), jnp.float32)
+        return jnp.sum(table[vocab.from_codes(codes)], axis=-2).astype(self.dtype)
+
+
+def slot_logits(logits: Float[jax.Array, "*batch F"], space: CodeSpace) -> list[Float[jax.Array, "*batch K"]]:
+    """Cuts the logits of a token into one array per slot; a bit with logit o has the two logits (0, o)."""
+    if space.is_binary:
+        return [jnp.stack([jnp.zeros_like(o), o], axis=-1) for o in jnp.moveaxis(logits, -1, 0)]
+    return jnp.split(logits, np.cumsum(space.levels)[:-1].tolist(), axis=-1)
+
+
+def log_likelihood(
+    logits: Float[jax.Array, "*batch F"], codes: Int[jax.Array, "*batch Q"], space: CodeSpace
+) -> Float[jax.Array, "*batch Q"]:
+    """Log-likelihood of each slot in nats under independent heads, float32."""
+    logits = logits.astype(jnp.float32)
+    if space.is_binary:
+        return -jax.nn.softplus(jnp.where(codes == 1, -logits, logits))
+    per_slot = [
+        jnp.take_along_axis(jax.nn.log_softmax(slot, axis=-1), codes[..., q, None], axis=-1)[..., 0]
+        for q, slot in enumerate(slot_logits(logits, space))
+    ]
+    return jnp.stack(per_slot, axis=-1)

@@ -1,0 +1,126 @@
+"""Next-token prior with one independent head per slot.
+
+For binary latents every head is a Bernoulli (Instella-T2I, arXiv 2506.21022); for any other code space it is a categorical over
+the slot's levels. Tokens are generated in order with a static cache.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtok import keys as random
+from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.decoding.guidance import guide_stacked, with_unconditional
+from jaxtok.decoding.slots import sample_slots
+from jaxtok.nn.slots import log_likelihood
+from jaxtok.priors.contract import Codec, Metrics, Prior, masked_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveSettings:
+    """How to sample an autoregressive prior.
+
+    Attributes:
+      guidance: strength w of classifier-free guidance, c + w (c - u); 0 samples the conditional model alone.
+      temperature: divides the logits before guidance; 0 takes the most likely values.
+    """
+
+    guidance: float = 3.0
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature} must be at least 0 (0 takes the most likely value)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoregressive:
+    """The rule of a next-token prior; its network is causal and not timed.
+
+    Attributes:
+      space: alphabet of a token.
+      condition_dropout: probability that a row trains with the null condition, which guidance needs.
+      settings: recommended sampler settings.
+    """
+
+    space: CodeSpace
+    condition_dropout: float = 0.1
+    settings: AutoregressiveSettings = AutoregressiveSettings()
+
+    def example_inputs(self, latents: Latents) -> tuple[Any, ...]:
+        """Nothing beside codes and condition."""
+        del latents
+        return ()
+
+    def default_settings(self) -> AutoregressiveSettings:
+        """Recommended sampler settings."""
+        return self.settings
+
+    def loss(
+        self,
+        apply: Callable[..., jax.Array],
+        params: Any,
+        latents: Latents,
+        condition: Condition | None,
+        key: jax.Array,
+        codec: Codec | None = None,
+    ) -> tuple[jax.Array, Metrics]:
+        """Cross-entropy in nats per slot.
+
+        Args:
+          apply: `(params, codes, condition) -> logits`.
+          params: the network's parameters.
+          latents: codes int32 [B, N, Q], `mask` marks the slots that count.
+          condition: B rows, or None.
+          key: scalar, or one key per example.
+          codec: not used.
+
+        Returns:
+          The loss and "bits_per_token", the code length of a token in bits.
+        """
+        del codec
+        keys = random.example_keys(key, latents.codes.shape[0])
+        if condition is not None and self.condition_dropout:
+            dropped = random.uniform(random.fold(keys, 2), ()) < self.condition_dropout
+            condition = condition.select(dropped)
+        logits = apply(params, latents.codes, condition)
+        nll = masked_mean(-log_likelihood(logits, latents.codes, self.space), latents.mask)
+        return nll, {"bits_per_token": nll * latents.codes.shape[-1] / jnp.log(2.0)}
+
+    def sample(
+        self,
+        prior: Prior,
+        params: Any,
+        condition: Condition | None,
+        key: jax.Array,
+        batch: int,
+        given: Latents | None,
+        settings: AutoregressiveSettings,
+        codec: Codec | None,
+    ) -> Latents:
+        """Draws the tokens in order, one network evaluation each, see `Prior.sample`."""
+        del codec
+        keys = random.example_keys(key, batch)
+        guided = bool(settings.guidance) and condition is not None
+        doubled = with_unconditional(condition) if guided and condition is not None else condition
+        rows = 2 * batch if guided else batch
+        cache = prior.start(params, doubled, prior.tokens, rows)
+
+        def step(carry, position):
+            cache, previous = carry
+            inputs = jnp.concatenate([previous, previous]) if guided else previous
+            logits, cache = prior.step(params, cache, inputs, jnp.full((rows, 1), position))
+            if guided:
+                logits = guide_stacked(logits, settings.guidance, "c+w(c-u)")
+            codes = sample_slots(logits, prior.space, random.fold(keys, position), settings.temperature)
+            if given is not None:
+                known, mask = (jax.lax.dynamic_slice_in_dim(x, position, 1, axis=1) for x in (given.codes, given.mask))
+                codes = jnp.where(mask, known, codes)
+            return (cache, codes), codes[:, 0]
+
+        first = jnp.zeros((batch, 1, prior.space.slots), jnp.int32)
+        _, codes = jax.lax.scan(step, (cache, first), jnp.arange(prior.tokens))
+        return Latents(codes=jnp.swapaxes(codes, 0, 1))

@@ -1,0 +1,166 @@
+"""What every prior is: a network and a rule.
+
+The network (a Linen module, `jaxtok.nn`) maps latents and a condition to logits and offers `start` and `step` for generation.
+The rule (a frozen dataclass in this package) says how to train and sample it. `Prior` binds the two.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.nn.cache import KVCache
+
+Metrics = dict[str, jax.Array]
+
+
+class Codec(Protocol):
+    """What a prior may need of the frozen tokenizer (VAR, ResGen, LANTERN); the priors of bits need none."""
+
+    def embed(self, codes: jax.Array) -> jax.Array:
+        """Codes int32 [B, N, Q] to embeddings float32 [B, N, D]."""
+        ...
+
+
+class Rule(Protocol):
+    """How a distribution over codes is trained and sampled; knows the network only by its functions."""
+
+    def loss(
+        self,
+        apply: Callable[..., jax.Array],
+        params: Any,
+        latents: Latents,
+        condition: Condition | None,
+        key: jax.Array,
+        codec: Codec | None = None,
+    ) -> tuple[jax.Array, Metrics]:
+        """Scalar loss and metrics. `key` is a scalar, or one key per example."""
+        ...
+
+    def example_inputs(self, latents: Latents) -> tuple[Any, ...]:
+        """What the network takes beside codes and condition, for its initialisation."""
+        ...
+
+    def default_settings(self) -> Any:
+        """Recommended sampler settings."""
+        ...
+
+    def sample(
+        self,
+        prior: "Prior",
+        params: Any,
+        condition: Condition | None,
+        key: jax.Array,
+        batch: int,
+        given: Latents | None,
+        settings: Any,
+        codec: Codec | None,
+    ) -> Latents:
+        """Draws latents."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """A network and its rule.
+
+    Attributes:
+      network: Linen module with `space`, `tokens`, `__call__`, `start` and `step`.
+      rule: how it is trained and sampled.
+    """
+
+    network: Any
+    rule: Rule
+
+    @property
+    def space(self) -> CodeSpace:
+        """Alphabet of a token."""
+        return self.network.space
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.network.tokens
+
+    def init(self, key: jax.Array, latents: Latents, condition: Condition | None) -> Any:
+        """Fresh parameters."""
+        arguments = self.rule.example_inputs(latents)
+        return self.network.init(key, latents.codes, condition, *arguments)["params"]
+
+    def apply(self, params: Any, *args: Any, method: str | Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+        """The network as a function of its parameters."""
+        return self.network.apply({"params": params}, *args, method=method, **kwargs)
+
+    def loss(
+        self, params: Any, latents: Latents, condition: Condition | None, key: jax.Array, codec: Codec | None = None
+    ) -> tuple[jax.Array, Metrics]:
+        """Scalar loss and metrics of a batch, see `Rule.loss`.
+
+        Raises:
+          ValueError: latents of another space or length.
+        """
+        _check_latents(self, latents)
+        return self.rule.loss(self.apply, params, latents, condition, key, codec)
+
+    def start(self, params: Any, condition: Condition | None, capacity: int, batch: int | None = None) -> KVCache:
+        """A cache that knows the condition, with room for `capacity` tokens."""
+        return self.apply(params, condition, capacity, batch, method="start")
+
+    def step(self, params: Any, cache: KVCache, inputs: jax.Array, positions: jax.Array, mask: jax.Array | None = None):
+        """Prediction at `positions` and the longer cache, see `LatentTransformer.step`."""
+        return self.apply(params, cache, inputs, positions, mask, method="step")
+
+    def sample(
+        self,
+        params: Any,
+        condition: Condition | None,
+        key: jax.Array,
+        *,
+        batch: int | None = None,
+        given: Latents | None = None,
+        settings: Any = None,
+        codec: Codec | None = None,
+    ) -> Latents:
+        """Draws latents; one compiled call when wrapped in `jax.jit`.
+
+        Args:
+          params: parameters of the network.
+          condition: what to generate, B rows; None for an unconditional prior.
+          key: scalar key, or one key per example.
+          batch: B, needed only without a condition.
+          given: codes to keep where its mask [B, N, Q] is True; the rest is drawn given them.
+          settings: the rule's settings; its own defaults if None.
+          codec: see `Codec`.
+
+        Raises:
+          ValueError: neither condition nor batch, or `given` without codes and mask or of another shape.
+        """
+        if condition is None and batch is None:
+            raise ValueError("an unconditional prior needs `batch`, the number of samples")
+        batch = condition.batch if condition is not None else int(batch)  # type: ignore[arg-type]
+        if given is not None:
+            if given.codes is None or given.mask is None:
+                raise ValueError("`given` needs codes and a mask that says which of them to keep")
+            _check_latents(self, given)
+            if given.codes.shape[0] != batch:
+                raise ValueError(f"`given` has {given.codes.shape[0]} rows, the condition {batch}")
+        settings = self.rule.default_settings() if settings is None else settings
+        return self.rule.sample(self, params, condition, key, batch, given, settings, codec)
+
+
+def _check_latents(prior, latents):
+    expected = (prior.tokens, prior.space.slots)
+    if latents.codes is None or latents.codes.shape[1:] != expected:
+        found = None if latents.codes is None else latents.codes.shape
+        raise ValueError(f"latents of shape {found}; this prior models [B, {expected[0]}, {expected[1]}] codes")
+
+
+def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Mean over the entries whose mask is True (all without a mask)."""
+    if mask is None:
+        return jnp.mean(values)
+    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
+

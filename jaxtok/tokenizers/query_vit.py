@@ -1,0 +1,284 @@
+"""One-dimensional tokenizer: learned query tokens read an image in a ViT, mask tokens write it back.
+
+The encoder appends image patches to K learned queries and keeps the queries; the decoder appends copies of one mask token to
+the K embedded latents and keeps the image. Image tokens are down-sampled (encoder) and up-sampled (decoder) between blocks, the
+queries pass unchanged. Rotary coordinates tell tokens apart: query j sits at (j, 0, 0), the image token of row r and column c
+at (0, r, c), stretched to a common range when `scale` is set, so that the same K tokens decode at any resolution.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxtok.codes import CodeSpace, Latents, Reconstruction
+from jaxtok.nn.images import to_float
+from jaxtok.nn.linear import Dense
+from jaxtok.nn.normalization import RMSNorm
+from jaxtok.nn.patches import patchify, unpatchify
+from jaxtok.nn.resampling import DCDown, DCUp
+from jaxtok.nn.rope import RopeLayout, grid_coordinates, rope_tables
+from jaxtok.nn.transformer import Block, Remat, Stack
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTShape:
+    """Size of one half of the tokenizer.
+
+    Attributes:
+      layers: number of blocks.
+      heads, head_dim: attention heads; the width is their product.
+      resample_after: block indices after which the image grid is halved (encoder) or doubled (decoder).
+      axes_dims: rotary channels of the axes (query index, row, column); they sum to `head_dim`.
+      remat: see `Stack`.
+      unroll: see `Stack`.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int = 64
+    resample_after: tuple[int, ...] = ()
+    axes_dims: tuple[int, int, int] = (8, 28, 28)
+    remat: Remat = "none"
+    unroll: int = 1
+
+    def __post_init__(self):
+        if sum(self.axes_dims) != self.head_dim:
+            raise ValueError(f"axes_dims={self.axes_dims} sum to {sum(self.axes_dims)}, head_dim is {self.head_dim}")
+        after = self.resample_after
+        if sorted(set(after)) != list(after) or any(not 0 <= index < self.layers for index in after):
+            raise ValueError(f"resample_after={after} must be increasing block indices below layers={self.layers}")
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.heads * self.head_dim
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """Number of blocks before, between and after the resampling steps."""
+        edges = [0, *(index + 1 for index in self.resample_after), self.layers]
+        return tuple(end - start for start, end in zip(edges, edges[1:], strict=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Coordinates:
+    """How positions are measured.
+
+    Attributes:
+      scale: every image spans coordinates [0, scale - 1] on the finest grid, whatever its resolution; None counts cells.
+        Halving the grid halves it, rounded down.
+      layout: rotary layout, see `jaxtok.nn.rope`.
+    """
+
+    scale: int | None = None
+    layout: RopeLayout = "half"
+
+    def tables(self, queries: int, grid: tuple[int, int], halvings: int, axes_dims: tuple[int, ...]):
+        """Rotary tables of K queries followed by the cells of a grid that has been halved `halvings` times."""
+        scale = None if self.scale is None else self.scale // 2**halvings
+        index = jnp.arange(queries, dtype=jnp.float32)[:, None]
+        cells = grid_coordinates(*grid, scale)
+        positions = jnp.concatenate([jnp.pad(index, ((0, 0), (0, 2))), jnp.pad(cells, ((0, 0), (1, 0)))])
+        return rope_tables(positions, axes_dims, layout=self.layout)
+
+
+def _stack(shape: ViTShape, layers: int, dtype: Any, name: str) -> Stack:
+    block = Block(shape.heads, shape.head_dim, 4 * shape.width, dtype=dtype, parent=None)
+    return Stack(block, layers, shape.remat, min(shape.unroll, layers), name=name)
+
+
+class QueryEncoder(nn.Module):
+    """Image to K features.
+
+    Attributes:
+      shape: size of the transformer.
+      tokens: K.
+      patch: patch side in pixels.
+      coordinates: how positions are measured.
+      dtype: computation dtype.
+    """
+
+    shape: ViTShape
+    tokens: int
+    patch: int
+    coordinates: Coordinates = Coordinates()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B K D"]:
+        """Encodes float images in [-1, 1].
+
+        Raises:
+          ValueError: sides that do not divide by patch * 2**(number of halvings).
+        """
+        batch, height, width, _ = images.shape
+        unit = self.patch * 2 ** len(self.shape.resample_after)
+        if height % unit or width % unit:
+            raise ValueError(f"images of {height}x{width}: both sides must divide by {unit}; resize or crop them")
+        grid = (height // self.patch, width // self.patch)
+        x = Dense(self.shape.width, dtype=self.dtype, name="patch")(patchify(images, self.patch))
+        queries = self.param("queries", nn.initializers.normal(0.02), (self.tokens, self.shape.width), jnp.float32)
+        x = jnp.concatenate([jnp.broadcast_to(queries.astype(self.dtype), (batch, *queries.shape)), x], axis=1)
+        for step, layers in enumerate(self.shape.segments):
+            if step:
+                cells = x[:, self.tokens :].reshape(batch, *grid, self.shape.width)
+                cells = DCDown(dtype=self.dtype, name=f"down_{step - 1}")(cells)
+                grid = (grid[0] // 2, grid[1] // 2)
+                x = jnp.concatenate([x[:, : self.tokens], cells.reshape(batch, -1, self.shape.width)], axis=1)
+            if layers:
+                rope = self.coordinates.tables(self.tokens, grid, step, self.shape.axes_dims)
+                x, _ = _stack(self.shape, layers, self.dtype, f"stack_{step}")(x, shared={"rope": rope})
+        x = RMSNorm(dtype=self.dtype, name="norm")(x[:, : self.tokens])
+        return Dense(self.shape.width, dtype=self.dtype, name="out")(x)
+
+
+class QueryDecoder(nn.Module):
+    """K embedded latents to an image of any size.
+
+    Attributes:
+      shape: size of the transformer.
+      patch: patch side in pixels.
+      channels: image channels.
+      coordinates: how positions are measured.
+      align_after: block after which image tokens are projected for REPA-style alignment (arXiv 2410.06940) in training; None: off.
+      align_width: width of the target features.
+      dtype: computation dtype.
+    """
+
+    shape: ViTShape
+    patch: int
+    channels: int = 3
+    coordinates: Coordinates = Coordinates()
+    align_after: int | None = None
+    align_width: int = 1024
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[jax.Array, "B K D"], size: tuple[int, int], train: bool = False
+    ) -> tuple[Float[jax.Array, "B H W C"], dict[str, jax.Array]]:
+        """Decodes to `size` = (height, width) pixels.
+
+        Returns:
+          Float32 images, not clipped, and features: "alignment" [B, cells, align_width] in training when `align_after` is set.
+
+        Raises:
+          ValueError: a size that does not divide by patch * 2**(number of doublings).
+        """
+        batch, tokens, _ = latents.shape
+        doublings = len(self.shape.resample_after)
+        unit = self.patch * 2**doublings
+        if size[0] % unit or size[1] % unit:
+            raise ValueError(f"cannot decode to {size[0]}x{size[1]}: both sides must divide by {unit}")
+        grid = (size[0] // unit, size[1] // unit)
+        x = RMSNorm(dtype=self.dtype, name="in_norm")(latents)
+        x = Dense(self.shape.width, dtype=self.dtype, name="in")(x)
+        mask = self.param("mask", nn.initializers.normal(0.02), (self.shape.width,), jnp.float32).astype(self.dtype)
+        x = jnp.concatenate([x, jnp.broadcast_to(mask, (batch, grid[0] * grid[1], self.shape.width))], axis=1)
+        features, first = {}, 0
+        for step, layers in enumerate(self.shape.segments):
+            if step:
+                cells = x[:, tokens:].reshape(batch, *grid, self.shape.width)
+                cells = DCUp(dtype=self.dtype, name=f"up_{step - 1}")(cells)
+                grid = (grid[0] * 2, grid[1] * 2)
+                x = jnp.concatenate([x[:, :tokens], cells.reshape(batch, -1, self.shape.width)], axis=1)
+            tap = train and self.align_after is not None and first <= self.align_after < first + layers
+            if layers:
+                rope = self.coordinates.tables(tokens, grid, doublings - step, self.shape.axes_dims)
+                stack = _stack(self.shape, layers, self.dtype, f"stack_{step}")
+                x, hidden = stack(x, shared={"rope": rope}, collect="hidden" if tap else "nothing")
+                if tap:
+                    features["alignment"] = self._alignment(hidden[self.align_after - first][:, tokens:])
+            first += layers
+        x = RMSNorm(dtype=self.dtype, name="norm")(x[:, tokens:])
+        pixels = Dense(self.patch**2 * self.channels, dtype=self.dtype, name="pixels")(x)
+        return unpatchify(pixels.astype(jnp.float32), *grid, self.patch), features
+
+    def _alignment(self, x):
+        x = Dense(self.shape.width, dtype=self.dtype, name="align_1")(x)
+        x = nn.relu(nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="align_norm")(x))
+        return Dense(self.align_width, dtype=self.dtype, name="align_2")(x)
+
+
+class QueryTokenizer(nn.Module):
+    """Encoder, quantizer and decoder put together.
+
+    Attributes:
+      encoder, quantizer, decoder: the parts.
+      image_size: (height, width) that `decode` writes unless told otherwise.
+    """
+
+    encoder: QueryEncoder
+    quantizer: nn.Module
+    decoder: QueryDecoder
+    image_size: tuple[int, int]
+
+    @property
+    def space(self) -> CodeSpace:
+        """The alphabet of one token."""
+        return self.quantizer.space
+
+    @property
+    def tokens(self) -> int:
+        """N, tokens per image."""
+        return self.encoder.tokens
+
+    def __call__(
+        self,
+        images: jax.Array,
+        train: bool = False,
+        key: jax.Array | None = None,
+        temperature: float | jax.Array | None = None,
+    ) -> Reconstruction:
+        """Encodes, quantizes and decodes at the resolution of the input.
+
+        Args:
+          images: uint8, or float in [-1, 1], [B, H, W, C].
+          train: sample the quantizer's noise, compute alignment features.
+          key: scalar key or one key per example; default the "quantizer" stream of `rngs`.
+          temperature: of the quantizer's sampling; default its own.
+        """
+        images = to_float(images)
+        quantized = self.quantizer(self.encoder(images), train=train, key=key, temperature=temperature)
+        x_hat, features = self.decoder(quantized.values, (images.shape[1], images.shape[2]), train)
+        return Reconstruction(quantized, x_hat, features)
+
+    def features(self, images: jax.Array) -> Float[jax.Array, "B K D"]:
+        """Encoder output before quantization."""
+        return self.encoder(to_float(images))
+
+    def logits(self, images: jax.Array) -> Float[jax.Array, "B K n"]:
+        """Bit logits, for quantizers that have them."""
+        return self.quantizer.logits(self.features(images))
+
+    def encode(self, images: jax.Array) -> Latents:
+        """Codes and their embeddings of uint8 or float [-1, 1] images [B, H, W, C]."""
+        codes = self.quantizer.encode(self.features(images))
+        return Latents(codes=codes, values=self.quantizer.decode(codes))
+
+    def embed(self, codes: jax.Array) -> Float[jax.Array, "B N D"]:
+        """Embeddings of codes int32 [B, N, Q] (or float bits, for interpolation)."""
+        return self.quantizer.decode(codes)
+
+    def decode(self, latents: Latents | jax.Array, size: Sequence[int] | None = None) -> Float[jax.Array, "B H W C"]:
+        """Images of latents or codes, float32 around [-1, 1], at `size` (height, width) pixels; default `image_size`.
+
+        A `mask` on the latents drops whole tokens: their embeddings become zero.
+        """
+        if not isinstance(latents, Latents):
+            latents = Latents(codes=latents)
+        values = latents.values if latents.codes is None else self.quantizer.decode(latents.codes)
+        if latents.mask is not None:
+            values = values * jnp.all(latents.mask, axis=-1, keepdims=True)
+        height, width = self.image_size if size is None else size
+        return self.decoder(values, (height, width))[0]
+
+    @nn.nowrap
+    def update_quantizer(self, state: Any, statistics: Any, key: jax.Array) -> Any:
+        """The state collection of the quantizer after one optimizer step on summed statistics; {} stays {}."""
+        return {"quantizer": self.quantizer.update(state["quantizer"], statistics, key)} if state else state
