@@ -26,7 +26,7 @@ def experiment_commands() -> list[list[str]]:
     """Arguments of the commands that run an experiment, without the interpreter: [script, *arguments]."""
     lines = [line for language, block in BLOCKS if language != "python" for line in block.splitlines()]
     found = [re.search(r"python (experiments/[^\"]*)", line) for line in lines]
-    return [shlex.split(match[1]) for match in found if match]
+    return [shlex.split(command) for command in dict.fromkeys(match[1] for match in found if match)]
 
 
 def test_quick_start_is_two_one_line_commands():
