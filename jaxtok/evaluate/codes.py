@@ -187,6 +187,11 @@ class CodeStatistics:
             raise ValueError(self._needs_bits("bit correlation"))
         return self._pairs.correlation()
 
+    @property
+    def pair_rows(self) -> int:
+        """Number of images (of tokens, when pooled) behind `bit_correlation`; 0 unless binary."""
+        return 0 if self._pairs is None else self._pairs.rows
+
     def _needs_bits(self, what: str) -> str:
         return f"{what} needs binary slots, this space has levels {describe_levels(self.space.levels)}"
 

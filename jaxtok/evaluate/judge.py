@@ -68,7 +68,7 @@ class DigitJudge:
         """
         return self._classifier.predict(_pixels(images)).astype(np.int32)
 
-    def accuracy(self, images: UInt8[Array, "B H W C"], labels: Int[Array, " B"]) -> float:
+    def accuracy(self, images: UInt8[Array, "B H W C"], labels: Int[Array, "..."]) -> float:
         """Fraction of images that show the digit of their label.
 
         Raises:
@@ -86,7 +86,7 @@ class DigitJudge:
             )
         return float(np.mean(self.predict(images) == labels))
 
-    def result(self, images: UInt8[Array, "B H W C"], labels: Int[Array, " B"], **protocol: Any) -> Result:
+    def result(self, images: UInt8[Array, "B H W C"], labels: Int[Array, "..."], **protocol: Any) -> Result:
         """`class_accuracy_digits_svc`, higher is better, with the judge's own accuracy in the protocol.
 
         Args:

@@ -34,7 +34,7 @@ class Result:
     """
 
     name: str
-    value: float
+    value: int | float
     protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
