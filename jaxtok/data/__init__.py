@@ -1,6 +1,7 @@
 """Data: sources of records, transforms, and deterministic pipelines of NumPy batches.
 
-`Data` says what is read and how; `Pipeline(data, split)` turns it into batches. Nothing here touches a device.
+`Data` says what is read and how; `Pipeline(data, split)` turns it into batches. Nothing here
+touches a device.
 """
 
 from typing import TYPE_CHECKING

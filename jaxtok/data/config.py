@@ -13,7 +13,10 @@ EMBEDDED = ("digits", "photos", "shapes")
 
 @dataclass(frozen=True)
 class Data:
-    """Where images come from and what happens to them. Training augments; evaluation takes centre crops in order."""
+    """Where images come from and what happens to them.
+
+    Training shuffles and augments; evaluation reads in order, with centre crops in place of random ones.
+    """
 
     source: SourceName = "digits"
     """Embedded data (digits, photos, shapes) or the format of the files at `path`."""
@@ -21,8 +24,8 @@ class Data:
     """A file, a folder or a glob pattern with the records. Unused by embedded data."""
     eval_path: str = ""
     """Files of the evaluation split. Empty: `held_out` records of `path` are reserved for it."""
-    held_out: float = 0.05
-    """Evaluation records when there is no evaluation split: a fraction below 1, a number from 1 on, 0 for none."""
+    held_out: int | float = 0.05
+    """Records of `path` reserved for evaluation: a fraction below 1, a number from 1 on, 0 for none."""
     image_sizes: tuple[int, ...] = (16,)
     """Side of the square images in pixels. With several, each training step draws one of them."""
     channels: Literal[1, 3] = 1
@@ -32,13 +35,13 @@ class Data:
     text_length: int = 0
     """Tokens (bytes) kept of a caption. 0 leaves captions out of the batches."""
     crop: Crop = "center"
-    """none stretches the image; center and random take a largest square; random_resized also varies area and shape."""
+    """none stretches the image; center and random take a largest square; random_resized varies its area."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
     """random_resized: smallest and largest area of a crop as a fraction of the image's."""
     crop_ratio: tuple[float, float] = (0.75, 1.3333333)
     """random_resized: smallest and largest width / height of a crop."""
     flip: bool = False
-    """Mirror half of the training images left to right. Not for digits, nor for captions that say left or right."""
+    """Mirror half of the training images left to right. Not for digits or captions that say left or right."""
     resize: Filter = "bicubic"
     """Filter of every resize (antialiased, as in Pillow). Metrics depend on it."""
     image_column: str = "image"
@@ -54,7 +57,7 @@ class Data:
     prefetch: int = 2
     """Batches prepared ahead, per worker process. 0 prepares each when it is asked for."""
     max_bad_fraction: float = 0.01
-    """Fraction of undecodable records above which a run stops. Below it they are replaced, counted and logged."""
+    """A run stops above this fraction of undecodable records; below it they are replaced and logged."""
 
 
 def validate(data: Data) -> None:
@@ -75,6 +78,12 @@ def validate(data: Data) -> None:
     choice("crop", get_args(Crop))
     choice("resize", get_args(Filter))
     choice("channels", (1, 3))
+    require(
+        data.source != "shapes" or data.channels == 3,
+        "channels",
+        "the captions of 'shapes' name colours",
+        "Use 3.",
+    )
     embedded = data.source in EMBEDDED
     require(embedded or bool(data.path), "path", f"source {data.source!r} reads files", "Set --data.path.")
     require(

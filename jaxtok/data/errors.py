@@ -1,4 +1,7 @@
-"""What can be wrong with records."""
+"""What can be wrong with records and with the packages that read them."""
+
+import importlib
+from types import ModuleType
 
 
 class BadRecord(Exception):
@@ -20,3 +23,17 @@ class BadRecord(Exception):
 
 class BadDataError(RuntimeError):
     """More records than allowed cannot be decoded."""
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Imports a module of an optional dependency.
+
+    Raises:
+      ImportError: It is not installed; names the extra that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f'{module} is not installed. Install it with pip install "jaxtok[{extra}]".'
+        ) from error

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxtok.data.errors import BadRecord
 
@@ -27,6 +27,8 @@ def decode_image(encoded: bytes, channels: int, key: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return _pixels(ImageOps.exif_transpose(image), channels)
+    except UnidentifiedImageError as error:  # its own message is about a BytesIO object
+        raise BadRecord(key, f"{len(encoded)} bytes in no image format that Pillow knows") from error
     # Pillow's decoders raise many types for damaged bytes, SyntaxError and struct.error among them.
     except Exception as error:
         raise BadRecord(key, f"{type(error).__name__}: {error}") from error
@@ -51,7 +53,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 1 or 3] with the wanted number of channels; grey is ITU-R 601 luma, as in Pillow."""
+    """uint8 [H, W] or [H, W, 1 or 3] -> uint8 [H, W, channels]; grey is ITU-R 601 luma, as in Pillow."""
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[-1] == channels:

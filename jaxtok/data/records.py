@@ -27,11 +27,16 @@ class Source(ABC):
 
     @abstractmethod
     def raw(self, index: int) -> dict[str, Any]:
-        """Record `index` as stored: "image" (encoded bytes, or uint8 HW or HWC), "label" (-1 unknown), "caption", "key"."""
+        """Record `index` as stored.
+
+        Returns:
+          "image": encoded bytes, or uint8 [H, W] or [H, W, C]; "label": int, -1 unknown; "caption": str;
+          "key": str, the record's name.
+        """
 
     @abstractmethod
     def identity(self) -> Any:
-        """JSON value that changes when the records do. Holds no absolute path: copies of a data set are equal."""
+        """JSON value that changes when the records do. No absolute paths: copies of a data set are equal."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Record `index` with its image decoded to uint8 [H, W, channels].

@@ -1,7 +1,7 @@
-"""Crops, flips and resizes of uint8 images. Pure functions: all randomness comes from the generator passed in.
+"""Crops, flips and resizes of uint8 images. All randomness comes from a generator passed in.
 
-A crop is a box `(left, top, width, height)` in source pixels (floats), and one resize reads it. So a crop costs one
-interpolation, and is the same part of the image at every resolution.
+A crop is a box `(left, top, width, height)` in source pixels (floats), and one resize reads it. So a crop
+costs one interpolation, and is the same part of the image at every resolution.
 """
 
 import math
@@ -106,7 +106,7 @@ def augment(image: np.ndarray, size: int, data: Data, generator: np.random.Gener
 
 
 def prepare(image: np.ndarray, size: int, data: Data) -> np.ndarray:
-    """An evaluation image: no randomness; random crops become centre crops. uint8 [H, W, C] -> [size, size, C]."""
+    """An evaluation image: random crops become centre crops. uint8 [H, W, C] -> uint8 [size, size, C]."""
     return resize(image, size, data.resize, _fixed_box(*image.shape[:2], data))
 
 

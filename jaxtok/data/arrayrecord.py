@@ -1,0 +1,102 @@
+"""ArrayRecord shards: the fastest format for shuffled reading. `python -m jaxtok.data.pack` writes them.
+
+A record is a msgpack map: "image" bytes of an encoded image (JPEG, PNG, ...), "label" int (-1 unknown),
+"caption" str, "key" str (where the record came from). `classes.json` beside the shards lists the class
+names by label, when they are known.
+"""
+
+import functools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jaxtok.data.errors import BadRecord, import_extra
+from jaxtok.data.files import digests, find_files
+from jaxtok.data.images import encode_png
+from jaxtok.data.records import Source
+
+SUFFIX = ".arrayrecord"
+_CLASSES = "classes.json"
+
+
+class ArrayRecord(Source):
+    """Records of ArrayRecord shards."""
+
+    def __init__(self, path: str, channels: int):
+        """Opens the shards.
+
+        Args:
+          path: A file, a folder or a glob pattern.
+          channels: 1 or 3.
+
+        Raises:
+          ValueError: No shard, a shard that cannot be read, or no records.
+        """
+        self.channels = channels
+        self.files = find_files(path, (SUFFIX,))
+        self._count = len(_open(tuple(self.files)))
+        if not self._count:
+            raise ValueError(f"the shards at {path} hold no records. Check data.path.")
+        classes = self.files[0].with_name(_CLASSES)
+        self.classes = tuple(json.loads(classes.read_text())) if classes.exists() else ()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def raw(self, index: int) -> dict[str, Any]:
+        try:
+            record = import_extra("msgpack", "data").unpackb(_open(tuple(self.files))[index])
+            return {name: record[name] for name in ("image", "label", "caption", "key")}
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise BadRecord(f"record {index}", f"{type(error).__name__}: {error}") from error
+
+    def identity(self) -> Any:
+        return [digests(self.files), self.classes]
+
+
+@functools.lru_cache(maxsize=4)  # by files and not in the source, so that a worker process opens its own
+def _open(files: tuple[Path, ...]) -> Any:
+    module = import_extra("array_record.python.array_record_data_source", "data")
+    try:
+        return module.ArrayRecordDataSource([str(file) for file in files])
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"the shards beside {files[0]} cannot be read: {error}. Pack them again.") from error
+
+
+def write_shards(source: Source, folder: Path, records_per_shard: int) -> Iterable[Path]:
+    """Writes all records of a source; images that are stored encoded keep their bytes, others become PNG.
+
+    Args:
+      source: The records.
+      folder: Where the shards go; made when missing.
+      records_per_shard: Records in each but the last.
+
+    Yields:
+      Each shard when it is complete.
+
+    Raises:
+      ValueError: `records_per_shard` is below 1, or the folder already has shards.
+    """
+    if records_per_shard < 1:
+        raise ValueError(
+            f"records_per_shard is {records_per_shard}, but must be at least 1. Use for example 10000."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob(f"*{SUFFIX}")):
+        raise ValueError(f"{folder} already holds {SUFFIX} files. Choose another folder or remove them.")
+    module = import_extra("array_record.python.array_record_module", "data")
+    pack = import_extra("msgpack", "data").packb
+    if source.classes:
+        (folder / _CLASSES).write_text(json.dumps(source.classes))
+    shards = -(-len(source) // records_per_shard)
+    for shard in range(shards):
+        file = folder / f"records-{shard:05d}-of-{shards:05d}{SUFFIX}"
+        writer = module.ArrayRecordWriter(str(file), "group_size:1")  # one record per chunk: random access
+        for index in range(shard * records_per_shard, min((shard + 1) * records_per_shard, len(source))):
+            record = source.raw(index)
+            if not isinstance(record["image"], bytes):
+                record["image"] = encode_png(source[index]["image"])
+            writer.write(pack({name: record[name] for name in ("image", "label", "caption", "key")}))
+        writer.close()
+        yield file
