@@ -1,0 +1,106 @@
+"""Official checkpoints to systems, and back.
+
+    >>> from jaxtok import convert                                                         # doctest: +SKIP
+    >>> loaded = convert.load("instella_t2i", "bae/model.safetensors", config)             # doctest: +SKIP
+    >>> bae = loaded["bae"]                                                                # doctest: +SKIP
+    >>> latents = bae.module.apply(bae.variables, images, method="encode")                 # doctest: +SKIP
+"""
+
+import dataclasses
+import importlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxtok.systems.official import OfficialComponent
+from jaxtok.weights import Table, load_table, read_tensors, save_table
+
+logger = logging.getLogger(__name__)
+
+# Where `official_components(config)` of each system stands.
+SYSTEMS = {"instella_t2i": "jaxtok.systems.image.instella_t2i"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """One component of an official checkpoint, ready for `module.apply(variables, ...)`.
+
+    Attributes:
+      module: Linen module of the checkpoint's configuration.
+      variables: {"params": ...}, NumPy float32.
+      extras: official tensors that the module does not use, by their official name.
+      table: the mapping, for `save`.
+      prefix: what the component's tensors were called by in a file of several components, such as "bae.", or "".
+    """
+
+    module: Any
+    variables: dict[str, Any]
+    extras: dict[str, np.ndarray]
+    table: Table = dataclasses.field(repr=False)
+    prefix: str = ""
+
+
+def load(
+    system: str,
+    tensors: Mapping[str, Any] | str | os.PathLike,
+    config: Mapping[str, Any] | str | None = None,
+) -> dict[str, Loaded]:
+    """Loads an official checkpoint, strictly.
+
+    Args:
+      system: name of the system, one of `SYSTEMS`.
+      tensors: mapping of official tensor names to arrays, or a path to a safetensors, npz or (with PyTorch installed,
+        `weights_only`) .pt file. Several components in one file stand behind prefixes ("bae.", "diff.", "ar."); a file of one
+        component without prefix is recognised.
+      config: official constructor arguments, as a mapping or JSON; default: the "config" entry of the file's metadata, else the
+        published configuration.
+
+    Returns:
+      The components that the checkpoint holds, by name.
+
+    Raises:
+      ValueError: an unknown system; nothing of the system in the file; or missing, unexpected or mis-shaped tensors, all listed.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
+    arrays, metadata = read_tensors(tensors)
+    config = metadata.get("config") if config is None else config
+    config = json.loads(config) if isinstance(config, str) else config
+    components = importlib.import_module(SYSTEMS[system]).official_components(config)
+
+    loaded, rest = {}, dict(arrays)
+    for name, component in components.items():
+        prefix = f"{name}."
+        own = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
+        if own:
+            loaded[name] = _load_component(component, own, prefix)
+    if not loaded:
+        matches = [name for name, component in components.items() if component.signature in rest]
+        if len(matches) != 1:
+            expected = ", ".join(f"{name}. ({part.signature})" for name, part in components.items())
+            raise ValueError(
+                f"no component of {system} among {len(rest)} tensors such as {sorted(rest)[:5]}; expected a prefix or a tensor of "
+                f"{expected}"
+            )
+        return {matches[0]: _load_component(components[matches[0]], rest, "")}
+    if rest:
+        groups = sorted({key.split(".")[0] for key in rest})
+        logger.warning("%s: %d tensors belong to no component and were left aside: %s", system, len(rest), groups)
+    return loaded
+
+
+def save(loaded: Loaded | Mapping[str, Loaded]) -> dict[str, np.ndarray]:
+    """Official state dict of what `load` returned: every tensor of the checkpoint, used or not, under its official name."""
+    if isinstance(loaded, Loaded):
+        state = save_table(loaded.table, loaded.variables["params"], loaded.extras)
+        return {f"{loaded.prefix}{name}": tensor for name, tensor in state.items()}
+    return {name: tensor for component in loaded.values() for name, tensor in save(component).items()}
+
+
+def _load_component(component: OfficialComponent, tensors: Mapping[str, np.ndarray], prefix: str) -> Loaded:
+    params, extras = load_table(component.table, tensors, component.shapes["params"])
+    return Loaded(component.module, {"params": params}, extras, component.table, prefix)

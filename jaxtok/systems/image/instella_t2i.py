@@ -1,0 +1,407 @@
+"""Instella-T2I: images of up to 1024 px as 128 tokens of binary latents, with a diffusion and an autoregressive prior
+(arXiv 2506.21022, official code AMD-AIG-AIMA/Instella-T2I).
+
+This file says what the system is: its sizes, how its parts are put together, and how official weights map onto them. How it is
+trained and what is claimed about it stands in `experiments/image/instella_t2i.py`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.nn.byte_text import byte_ids
+from jaxtok.nn.conditioning import LayerwiseConditioner, TextConditioner
+from jaxtok.nn.latent_transformer import LatentTransformer
+from jaxtok.nn.rope import RopeLayout
+from jaxtok.nn.text import ByteEncoder
+from jaxtok.nn.transformer import Remat
+from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
+from jaxtok.priors.binary_diffusion import BinaryDiffusion, DiffusionSettings
+from jaxtok.priors.contract import Prior
+from jaxtok.quantize.binary import BinaryQuantizer
+from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.official import OfficialComponent
+from jaxtok.tokenizers.query_vit import Coordinates, QueryDecoder, QueryEncoder, QueryTokenizer, ViTShape
+from jaxtok.weights import Entry, Table, conv, dense, patch_dense, squeeze_leading
+
+PRIORS = ("diffusion", "autoregressive")
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorShape:
+    """Size of both priors.
+
+    Attributes:
+      layers, heads, head_dim: of the transformer.
+      remat: what the backward pass recomputes, see `jaxtok.nn.transformer.Stack`.
+      unroll: layers per iteration of the layer scan.
+    """
+
+    layers: int = 16
+    heads: int = 16
+    head_dim: int = 128
+    remat: Remat = "none"
+    unroll: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TextShape:
+    """Where the priors get their text from.
+
+    Attributes:
+      source: "bytes" (an encoder over caption bytes that is trained with the prior), "layers" (features of every layer of a
+        frozen language model, made beforehand) or "none".
+      length: text tokens; longer captions are cut.
+      layers, heads, head_dim: of the byte encoder.
+      width: of the frozen language model's features.
+    """
+
+    source: Literal["bytes", "layers", "none"] = "bytes"
+    length: int = 24
+    layers: int = 2
+    heads: int = 2
+    head_dim: int = 32
+    width: int = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class InstellaT2I:
+    """Sizes of the whole system; every named size is a class method.
+
+    Attributes:
+      image_size: side in pixels that `decode` writes by default.
+      channels: image channels.
+      patch: patch side in pixels.
+      tokens: N, tokens per image.
+      quantizer: "binary", or "vq" (one codebook) as the comparison.
+      bits: n, bits per token of binary latents.
+      codebook: number of codes of the "vq" comparison.
+      codebook_width: width in which its codes are compared.
+      codebook_learning: how its codebook is learned.
+      temperature: of the bit sampling in training, at its end if it is annealed.
+      encoder, decoder: transformer sizes of the tokenizer.
+      scale: common coordinate range of all resolutions, in patches; None counts patches.
+      rope_layout: rotary layout; the released weights need "instella".
+      align_after: decoder block whose image tokens are aligned with a frozen vision encoder; None for off.
+      align_width: width of those features.
+      prior: size of the priors.
+      text: where they get their text from.
+    """
+
+    image_size: int = 1024
+    channels: int = 3
+    patch: int = 16
+    tokens: int = 128
+    quantizer: Literal["binary", "vq"] = "binary"
+    bits: int = 64
+    codebook: int = 256
+    codebook_width: int = 8
+    codebook_learning: Literal["gradient", "ema"] = "ema"
+    temperature: float = 0.1
+    encoder: ViTShape = ViTShape(12, 12, resample_after=(7,))
+    decoder: ViTShape = ViTShape(16, 16, resample_after=(7,))
+    scale: int | None = 64
+    rope_layout: RopeLayout = "half"
+    align_after: int | None = None
+    align_width: int = 1024
+    prior: PriorShape = PriorShape()
+    text: TextShape = TextShape()
+
+    @classmethod
+    def tiny(cls) -> "InstellaT2I":
+        """8x8 digits as 8 tokens of 16 bits; trains in minutes on two CPU cores."""
+        vit = ViTShape(4, 2, 32, resample_after=(1,), axes_dims=(8, 12, 12), unroll=4)
+        return cls(
+            image_size=8,
+            channels=1,
+            patch=2,
+            tokens=8,
+            bits=16,
+            encoder=vit,
+            decoder=vit,
+            scale=None,
+            prior=PriorShape(4, 4, 32, unroll=4),
+            text=TextShape(),
+        )
+
+    @classmethod
+    def small(cls, image_size: int = 32, tokens: int = 32, bits: int = 16) -> "InstellaT2I":
+        """32x32 colour images as 32 tokens; hours on CPU, minutes on one accelerator."""
+        vit = ViTShape(6, 4, 32, resample_after=(2,), axes_dims=(8, 12, 12))
+        return cls(
+            image_size=image_size,
+            patch=4,
+            tokens=tokens,
+            bits=bits,
+            encoder=vit,
+            decoder=vit,
+            scale=image_size // 4,
+            prior=PriorShape(6, 4, 64),
+            text=TextShape(length=64, layers=3, heads=4),
+        )
+
+    @classmethod
+    def bae_1024(cls, bits: int = 64) -> "InstellaT2I":
+        """The released size: 128 tokens for 512 to 1024 px, priors of 16 layers of width 2048."""
+        return cls(bits=bits, rope_layout="instella", text=TextShape("layers", length=128, width=2048))
+
+    @property
+    def space(self) -> CodeSpace:
+        """Alphabet of one token."""
+        return CodeSpace.binary(self.bits) if self.quantizer == "binary" else CodeSpace((self.codebook,))
+
+    # -- assembly -----------------------------------------------------------------------------------------------------
+
+    def tokenizer(self, dtype: Any = jnp.float32) -> QueryTokenizer:
+        """The binary autoencoder ("BAE")."""
+        coordinates = Coordinates(self.scale, self.rope_layout)
+        width = self.encoder.width
+        if self.quantizer == "binary":
+            quantizer = BinaryQuantizer(self.bits, width, self.temperature)
+        else:
+            quantizer = VectorQuantizer(self.codebook, width, self.codebook_width, self.codebook_learning)
+        return QueryTokenizer(
+            QueryEncoder(self.encoder, self.tokens, self.patch, coordinates, dtype),
+            quantizer,
+            QueryDecoder(
+                self.decoder, self.patch, self.channels, coordinates, self.align_after, self.align_width, dtype
+            ),
+            (self.image_size, self.image_size),
+        )
+
+    def diffusion(self, dtype: Any = jnp.float32) -> Prior:
+        """The bit-flip diffusion prior."""
+        if not self.space.is_binary:
+            raise ValueError(f"bit-flip diffusion needs binary latents, but quantizer={self.quantizer!r}")
+        return Prior(self._network(causal=False, dtype=dtype), BinaryDiffusion(settings=DiffusionSettings()))
+
+    def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
+        """The next-token prior with independent heads per bit."""
+        rule = Autoregressive(self.space, settings=AutoregressiveSettings())
+        return Prior(self._network(causal=True, dtype=dtype), rule)
+
+    def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
+        """One of `PRIORS` by name."""
+        if name not in PRIORS:
+            raise ValueError(f"prior {name!r}; choose one of {PRIORS}")
+        return self.diffusion(dtype) if name == "diffusion" else self.autoregressive(dtype)
+
+    def _network(self, causal: bool, dtype: Any) -> LatentTransformer:
+        text, shape = self.text, self.prior
+        conditioner = None
+        if text.source == "bytes":
+            conditioner = TextConditioner(ByteEncoder(text.layers, text.heads, text.head_dim, dtype=dtype))
+        elif text.source == "layers":
+            conditioner = LayerwiseConditioner()
+        return LatentTransformer(
+            self.space,
+            self.tokens,
+            shape.layers,
+            shape.heads,
+            shape.head_dim,
+            causal=causal,
+            timed=not causal,
+            conditioner=conditioner,
+            remat=shape.remat,
+            unroll=shape.unroll,
+            dtype=dtype,
+        )
+
+    def caption_condition(self, ids: jax.Array, mask: jax.Array) -> Condition:
+        """Condition of caption bytes int32 [B, T] with the empty caption as "no condition"."""
+        null_ids, null_mask = byte_ids([""], ids.shape[1])
+        return Condition(ids, mask, null=Condition(jnp.asarray(null_ids), jnp.asarray(null_mask)))
+
+    def example_condition(self, batch: int = 1) -> Condition | None:
+        """A condition of the right shape, for initialisation."""
+        text = self.text
+        mask = jnp.ones((batch, text.length), bool)
+        if text.source == "bytes":
+            return self.caption_condition(jnp.zeros((batch, text.length), jnp.int32), mask)
+        if text.source == "layers":
+            shape = (self.prior.layers, batch, text.length, text.width)
+            return Condition(jnp.zeros(shape, jnp.float32), mask, batch_axis=1)
+        return None
+
+    def example_latents(self, batch: int = 1) -> Latents:
+        """Latents of the right shape, for initialisation."""
+        return Latents(codes=jnp.zeros((batch, self.tokens, self.space.slots), jnp.int32))
+
+    def shapes(self) -> dict[str, Any]:
+        """Variables of every component as shapes, nothing is allocated: "tokenizer", "diffusion", "autoregressive"."""
+        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), jnp.float32)
+        key = jax.random.key(0)
+        shapes = {"tokenizer": jax.eval_shape(self.tokenizer().init, {"params": key}, images)}
+        for name in PRIORS if self.space.is_binary else PRIORS[1:]:
+            init = self.prior_named(name).init
+            params = jax.eval_shape(init, key, self.example_latents(), self.example_condition())
+            shapes[name] = {"params": params}
+        return shapes
+
+
+# -- official weights -------------------------------------------------------------------------------------------------
+
+
+def from_official(config: Mapping[str, Any]) -> InstellaT2I:
+    """Our configuration from official constructor arguments.
+
+    Args:
+      config: "bae" and "prior" dictionaries (the arguments of the official modules), and "image_size", "scale" (side in
+        pixels of the image whose patch indices are the common coordinate range, None for integer coordinates).
+
+    Raises:
+      ValueError: an argument is missing.
+    """
+    published = InstellaT2I.bae_1024()
+    bae, prior = config.get("bae", {}), config.get("prior", {})
+
+    patch = bae.get("patch_size", published.patch)
+    # The official `set_scale` takes pixels and keeps patches.
+    pixels = config.get("scale", published.scale * published.patch if published.scale else None)
+    scale = None if pixels is None else int(pixels) // patch
+
+    def half(side: str, default: ViTShape) -> ViTShape:
+        resample = {"encoder": "downsample_idx", "decoder": "upsample_idx"}[side]
+        return ViTShape(
+            layers=bae.get(f"{side}_layers", default.layers),
+            heads=bae.get(f"{side}_num_heads", default.heads),
+            head_dim=bae.get(f"{side}_head_dim", default.head_dim),
+            resample_after=tuple(bae.get(resample, default.resample_after)),
+            axes_dims=tuple(bae.get("axes_dims_rope", default.axes_dims)),
+        )
+
+    def first(*names: str, default: int) -> int:
+        return next((int(prior[name]) for name in names if name in prior), default)
+
+    shape = PriorShape(
+        layers=first("num_layers", default=published.prior.layers),
+        heads=first("heads", "num_attention_heads", default=published.prior.heads),
+        head_dim=first("head_dim", "attention_head_dim", default=published.prior.head_dim),
+    )
+    text_width = first("text_dim", "text_cond_dim", default=published.text.width)
+    return dataclasses.replace(
+        published,
+        image_size=config.get("image_size", published.image_size),
+        channels=bae.get("in_channels", published.channels),
+        patch=patch,
+        tokens=bae.get("num_latent_tkns", first("num_img_tkns", default=published.tokens)),
+        bits=bae.get("codebook_size", first("in_channels", default=published.bits)),
+        encoder=half("encoder", published.encoder),
+        decoder=half("decoder", published.decoder),
+        scale=scale,
+        align_after=bae.get("repa_index") if bae.get("use_repa") else None,
+        align_width=bae.get("repa_dim", published.align_width),
+        prior=shape,
+        text=TextShape("layers", length=published.text.length, width=text_width),
+    )
+
+
+def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+    """Modules, shapes and tables of the official components "bae", "diff" and "ar"."""
+    model = InstellaT2I.bae_1024() if config is None else from_official(config)
+    shapes = model.shapes()
+    return {
+        "bae": OfficialComponent(
+            model.tokenizer(), shapes["tokenizer"], _tokenizer_table(model), "encoder.patch_embedder.weight"
+        ),
+        "diff": OfficialComponent(
+            model.diffusion().network, shapes["diffusion"], _prior_table(model, causal=False), "norm_out.linear.weight"
+        ),
+        "ar": OfficialComponent(
+            model.autoregressive().network, shapes["autoregressive"], _prior_table(model, causal=True), "split_token"
+        ),
+    }
+
+
+def _linear(theirs: str, ours: str, layers: range | None = None, bias: bool = True) -> list[Entry]:
+    entries = [Entry(f"{theirs}.weight", f"{ours}/kernel", dense, layers)]
+    return [*entries, Entry(f"{theirs}.bias", f"{ours}/bias", indices=layers)] if bias else entries
+
+
+def _attention(theirs: str, ours: str, layers: range) -> list[Entry]:
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
+    entries = [e for a, b in names.items() for e in _linear(f"{theirs}.{a}", f"{ours}/{b}", layers, bias=False)]
+    norms = {"norm_q": "query_norm", "norm_k": "key_norm"}
+    return entries + [Entry(f"{theirs}.{a}.weight", f"{ours}/{b}/scale", indices=layers) for a, b in norms.items()]
+
+
+def _tokenizer_table(model: InstellaT2I) -> Table:
+    entries = [
+        Entry("encoder.patch_embedder.weight", "encoder/patch/kernel", patch_dense(model.patch, model.channels)),
+        Entry("encoder.patch_embedder.bias", "encoder/patch/bias"),
+        Entry("encoder.latent_tokens", "encoder/queries", squeeze_leading(1)),
+        Entry("encoder.norm_out.weight", "encoder/norm/scale"),
+        *_linear("encoder.proj_out", "encoder/out"),
+        *_linear("quantizer.proj.0", "quantizer/projection"),
+        Entry("quantizer.embed", "quantizer/embedding"),
+        Entry("decoder.input_layer.0.weight", "decoder/in_norm/scale"),
+        *_linear("decoder.input_layer.1", "decoder/in"),
+        Entry("decoder.mask_tokens", "decoder/mask", squeeze_leading(2)),
+        Entry("decoder.norm_out.weight", "decoder/norm/scale"),
+        *_linear("to_pixel", "decoder/pixels"),
+    ]
+    for side, shape, official, own in (
+        ("encoder", model.encoder, "down_layers", "down"),
+        ("decoder", model.decoder, "up_layers", "up"),
+    ):
+        first = 0
+        for step, layers in enumerate(shape.segments):
+            if layers:
+                entries += _tokenizer_blocks(side, f"{side}/stack_{step}/block", range(first, first + layers))
+            first += layers
+        for step in range(len(shape.resample_after)):
+            entries += [
+                Entry(f"{side}.{official}.{step}.conv.weight", f"{side}/{own}_{step}/conv/kernel", conv),
+                Entry(f"{side}.{official}.{step}.conv.bias", f"{side}/{own}_{step}/conv/bias"),
+            ]
+    # The alignment head exists only in checkpoints trained with it and is not needed to encode or decode.
+    return Table(tuple(entries), unused=(r"decoder\.repa_proj\..*",))
+
+
+def _tokenizer_blocks(side: str, ours: str, layers: range) -> list[Entry]:
+    theirs = f"{side}.transformer_blocks.{{i}}"
+    feed_forward = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+    return [
+        Entry(f"{theirs}.input_layernorm.weight", f"{ours}/attention_norm/scale", indices=layers),
+        Entry(f"{theirs}.post_attention_layernorm.weight", f"{ours}/feed_forward_norm/scale", indices=layers),
+        *_attention(f"{theirs}.attn", f"{ours}/attention", layers),
+        *(
+            entry
+            for a, b in feed_forward.items()
+            for entry in _linear(f"{theirs}.mlp.{a}", f"{ours}/feed_forward/{b}", layers, bias=False)
+        ),
+    ]
+
+
+def _prior_table(model: InstellaT2I, causal: bool) -> Table:
+    layers, theirs, ours = range(model.prior.layers), "transformer_blocks.{i}", "stack/block"
+    feed_forward = "mlp" if causal else "ff"
+    entries = [
+        *_linear("x_embedder", "embedding/bits"),
+        *_linear("proj_out", "out"),
+        *_attention(f"{theirs}.attn", f"{ours}/attention", layers),
+        *_linear(f"{theirs}.proj_cond", f"{ours}/context", layers),
+        *_linear(f"{theirs}.{feed_forward}.net.0.proj", f"{ours}/feed_forward/up", layers),
+        *_linear(f"{theirs}.{feed_forward}.net.2", f"{ours}/feed_forward/down", layers),
+        Entry(f"{theirs}.pos_emb", f"{ours}/positions", squeeze_leading(1), layers),
+    ]
+    if causal:
+        entries += [
+            Entry("split_token", "start", squeeze_leading(2)),
+            Entry(f"{theirs}.input_layernorm.weight", f"{ours}/attention_norm/scale", indices=layers),
+            Entry(f"{theirs}.post_attention_layernorm.weight", f"{ours}/feed_forward_norm/scale", indices=layers),
+            Entry("norm_out.weight", "norm/scale"),
+        ]
+        # The official autoregressive model owns a time embedding that it never uses.
+        return Table(tuple(entries), unused=(r"time_embed\..*",))
+    entries += [
+        *_linear("time_embed.linear_1", "time/linear_1"),
+        *_linear("time_embed.linear_2", "time/linear_2"),
+        *_linear(f"{theirs}.norm1.linear", f"{ours}/modulation/linear", layers),
+        *_linear("norm_out.linear", "norm/modulation/linear"),
+    ]
+    return Table(tuple(entries))

@@ -1,0 +1,23 @@
+"""What a system file says about official checkpoints of its kind."""
+
+import dataclasses
+from typing import Any
+
+from jaxtok.weights import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class OfficialComponent:
+    """One component of an official checkpoint (tokenizer, prior, ...).
+
+    Attributes:
+      module: Linen module of the same configuration.
+      shapes: its variables, as shapes.
+      table: names and layouts of the official state dict (without the component's prefix).
+      signature: a tensor name that only this component has; recognises a file that holds one component without prefix.
+    """
+
+    module: Any
+    shapes: dict[str, Any]
+    table: Table
+    signature: str
