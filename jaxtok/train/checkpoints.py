@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
@@ -62,13 +63,15 @@ class Checkpoints:
           metadata: Anything JSON can hold: configuration, position in the data, versions, key.
 
         Raises:
-          ValueError: The state holds typed PRNG keys, or the metadata is not JSON.
+          ValueError: The state holds typed PRNG keys or Python numbers, or the metadata is not JSON.
           RuntimeError: The previous save failed.
         """
         self.wait()
         arrays = leaves_by_path(state)
         for path, leaf in arrays.items():
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            if not hasattr(leaf, "dtype"):
+                raise ValueError(f"{path} is {leaf!r}; a state holds arrays only, so wrap it in jnp.asarray.")
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 raise ValueError(f"{path} is a typed PRNG key; store jax.random.key_data(key) instead.")
         record = {"user": metadata, "hashes": {path: fingerprint(leaf) for path, leaf in arrays.items()}}
         record["checksum"] = _checksum(record)
@@ -126,7 +129,8 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 problem = str(error)
             # All processes must take the same one, though perhaps only one of them met the damage.
-            if not _on_any_process(restored is None):
+            damaged = _on_any_process(restored is None)
+            if restored is not None and not damaged:
                 return restored
             log.warning("checkpoint of step %d in %s is damaged: %s", candidate, self.directory, problem)
             problems.append(f"step {candidate}: {problem}")
@@ -151,6 +155,7 @@ class Checkpoints:
                 f"saving the checkpoint of step {step} failed: {error}. "
                 f"The last whole one is of step {self.latest()}."
             ) from error
+        log.info("checkpoint of step %d is safe in %s", step, self.directory)
 
     def close(self) -> None:
         """Waits, raises if the last save failed, and frees the background threads."""
@@ -172,7 +177,8 @@ class Checkpoints:
             self._orbax = ocp.training.Checkpointer(
                 self.directory,
                 context=_context(),
-                preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+                # Orbax's own policies do not fit its protocol for type checkers.
+                preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),  # pyright: ignore[reportArgumentType]
             )
         return self._orbax
 
@@ -203,7 +209,10 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for step in self._damaged:
-                (self.directory / str(step)).rename(self.directory / f"damaged-{step}")
+                aside = self.directory / f"damaged-{step}"
+                if aside.exists():
+                    aside.rmtree()
+                (self.directory / str(step)).rename(aside)
         _on_any_process(True)  # a barrier
         self._damaged.clear()
         self._writer().reload()

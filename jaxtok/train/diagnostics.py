@@ -29,8 +29,8 @@ def module_norms(tree: Any, depth: int = 2) -> dict[str, jax.Array]:
     squares: dict[str, jax.Array] = {}
     for path, leaf in leaves_by_path(tree).items():
         group = "/".join(path.split("/")[:depth])
-        square = jnp.sum(jnp.square(jnp.abs(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))))
-        squares[group] = squares.get(group, jnp.float32(0)) + square
+        square = jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+        squares[group] = squares[group] + square if group in squares else square
     return {group: jnp.sqrt(square) for group, square in squares.items()}
 
 

@@ -2,13 +2,12 @@
 
 Storage layers do not notice a flipped bit inside an array, so every checkpoint carries these. A digest is a
 sum of mixed 32-bit words, each mixed with its own position. Integer sums are exact in any order, so the
-digest is the same
-for one device and for a pod, and it is computed where the array lives: no gathering to a host. The mixing is
-a bijection of the word, so a change within one word always changes the sum; wider damage goes unnoticed with
-probability 2**-64 or so. This protects from accidents, not from somebody who forges a checkpoint.
+digest is the same for one device and for a pod, and it is computed where the array lives: no gathering to a
+host. The mixing is a bijection of the word, so a change within one word always changes the sum; wider
+damage goes unnoticed with probability 2**-64 or so. This protects from accidents, not from somebody who
+forges a checkpoint.
 """
 
-import functools
 import math
 from types import ModuleType
 from typing import Any
@@ -63,7 +62,7 @@ def _host_sums(array: np.ndarray) -> tuple[int, int]:
     return first, second
 
 
-@functools.partial(jax.jit, inline=False)
+@jax.jit
 def _device_sums(array: jax.Array) -> tuple[jax.Array, jax.Array]:
     words = _as_words(array)
     positions = jnp.zeros(words.shape, jnp.uint32)

@@ -45,19 +45,20 @@ class MeshShape:
         Raises:
           ValueError: They do not multiply to that number.
         """
-        sizes = (self.data, self.fsdp, self.tensor)
+        sizes = [self.data, self.fsdp, self.tensor]
         shown = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes))
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
             raise ValueError(f"mesh {shown}: sizes are 1 or more, and -1 (the rest) on at most one axis.")
         if -1 in sizes:
             fixed = -math.prod(sizes)
-            sizes = tuple(devices // fixed if size == -1 else size for size in sizes)
+            sizes = [devices // fixed if size == -1 else size for size in sizes]
         if math.prod(sizes) != devices:
             raise ValueError(
                 f"mesh {shown} does not fit {devices} devices: the sizes must multiply to {devices}. "
                 "Change them, or give -1 to one axis for what is left."
             )
-        return sizes
+        data, fsdp, tensor = sizes
+        return data, fsdp, tensor
 
 
 def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -215,10 +215,12 @@ def test_donation_right_after_save_does_not_change_what_is_saved(tmp_path):
     np.testing.assert_array_equal(restored["x"], expected)
 
 
-def test_typed_keys_and_odd_metadata_are_refused(tmp_path):
+def test_states_and_metadata_that_cannot_be_saved(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         with pytest.raises(ValueError, match="rng is a typed PRNG key"):
             checkpoints.save(1, {"rng": jax.random.key(0)}, {})
+        with pytest.raises(ValueError, match="step is 3; a state holds arrays only"):
+            checkpoints.save(1, {"step": 3}, {})
         with pytest.raises(ValueError, match="plain JSON"):
             checkpoints.save(1, {"x": jnp.ones(2)}, {"loss": float("nan")})
 
