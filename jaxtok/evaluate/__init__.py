@@ -6,5 +6,6 @@ Import the submodule that you need, for example `from jaxtok.evaluate import ima
   streaming   the masked float64 mean that every per-image metric goes through
   images      PSNR and SSIM of reconstructions
   codes       usage, perplexity, entropy, bit balance and correlation of discrete latents
-  judge       independent classifiers that say whether generated images show what was asked for
+  judge       an independent classifier that says whether generated digits show what was asked for
+  scenes      exact scene accuracy on pictures of coloured shapes
 """

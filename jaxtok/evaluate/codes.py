@@ -15,7 +15,7 @@ from jaxtok.codes import Array, CodeSpace
 from jaxtok.evaluate.bit_pairs import PairCounts, mean_abs_correlation
 from jaxtok.evaluate.protocol import Result
 
-Value = np.ndarray | np.generic  # NumPy reductions of one row give scalars, not arrays
+Value = np.ndarray | np.float64 | np.int64  # NumPy reductions of one row give scalars, not arrays
 
 _LARGEST_COUNT_TABLE = 2**24  # entries (128 MB of int64) above which counts are pooled over tokens
 _LARGEST_PAIR_TABLE = 2048  # bits per image up to which all pairs are counted (32 MB)
@@ -138,7 +138,7 @@ class CodeStatistics:
             raise ValueError("statistics of different code spaces or token counts cannot be merged")
         self._counts += other._counts
         self.images += other.images
-        if self._pairs is not None:
+        if self._pairs is not None and other._pairs is not None:
             self._pairs.merge(other._pairs)
 
     def slot_counts(self, slot: int) -> Int[np.ndarray, " K"]:
@@ -219,9 +219,9 @@ class CodeStatistics:
             "counts": "per token" if self.per_token else "pooled over tokens",
         }
         values = {
-            "code_usage": (np.mean([usage(counts) for counts in pooled]), {}),
-            "code_perplexity": (np.mean([perplexity(counts) for counts in pooled]), {}),
-            "dead_codes": (sum(dead_codes(counts) for counts in pooled), {}),
+            "code_usage": (np.mean([float(usage(counts)) for counts in pooled]), {}),
+            "code_perplexity": (np.mean([float(perplexity(counts)) for counts in pooled]), {}),
+            "dead_codes": (sum(int(dead_codes(counts)) for counts in pooled), {}),
             "bits_per_image": (bits_per_image(self.space, self.tokens), {}),
             "entropy_bits_per_image": (entropies.mean(axis=0).sum() * self.tokens, estimator),
         }

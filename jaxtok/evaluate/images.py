@@ -5,6 +5,7 @@ and x64 is on). Averages over a data set are means of per-image values, accumula
 numbers compare uint8 images (rounded and clipped, as a saved PNG would be): see `ReconstructionMeter`.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -108,7 +109,7 @@ def _gaussian_filter(maps: Float[Array, "S B H W C"], side: int) -> Float[Array,
     for axis in (2, 3):
         size = maps.shape[axis] - side + 1
         slices = [jax.lax.slice_in_dim(maps, start, start + size, axis=axis) for start in range(side)]
-        maps = sum(weight * part for weight, part in zip(weights, slices, strict=True))
+        maps = functools.reduce(jnp.add, map(jnp.multiply, weights, slices))
     return maps
 
 

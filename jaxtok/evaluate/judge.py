@@ -7,7 +7,7 @@ perfect generator can expect.
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
@@ -111,7 +111,7 @@ def digit_judge() -> DigitJudge:
     return DigitJudge(classifier, *_records(data, "eval"))
 
 
-def _records(data: Data, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _records(data: Data, split: Literal["train", "eval"]) -> tuple[np.ndarray, np.ndarray]:
     source = open_source(data, split)
     records = [source[index] for index in range(len(source))]
     return np.stack([record["image"] for record in records]), np.array(

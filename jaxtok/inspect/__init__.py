@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jaxtok.inspect.bits import plot_bit_correlation, plot_bit_usage, plot_code_usage
     from jaxtok.inspect.curves import read_metrics, training_curves
     from jaxtok.inspect.flips import FlipInfluence, flip_influence, plot_flip_influence
-    from jaxtok.inspect.grids import prefix_ladder, reconstruction_grid, sample_grid
+    from jaxtok.inspect.grids import prefix_ladder, prefix_lengths, reconstruction_grid, sample_grid
     from jaxtok.inspect.hamming import hamming_matrix, plot_hamming
     from jaxtok.inspect.paths import bit_path, interpolate_bits, plot_interpolation
 
@@ -22,6 +22,7 @@ _NAMES = {
     "reconstruction_grid": "grids",
     "sample_grid": "grids",
     "prefix_ladder": "grids",
+    "prefix_lengths": "grids",
     "plot_bit_usage": "bits",
     "plot_bit_correlation": "bits",
     "plot_code_usage": "bits",
@@ -50,6 +51,7 @@ __all__ = [
     "plot_hamming",
     "plot_interpolation",
     "prefix_ladder",
+    "prefix_lengths",
     "read_metrics",
     "reconstruction_grid",
     "sample_grid",

@@ -100,6 +100,11 @@ def sample_grid(
     return tile_figure(pixels, row_labels=list(captions), title=title)
 
 
+def prefix_lengths(tokens: int) -> list[int]:
+    """1, 2, 4, ... and `tokens` itself: the rungs of a prefix ladder."""
+    return sorted({min(2**power, tokens) for power in range(tokens.bit_length() + 1)})
+
+
 def prefix_ladder(
     originals: Shaped[Array, "B H W C"],
     reconstructions: Mapping[int, Array],

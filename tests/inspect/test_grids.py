@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxtok.inspect import prefix_ladder, reconstruction_grid, sample_grid
+from jaxtok.inspect import prefix_ladder, prefix_lengths, reconstruction_grid, sample_grid
 from tests.inspect.rendering import contains, render, texts
 
 
@@ -65,6 +65,10 @@ def test_prefix_ladder_orders_by_length(pictures):
     render(figure)
     rows = [text for text in texts(figure) if "token" in text or text == "original"]
     assert [row.split("\n")[0] for row in rows] == ["1 token", "4 tokens", "original"]
+
+
+def test_prefix_lengths():
+    assert [prefix_lengths(tokens) for tokens in (1, 2, 5, 8)] == [[1], [1, 2], [1, 2, 4, 5], [1, 2, 4, 8]]
 
 
 def test_large_images_are_reduced():
