@@ -87,7 +87,9 @@ def parse_caption(caption: str) -> CaptionScene:
 def read_scene(image: UInt8[np.ndarray, "S S 3"]) -> tuple[str, list[SeenObject]]:
     """Finds the background and the objects of one square picture.
 
-    Specks smaller than a third of the smallest circle are ignored; generated pictures have some.
+    Specks smaller than a third of the smallest circle are ignored; generated pictures have some. All 2,000
+    evaluation scenes are read exactly at 32 pixels. Blur costs: at 32 pixels a Gaussian of sigma 0.6 leaves
+    99 % exact, sigma 0.8 88 %. So report the accuracy of reconstructed real pictures beside a prior's.
 
     Args:
       image: uint8 RGB, at least 24 pixels wide for reliable shapes.
