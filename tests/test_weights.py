@@ -1,5 +1,8 @@
 """Tables of foreign checkpoints: transforms invert, loading is strict, saving is its inverse."""
 
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -161,7 +164,7 @@ def test_everything_that_is_wrong_is_listed_at_once():
 def test_loading_converts_floats_only():
     table = Table((Entry("w", "w"), Entry("steps.{i}", "steps", indices=range(2)), Entry("n", "n")))
     tensors = {"w": np.ones(2, ml_dtypes.bfloat16), "n": np.arange(3)}
-    tensors |= {f"steps.{i}": np.asarray(i, np.float16) for i in range(2)}
+    tensors |= {f"steps.{i}": np.asarray(i, ml_dtypes.bfloat16) for i in range(2)}
     shapes = {"w": np.empty(2), "steps": np.empty(2), "n": np.empty(3)}
     params, _ = load_table(table, tensors, shapes)
     assert {k: v.dtype for k, v in params.items()} == {"w": np.float32, "steps": np.float32, "n": np.int64}
@@ -230,3 +233,9 @@ def test_partial_load_accounts_for_every_leaf():
 def test_partial_load_raises_when_nothing_matches():
     with pytest.raises(ValueError, match="same path and shape"):
         weights.partial_load({"a": np.zeros(2)}, {"b": np.zeros(2)})
+
+
+def test_importing_the_tables_imports_no_framework():
+    program = "import sys, jaxtok.weights; print(sorted({'jax', 'flax', 'torch'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

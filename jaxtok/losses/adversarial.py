@@ -52,8 +52,8 @@ def lecam_update(
 ) -> dict[str, Float[jax.Array, ""]]:
     """The averages after one optimizer step: `decay * state + (1 - decay) * mean logits`.
 
-    Call it once per optimizer step, with the logits of the whole global batch, after `lecam_loss` has used
-    the old state.
+    Call it once per optimizer step, after `lecam_loss` has used the old state, with the logits of the whole
+    global batch, or with their mean (a scalar) where they were accumulated over micro-batches.
     """
     means = {"real": jnp.mean(real.astype(jnp.float32)), "fake": jnp.mean(fake.astype(jnp.float32))}
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * jax.lax.stop_gradient(new), state, means)

@@ -8,7 +8,7 @@ import pytest
 from jaxtok.data.embedded import digits
 from jaxtok.losses import embedded, perceptual
 from jaxtok.losses.convnext import ConvNeXt, ConvNeXtBlock, convnext_table
-from jaxtok.losses.vgg import TORCHVISION_CONVOLUTIONS, VGG16_BLOCKS, feature_distance, unit_normalise
+from jaxtok.losses.vgg import LPIPS, TORCHVISION_CONVOLUTIONS, VGG16_BLOCKS, feature_distance, unit_normalise
 from jaxtok.weights import load_table, save_table, write_tensors
 
 
@@ -128,6 +128,19 @@ def test_convnext_tables_invert(layout):
     again, extras = load_table(convnext_table(TINY, tensors), tensors, params)
     assert not extras
     jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_networks_compute_in_bfloat16_and_answer_in_float32():
+    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    module = TINY.clone(dtype=jnp.bfloat16)
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    maps, logits = jax.eval_shape(module.apply, variables, image)
+    assert {m.dtype for m in maps} == {jnp.dtype("bfloat16")} and logits.dtype == jnp.float32
+    distance, variables = jax.eval_shape(
+        LPIPS(dtype=jnp.bfloat16).init_with_output, jax.random.key(0), image, image
+    )
+    assert distance.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 def test_logit_distance_resizes_and_vanishes_on_equal_images():
