@@ -38,7 +38,7 @@ class ArrayRecord(Source):
         self._count = len(_open(tuple(self.files)))
         if not self._count:
             raise ValueError(f"the shards at {path} hold no records. Check data.path.")
-        classes = self.files[0].with_name(_CLASSES)
+        classes = Path(self.files[0]).with_name(_CLASSES)
         self.classes = tuple(json.loads(classes.read_text())) if classes.exists() else ()
 
     def __len__(self) -> int:
@@ -56,10 +56,10 @@ class ArrayRecord(Source):
 
 
 @functools.lru_cache(maxsize=4)  # by files and not in the source, so that a worker process opens its own
-def _open(files: tuple[Path, ...]) -> Any:
+def _open(files: tuple[str, ...]) -> Any:
     module = import_extra("array_record.python.array_record_data_source", "data")
     try:
-        return module.ArrayRecordDataSource([str(file) for file in files])
+        return module.ArrayRecordDataSource(list(files))
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"the shards beside {files[0]} cannot be read: {error}. Pack them again.") from error
 

@@ -64,7 +64,7 @@ class NumpyFile(Source):
         }
 
     def identity(self) -> Any:
-        return digests([self.file])
+        return digests([str(self.file)])
 
 
 @functools.lru_cache(maxsize=4)  # by file and not in the source, so that a worker process opens its own

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtok.data.errors import BadRecord
-from jaxtok.data.files import find_files, names_and_sizes
+from jaxtok.data.files import find_files
 from jaxtok.data.images import IMAGE_SUFFIXES
 from jaxtok.data.records import Source
 
@@ -31,8 +31,8 @@ class Folder(Source):
         """
         self.root = _folder(path)
         self.channels, self.classes = channels, classes
-        found = find_files(str(self.root), IMAGE_SUFFIXES)
-        self.files = [os.path.relpath(file, self.root) for file in found]
+        prefix = os.path.join(self.root, "")
+        self.files = [file.removeprefix(prefix) for file in find_files(str(self.root), IMAGE_SUFFIXES)]
         present = {file.split(os.sep)[0] for file in self.files if os.sep in file}
         if unknown := present - set(classes):
             raise ValueError(
@@ -57,7 +57,8 @@ class Folder(Source):
         return {"image": image, "label": label, "caption": caption, "key": name}
 
     def identity(self) -> Any:
-        return [names_and_sizes([self.root / name for name in self.files]), self.classes]
+        # Sizes and not hashes: reading a million files to name a data set would take too long.
+        return [[(name, os.path.getsize(self.root / name)) for name in self.files], self.classes]
 
 
 def class_folders(path: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ class Parquet(Source):
         self.channels = channels
         self.image, self.label, self.caption = image, label, caption
         self.files = find_files(path, (".parquet",))
-        self._groups: list[tuple[Path, int, int]] = []  # file, group, the group's first row in the file
+        self._groups: list[tuple[str, int, int]] = []  # file, group, the group's first row in the file
         counts = []
         for file in self.files:
             self._check_columns(file)
@@ -47,7 +47,7 @@ class Parquet(Source):
             raise ValueError(f"the parquet files at {path} have no rows. Check data.path.")
         self._offsets = Offsets(counts)
 
-    def _check_columns(self, file: Path) -> None:
+    def _check_columns(self, file: str) -> None:
         types = import_extra("pyarrow", "data").types
         schema = _metadata(file).schema.to_arrow_schema()
 
@@ -87,7 +87,7 @@ class Parquet(Source):
         columns = tuple(name for name in (self.image, self.label, self.caption) if name)
         table = _row_groups.read(file, group, columns)
         values = {name: table.column(name)[row].as_py() for name in columns}
-        key = f"{file.name} row {first + row}"
+        key = f"{Path(file).name} row {first + row}"
         image = values[self.image]
         image = image["bytes"] if isinstance(image, dict) else image
         if image is None:
@@ -105,7 +105,7 @@ class Parquet(Source):
 
 
 @functools.lru_cache(maxsize=1024)
-def _metadata(file: Path) -> Any:
+def _metadata(file: str) -> Any:
     pyarrow = import_extra("pyarrow", "data")
     parquet = import_extra("pyarrow.parquet", "data")
     try:
@@ -118,21 +118,23 @@ class _RowGroups:
     """The most recently used row groups of this process. A global, so that it does not travel to workers."""
 
     def __init__(self, capacity: int):
-        self.capacity = capacity
-        self.tables: OrderedDict[Any, Any] = OrderedDict()
+        self.capacity, self.size = capacity, 0
+        self.tables: OrderedDict[tuple[str, int, tuple[str, ...]], Any] = OrderedDict()
         self.lock = threading.Lock()  # also keeps two threads from reading the same group
 
-    def read(self, file: Path, group: int, columns: tuple[str, ...]) -> Any:
+    def read(self, file: str, group: int, columns: tuple[str, ...]) -> Any:
         key = (file, group, columns)
         with self.lock:
-            if key not in self.tables:
-                parquet = import_extra("pyarrow.parquet", "data")
-                with parquet.ParquetFile(file, metadata=_metadata(file)) as opened:
-                    self.tables[key] = opened.read_row_group(group, columns=list(columns))
-            self.tables.move_to_end(key)
-            table = self.tables[key]
-            while len(self.tables) > 1 and sum(t.nbytes for t in self.tables.values()) > self.capacity:
-                self.tables.popitem(last=False)
+            if key in self.tables:
+                self.tables.move_to_end(key)
+                return self.tables[key]
+            parquet = import_extra("pyarrow.parquet", "data")
+            with parquet.ParquetFile(file, metadata=_metadata(file)) as opened:
+                table = opened.read_row_group(group, columns=list(columns))
+            self.tables[key] = table
+            self.size += table.nbytes
+            while self.size > self.capacity and len(self.tables) > 1:
+                self.size -= self.tables.popitem(last=False)[1].nbytes
             return table
 
 

@@ -98,9 +98,9 @@ class Pipeline:
     def fingerprint(self) -> str:
         """Hash of what the data is: records, split and transforms; 16 hex digits.
 
-        Where the files lie, the order of the records, the batch size and the number of hosts and workers do not
-        matter. Files are told apart by name, size and a sample of their bytes; images in a folder by name and
-        size only, because reading them all would take too long.
+        Where the files lie, the order of the records, the batch size and the number of hosts and workers do
+        not matter. Files are told apart by name, size and a sample of their bytes; images in a folder by name
+        and size only, because reading them all would take too long.
         """
         content = {name: getattr(self.data, name) for name in _CONTENT}
         text = json.dumps([self.data.source, self.split, self.source.identity(), content])

@@ -6,6 +6,7 @@ alignment can be scored.
 """
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,9 @@ def random_scene(generator: np.random.Generator) -> dict[str, Any]:
       "y", "radius": fractions of the side, y downwards}, "relation": of the first object to the second, or
       None}.
     """
-    background = str(generator.choice(list(BACKGROUNDS)))
+    background = _pick(generator, BACKGROUNDS)
     count = 1 if generator.random() < 0.25 else 2
-    colors = generator.choice(list(COLORS), count, replace=False)
+    colors = generator.permutation(list(COLORS))[:count]
     objects = [_random_object(generator, str(color)) for color in colors]
     if count == 1:
         relation = None
@@ -82,19 +83,23 @@ def random_scene(generator: np.random.Generator) -> dict[str, Any]:
             round(float(v), 4) for v in generator.uniform(reach, 1 - reach, 2)
         )
     else:
-        relation = str(generator.choice(RELATIONS))
+        relation = _pick(generator, RELATIONS)
         _place(objects, relation, generator)
     return {"background": background, "objects": objects, "relation": relation}
 
 
+def _pick(generator: np.random.Generator, names: Collection[str]) -> str:
+    return list(names)[generator.integers(len(names))]
+
+
 def _random_object(generator: np.random.Generator, color: str) -> dict[str, Any]:
-    size = str(generator.choice(list(SIZES)))
-    rgb = np.array(COLORS[color]) + generator.integers(-_JITTER, _JITTER + 1, 3)
+    size = _pick(generator, SIZES)
+    rgb = COLORS[color] + generator.integers(-_JITTER, _JITTER + 1, 3)
     return {
-        "shape": str(generator.choice(SHAPES)),
+        "shape": _pick(generator, SHAPES),
         "color": color,
         "size": size,
-        "rgb": np.clip(rgb, 0, 255).tolist(),
+        "rgb": rgb.clip(0, 255).tolist(),
         "radius": round(float(generator.uniform(*SIZES[size])), 4),
     }
 
@@ -157,14 +162,14 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _polygon_distance(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    squared, inside = np.inf, np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)
-    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0)):
-        ex, ey, px, py = bx - ax, by - ay, x - ax, y - ay
-        nearest = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0, 1)
-        squared = np.minimum(squared, (px - nearest * ex) ** 2 + (py - nearest * ey) ** 2)
-        if ey:  # the ray from the point to the right crosses this edge
-            inside ^= ((ay > y) != (by > y)) & (px < ex * py / ey)
-    return np.where(inside, -1, 1) * np.sqrt(squared)
+    """Signed distance [h, w] to a closed polygon [corners, 2] from points x [1, w], y [h, 1]."""
+    (ax, ay), (bx, by) = (ends.T[:, :, None, None] for ends in (corners, np.roll(corners, -1, axis=0)))
+    ex, ey, px, py = bx - ax, by - ay, x - ax, y - ay
+    nearest = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0, 1)
+    squared = (px - nearest * ex) ** 2 + (py - nearest * ey) ** 2
+    # A point is inside when a ray to its right crosses an odd number of edges; level edges are never crossed.
+    crossed = ((ay > y) != (by > y)) & (px < ex * py / np.where(ey, ey, 1))
+    return np.where(crossed.sum(axis=0) % 2, -1, 1) * np.sqrt(squared.min(axis=0))
 
 
 def _star(points: int, inner: float, outer: float) -> np.ndarray:

@@ -60,7 +60,7 @@ def random_resized(
     shape = math.exp(math.log(ratio[0]) + ratio_draw * (math.log(ratio[1]) - math.log(ratio[0])))
     box_width, box_height = math.sqrt(area * shape), math.sqrt(area / shape)
     shrink = min(1.0, width / box_width, height / box_height)
-    box_width, box_height = min(box_width * shrink, width), min(box_height * shrink, height)
+    box_width, box_height = min(box_width * shrink, float(width)), min(box_height * shrink, float(height))
     return (float(across * (width - box_width)), float(down * (height - box_height)), box_width, box_height)
 
 
@@ -107,7 +107,8 @@ def augment(image: np.ndarray, size: int, data: Data, generator: np.random.Gener
 
 def prepare(image: np.ndarray, size: int, data: Data) -> np.ndarray:
     """An evaluation image: random crops become centre crops. uint8 [H, W, C] -> uint8 [size, size, C]."""
-    return resize(image, size, data.resize, _fixed_box(*image.shape[:2], data))
+    height, width = image.shape[:2]
+    return resize(image, size, data.resize, _fixed_box(height, width, data))
 
 
 def _fixed_box(height: int, width: int, data: Data) -> Box:

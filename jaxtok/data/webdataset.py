@@ -57,7 +57,7 @@ class WebDataset(Source):
 
     def raw(self, index: int) -> dict[str, Any]:
         file = self.files[self._shards[index]]
-        key = f"{file.name} {self._keys[index]}"
+        key = f"{Path(file).name} {self._keys[index]}"
         try:
             with open(file, "rb") as opened:
                 parts = {}
@@ -80,7 +80,7 @@ class WebDataset(Source):
         return digests(self.files)
 
 
-def _scan(file: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+def _scan(file: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:
     """Samples with an image in one shard: (key, field -> (offset, size))."""
     samples: list[tuple[str, dict[str, tuple[int, int]]]] = []
     try:
