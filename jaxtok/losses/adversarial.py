@@ -75,8 +75,7 @@ def lecam_loss(
 
 
 def adaptive_weight(reconstruction: Any, adversarial: Any, limit: float = 1e4) -> Float[jax.Array, ""]:
-    """`min(||reconstruction|| / (||adversarial|| + 1e-4), limit)`: VQGAN's balance (arXiv 2012.09841, eq.
-    7), a constant.
+    """`min(||reconstruction|| / (||adversarial|| + 1e-4), limit)`: VQGAN's balance (arXiv 2012.09841).
 
     Both gradients need only the last layer, not a second pass through the decoder:
 

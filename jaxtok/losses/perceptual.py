@@ -28,8 +28,8 @@ class Perceptual(NamedTuple):
     """A distance between images and the frozen variables that it needs.
 
     Attributes:
-        distance: `(variables, x, y) -> float32 [B]` on images [B, H, W, C] in [-1, 1]; differentiable in
-            both.
+        distance: `(variables, x, y) -> float32 [B]` on images [B, H, W, C] in [-1, 1]; has gradients
+            for both.
         variables: of the frozen network.
     """
 
@@ -58,8 +58,7 @@ def load_lpips(*sources: Source, dtype: Any = jnp.float32) -> Perceptual:
 
 
 def load_convnext(source: Source, size: int = 224, dtype: Any = jnp.float32) -> Perceptual:
-    """Mean squared difference of ConvNeXt-S's class logits, images resized to `size` (TiTok, arXiv
-    2406.07550).
+    """Mean squared difference of ConvNeXt-S's logits, images resized to `size` (TiTok, arXiv 2406.07550).
 
     Args:
         source: local file (or mapping of arrays) with torchvision's or timm's state dict of `convnext_small`.
@@ -78,8 +77,7 @@ def load_convnext(source: Source, size: int = 224, dtype: Any = jnp.float32) -> 
 
 
 def embedded_features() -> Perceptual:
-    """The fallback without weights: a small network trained on the embedded digits, then LPIPS's distance
-    with all w = 1.
+    """The fallback without weights: LPIPS's distance, all w = 1, in a network trained on the embedded digits.
 
     It takes images of any size and any number of channels; every channel is compared by itself, then
     averaged. Training takes a few seconds at the first call, is deterministic, and is kept in memory.
