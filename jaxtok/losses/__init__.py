@@ -6,6 +6,7 @@ Import the submodule that you need, for example `from jaxtok.losses import recon
   perceptual       distances in a frozen network's features: LPIPS-VGG16, ConvNeXt-S, and a network trained
   on the
                    embedded digits for when there are no weights
-  adversarial      PatchGAN, hinge and non-saturating losses, LeCam, adaptive weight, delayed start
+  adversarial      hinge and non-saturating losses, LeCam, adaptive weight, delayed start
+  discriminators   PatchGAN
   alignment        REPA: hidden tokens look like the features of a frozen encoder
 """
