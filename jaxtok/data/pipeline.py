@@ -68,7 +68,7 @@ class Pipeline:
 
         Raises:
           ValueError: The configuration or the files are wrong, the batch does not divide over the hosts, or
-            there are fewer records than hosts.
+            there are fewer records to train on than hosts.
         """
         if not 0 <= process_index < process_count:
             raise ValueError(f"process_index is {process_index}, but must be in [0, {process_count}).")
@@ -80,9 +80,9 @@ class Pipeline:
         self.data = data if seed is None else dataclasses.replace(data, seed=seed)
         self.split: Split = split
         self.source = open_source(self.data, split)
-        if len(self.source) < process_count:
+        if split == "train" and len(self.source) < process_count:  # evaluation pads instead
             raise ValueError(
-                f"{len(self.source)} records in split {split!r} but {process_count} hosts: "
+                f"{len(self.source)} records but {process_count} hosts: "
                 "every host needs at least one. Use fewer hosts or more data."
             )
         local = data.batch_size // process_count

@@ -131,6 +131,16 @@ def test_evaluation_is_one_padded_pass_with_equal_steps(count):
     assert len(whole["mask"]) % DATA.batch_size == 0
 
 
+def test_evaluation_may_have_fewer_records_than_hosts(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((9, 4, 4, 1), np.uint8))
+    data = Data("numpy", str(tmp_path / "x.npy"), held_out=1, batch_size=4)
+    masks = [
+        next(Pipeline(data, "eval", process_index=index, process_count=4).evaluation_batches())["mask"]
+        for index in range(4)
+    ]
+    assert np.concatenate(masks).tolist() == [True, False, False, False]
+
+
 def test_evaluation_does_not_augment_and_takes_any_size():
     pipeline = Pipeline(replace(crop="random", flip=True, image_sizes=(8, 16)), "eval")
     assert_equal(next(pipeline.evaluation_batches()), next(pipeline.evaluation_batches()))

@@ -229,12 +229,23 @@ def test_a_file_of_another_format_is_named(source, name, tmp_path):
         opened(source, tmp_path / name)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_path(tmp_path, pictures):
-    path = write_npz(tmp_path, pictures)
-    path.chmod(0)
-    with pytest.raises(ValueError, match=r"x\.npz"):
-        opened("numpy", path)
+@pytest.mark.parametrize("source", ["folder", "parquet", "webdataset", "arrayrecord"])
+def test_unreadable_path(source, tmp_path, pictures, monkeypatch):
+    path = FORMATS[source](tmp_path, pictures)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root, as in containers, may read everything
+    with pytest.raises(ValueError, match="may not be read by this user"):
+        opened(source, path)
+
+
+def test_folder_that_cannot_be_listed(tmp_path, pictures, monkeypatch):
+    path = write_parquet(tmp_path, pictures)
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match="cannot be listed: Permission denied"):
+        opened("parquet", path)
 
 
 def test_a_file_is_not_a_folder_of_images(tmp_path):
