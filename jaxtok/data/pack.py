@@ -6,7 +6,6 @@ Images keep their encoded bytes; decoded ones become PNG. `--held-out 0` packs a
 of `--split`.
 """
 
-import logging
 from pathlib import Path
 
 import tyro
@@ -15,8 +14,6 @@ from jaxtok.data.arrayrecord import write_shards
 from jaxtok.data.config import Data, Split
 from jaxtok.data.sources import open_source
 
-_log = logging.getLogger(__name__)
-
 
 def main(
     data: tyro.conf.OmitArgPrefixes[Data],
@@ -24,7 +21,7 @@ def main(
     split: Split = "train",
     records_per_shard: int = 10_000,
 ) -> None:
-    """Packs a split.
+    """Packs a split and prints each shard when it is complete.
 
     Args:
       data: What to read.
@@ -34,11 +31,10 @@ def main(
     """
     try:
         for file in write_shards(open_source(data, split), output, records_per_shard):
-            _log.info("wrote %s", file)
+            print(file)
     except (ValueError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     tyro.cli(main, description=__doc__)
