@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Integer, Shaped, UInt8
 
 from jaxtok.packing import pack_fields, unpack_fields
 
@@ -63,6 +63,11 @@ class CodeSpace:
         return math.fsum(math.log2(level) for level in self.levels)
 
     @property
+    def code_dtype(self) -> np.dtype:
+        """int32, or uint32 where a slot has more than 2**31 values."""
+        return np.dtype(np.int32 if max(self.levels) <= 2**31 else np.uint32)
+
+    @property
     def is_binary(self) -> bool:
         """Whether every slot is one bit."""
         return all(level == 2 for level in self.levels)
@@ -83,7 +88,7 @@ class CodeSpace:
             )
         return np.dtype(np.int32 if self.size <= 2**31 else np.uint32)
 
-    def join(self, codes: Int[Array, "... Q"]) -> Int[Array, "..."]:
+    def join(self, codes: Shaped[Array, "... Q"]) -> Integer[Array, "..."]:
         """Mixed-radix index of each token, in [0, size).
 
         Args:
@@ -104,16 +109,16 @@ class CodeSpace:
             # A slot of one level contributes nothing, and its radix may not fit the dtype.
             if self.levels[q] > 1:
                 index = index + codes[..., q].astype(dtype) * dtype.type(radix)
-        return index
+        return _namespace(codes).asarray(index)  # NumPy turns the index of a single token into a scalar
 
-    def split(self, index: Int[Array, "..."]) -> Int[Array, "... Q"]:
+    def split(self, index: Integer[Array, "..."]) -> Integer[Array, "... Q"]:
         """Inverse of `join`.
 
         Args:
           index: integers in [0, size); checked when they are a concrete NumPy array.
 
         Returns:
-          int32 [..., Q].
+          int32 [..., Q] (see `code_dtype`).
 
         Raises:
           ValueError: an index outside [0, size), or a space whose index does not fit 32 bits.
@@ -127,7 +132,7 @@ class CodeSpace:
             whole = level > np.iinfo(dtype).max
             digits.append(rest if whole else rest % dtype.type(level))
             rest = xp.zeros_like(rest) if whole else rest // dtype.type(level)
-        return xp.stack([digit.astype(np.int32) for digit in digits], axis=-1)
+        return xp.stack([digit.astype(self.code_dtype) for digit in digits], axis=-1)
 
     # -- regrouping ---------------------------------------------------------------------------------------------------
 
@@ -160,7 +165,7 @@ class CodeSpace:
         sizes = (math.prod(self.levels[slot] for slot in group) for group in self._fields)
         return sum((size - 1).bit_length() for size in sizes)
 
-    def pack(self, codes: Int[Array, "*batch N Q"]) -> UInt8[np.ndarray, "*batch bytes"]:
+    def pack(self, codes: Shaped[Array, "*batch N Q"]) -> UInt8[np.ndarray, "*batch bytes"]:
         """Packs the tokens of each item into bytes, on the host.
 
         Args:
@@ -177,8 +182,8 @@ class CodeSpace:
         grouping = self.regroup(self._fields)
         return pack_fields(grouping.merge(codes), [(level - 1).bit_length() for level in grouping.space.levels])
 
-    def unpack(self, packed: UInt8[np.ndarray, "*batch bytes"], tokens: int) -> Int[np.ndarray, "*batch N Q"]:
-        """Inverse of `pack`: int32 [..., tokens, Q].
+    def unpack(self, packed: UInt8[np.ndarray, "*batch bytes"], tokens: int) -> Integer[np.ndarray, "*batch N Q"]:
+        """Inverse of `pack`: int32 [..., tokens, Q] (see `code_dtype`).
 
         Raises:
           ValueError: the number of bytes is not what `tokens` tokens take.
@@ -238,17 +243,16 @@ class Regrouping:
         """The space after merging."""
         return CodeSpace(tuple(part.size for part in self.parts))
 
-    def merge(self, codes: Int[Array, "... Q"]) -> Int[Array, "... G"]:
-        """Codes of `source` to codes of `space`; int32, or uint32 when a merged slot needs it."""
+    def merge(self, codes: Integer[Array, "... Q"]) -> Integer[Array, "... G"]:
+        """Codes of `source` to codes of `space`; int32, or uint32 when a merged slot needs it (see `code_dtype`)."""
         self.source._check_slots(codes)
         merged = [part.join(codes[..., np.array(group)]) for part, group in zip(self.parts, self.groups, strict=True)]
-        dtype = np.uint32 if any(part.index_dtype == np.uint32 for part in self.parts) else np.int32
-        return _namespace(codes).stack([slot.astype(dtype) for slot in merged], axis=-1)
+        return _namespace(codes).stack([slot.astype(self.space.code_dtype) for slot in merged], axis=-1)
 
-    def split(self, codes: Int[Array, "... G"]) -> Int[Array, "... Q"]:
-        """Codes of `space` back to codes of `source`, int32."""
+    def split(self, codes: Integer[Array, "... G"]) -> Integer[Array, "... Q"]:
+        """Codes of `space` back to codes of `source`; int32 (see `code_dtype`)."""
         order = np.argsort([slot for group in self.groups for slot in group])
-        digits = [part.split(codes[..., g]) for g, part in enumerate(self.parts)]
+        digits = [part.split(codes[..., g]).astype(self.source.code_dtype) for g, part in enumerate(self.parts)]
         return _namespace(codes).concatenate(digits, axis=-1)[..., order]
 
 
@@ -337,12 +341,12 @@ class Vocab:
             raise ValueError(f"{name}[{index}] is outside the {len(ids)} ids of that range")
         return ids[index]
 
-    def from_codes(self, codes: Int[Array, "... Q"]) -> Int[Array, "... Q"]:
+    def from_codes(self, codes: Integer[Array, "... Q"]) -> Integer[Array, "... Q"]:
         """Codes to ids: adds each slot's offset, int32."""
         self.space._check_slots(codes)
         return codes.astype(np.int32) + np.asarray(self.offsets, np.int32)
 
-    def to_codes(self, ids: Int[Array, "... Q"]) -> Int[Array, "... Q"]:
+    def to_codes(self, ids: Integer[Array, "... Q"]) -> Integer[Array, "... Q"]:
         """Ids to codes: inverse of `from_codes`."""
         self.space._check_slots(ids)
         codes = ids.astype(np.int32) - np.asarray(self.offsets, np.int32)
@@ -452,7 +456,7 @@ class Condition:
             return pick
 
         features = jax.tree.map(rows(self.batch_axis), self.features, null.features)
-        mask = None if self.mask is None else rows(0)(self.mask, null.mask)
+        mask = None if null.mask is None else rows(0)(self._full_mask(null.mask), null.mask)
         return dataclasses.replace(self, features=features, mask=mask)
 
     def unconditional(self) -> "Condition":
@@ -475,11 +479,15 @@ class Condition:
             return rows
 
         features = jax.tree.map(repeat(self.batch_axis), self.features, self.null.features)
-        mask = None
-        if self.mask is not None:
-            ones = jnp.ones((1, self.mask.shape[1]), bool)
-            mask = repeat(0)(self.mask, ones if self.null.mask is None else self.null.mask)
+        mask = self.null.mask
+        if self.mask is not None or mask is not None:
+            mine = self._full_mask(mask)
+            mask = repeat(0)(mine, jnp.ones((1, mine.shape[1]), bool) if mask is None else mask)
         return dataclasses.replace(self, features=features, mask=mask, null=None)
+
+    def _full_mask(self, other):
+        """The mask, written out as long as `other` where it is left out."""
+        return jnp.ones((self.batch, other.shape[1]), bool) if self.mask is None else self.mask
 
 
 def _namespace(x: Array):

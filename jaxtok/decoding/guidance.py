@@ -41,7 +41,10 @@ def with_unconditional(condition: Condition) -> Condition:
         return lambda mine, null: jnp.concatenate([mine, null], axis=axis)
 
     features = jax.tree.map(stack(condition.batch_axis), condition.features, other.features)
-    mask = None if condition.mask is None else stack(0)(condition.mask, other.mask)
+    mask = None
+    if other.mask is not None:
+        mask = jnp.ones_like(other.mask) if condition.mask is None else condition.mask
+        mask = stack(0)(mask, other.mask)
     return dataclasses.replace(condition, features=features, mask=mask, null=None)
 
 

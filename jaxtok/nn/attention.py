@@ -13,15 +13,18 @@ from jaxtok.nn.normalization import RMSNorm
 from jaxtok.nn.rope import Rope, apply_rope
 
 Heads = Float[jax.Array, "B N H D"]
+Keys = Float[jax.Array, "B S K D"]  # their number differs from that of the queries, and so may that of their heads
 AttentionFn = Callable[..., jax.Array]
 
 
-def dot_product_attention(query: Heads, key: Heads, value: Heads, mask: Bool[jax.Array, "#B #H #N #S"] | None = None) -> Heads:
+def dot_product_attention(
+    query: Heads, key: Keys, value: Keys, mask: Bool[jax.Array, "#B #H #N #S"] | None = None
+) -> Heads:
     """Softmax attention with scale `1 / sqrt(D)`; the seam where a fused implementation can be injected.
 
     Args:
       query: [B, N, H, D].
-      key, value: [B, S, H, D].
+      key, value: [B, S, K, D]; K divides H, and head h of the queries looks at head h // (H / K).
       mask: broadcastable to [B, H, N, S], True where a query may look.
 
     Returns:
@@ -40,6 +43,8 @@ class Attention(nn.Module):
       use_bias: whether the projections have biases.
       attention_fn: `(query, key, value, mask) -> output`.
       dtype: computation dtype.
+      key_heads: heads of the keys and values, a divisor of `heads` whose consecutive groups share them (grouped-query
+        attention, arXiv 2305.13245); None for as many as `heads`.
     """
 
     heads: int
@@ -48,17 +53,21 @@ class Attention(nn.Module):
     use_bias: bool = False
     attention_fn: AttentionFn = dot_product_attention
     dtype: Any = jnp.float32
+    key_heads: int | None = None
 
     def setup(self):
-        def projection():
-            return Dense(self.heads * self.head_dim, use_bias=self.use_bias, dtype=self.dtype)
+        def projection(heads):
+            return Dense(heads * self.head_dim, use_bias=self.use_bias, dtype=self.dtype)
 
-        self.query, self.key, self.value = projection(), projection(), projection()
+        key_heads = self.key_heads or self.heads
+        if self.heads % key_heads:
+            raise ValueError(f"key_heads={key_heads} does not divide heads={self.heads}; every group of queries needs one")
+        self.query, self.key, self.value = projection(self.heads), projection(key_heads), projection(key_heads)
         if self.qk_norm:
             self.query_norm, self.key_norm = RMSNorm(dtype=self.dtype), RMSNorm(dtype=self.dtype)
 
-    def keys_values(self, x: Float[jax.Array, "B N E"], rope: Rope | None = None) -> tuple[Heads, Heads]:
-        """Keys and values of a sequence, each [B, N, H, head_dim]."""
+    def keys_values(self, x: Float[jax.Array, "B N E"], rope: Rope | None = None) -> tuple[Keys, Keys]:
+        """Keys and values of a sequence, each [B, N, K, head_dim]."""
         keys = self._heads(self.key(x))
         if self.qk_norm:
             keys = self.key_norm(keys)
@@ -75,15 +84,15 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[jax.Array, "B N E"],
-        prefix: tuple[Heads, Heads] | None = None,
+        prefix: tuple[Float[jax.Array, "B P K D"], Float[jax.Array, "B P K D"]] | None = None,
         rope: Rope | None = None,
         mask: Bool[jax.Array, "#B #H #N S"] | None = None,
-    ) -> tuple[Float[jax.Array, "B N E"], tuple[Heads, Heads]]:
+    ) -> tuple[Float[jax.Array, "B N E"], tuple[Float[jax.Array, "B N K D"], Float[jax.Array, "B N K D"]]]:
         """Attends from `x` to `[prefix; x]`.
 
         Args:
           x: the sequence.
-          prefix: keys and values [B, P, H, head_dim] that come before those of `x` (text, cached tokens), already rotated.
+          prefix: keys and values [B, P, K, head_dim] that come before those of `x` (text, cached tokens), already rotated.
           rope: tables for the positions of `x`.
           mask: True where a query may look, over the P + N keys.
 
@@ -99,4 +108,4 @@ class Attention(nn.Module):
         return Dense(x.shape[-1], use_bias=self.use_bias, dtype=self.dtype, name="out")(out), own
 
     def _heads(self, x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:2], self.heads, self.head_dim)
+        return x.reshape(*x.shape[:2], -1, self.head_dim)

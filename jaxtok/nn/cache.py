@@ -57,7 +57,16 @@ class KVCache:
         return jnp.concatenate([text, own], axis=-1)[:, None]
 
     def append(self, keys: jax.Array, values: jax.Array) -> "KVCache":
-        """Writes the keys and values [L, B, S, H, head_dim] of S new tokens behind each row's filled ones."""
+        """Writes the keys and values [L, B, S, H, head_dim] of S new tokens behind each row's filled ones.
+
+        The caller sees to it that every row has room: lengths are not known when this is compiled, and tokens beyond the
+        capacity would overwrite the last ones.
+
+        Raises:
+          ValueError: more new tokens than the capacity.
+        """
+        if keys.shape[2] > self.capacity:
+            raise ValueError(f"{keys.shape[2]} tokens do not fit a cache of capacity {self.capacity}; start it with more")
 
         def write(buffer, new, start):
             return jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), self.context + start, axis=1)

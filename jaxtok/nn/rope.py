@@ -83,7 +83,7 @@ def apply_rope(x: Float[jax.Array, "B N H D"], rope: Rope) -> Float[jax.Array, "
     return (x32 * rope.cos[..., None, :] + partner * rope.sin[..., None, :]).astype(x.dtype)
 
 
-def grid_coordinates(height: int, width: int, scale: float | None = None) -> Float[jax.Array, "HW 2"]:
+def grid_coordinates(height: int, width: int, scale: float | int | None = None) -> Float[jax.Array, "HW 2"]:
     """Row and column of every cell of a grid, row by row.
 
     Args:

@@ -51,7 +51,7 @@ def slot_logits(logits: Float[jax.Array, "*batch F"], space: CodeSpace) -> list[
 
 
 def log_likelihood(
-    logits: Float[jax.Array, "*batch F"], codes: Int[jax.Array, "*batch Q"], space: CodeSpace
+    logits: Float[jax.Array, "*batch F"], codes: Int[jax.Array | np.ndarray, "*batch Q"], space: CodeSpace
 ) -> Float[jax.Array, "*batch Q"]:
     """Log-likelihood of each slot in nats under independent heads, float32."""
     logits = logits.astype(jnp.float32)

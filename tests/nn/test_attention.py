@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtok.nn.attention import Attention
+from jaxtok.nn.rope import rope_tables
+from tests.filled import filled, normal
+
+HEADS, HEAD_DIM = 2, 4
+X = normal(2, 5, 6)
+PREFIX = (normal(2, 3, HEADS, HEAD_DIM, seed=1), normal(2, 3, HEADS, HEAD_DIM, seed=2))
+MASK = jnp.asarray(np.random.default_rng(3).integers(0, 2, (2, 1, 5, 8)) == 1).at[..., 0].set(True)
+ROPE = rope_tables(jnp.arange(5.0)[:, None], (HEAD_DIM,))
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def attention():
+    module = Attention(HEADS, HEAD_DIM)
+    return module, filled(module, X)
+
+
+def test_it_equals_the_formula(attention):
+    module, variables = attention
+    p = jax.tree.map(np.asarray, variables["params"])
+    x, split = np.asarray(X), lambda y: y.reshape(2, 5, HEADS, HEAD_DIM)
+
+    def normed(name):
+        y = split(x @ p[name]["kernel"])
+        return p[f"{name}_norm"]["scale"] * y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6)
+
+    keys = np.concatenate([PREFIX[0], normed("key")], axis=1)
+    values = np.concatenate([PREFIX[1], split(x @ p["value"]["kernel"])], axis=1)
+    scores = np.einsum("bnhd,bshd->bhns", normed("query"), keys) / np.sqrt(HEAD_DIM)
+    scores = np.where(np.asarray(MASK), scores, -np.inf)
+    out = np.einsum("bhns,bshd->bnhd", softmax(scores), values).reshape(2, 5, -1) @ p["out"]["kernel"]
+    y, own = jax.jit(module.apply)(variables, X, PREFIX, None, MASK)
+    np.testing.assert_allclose(y, out, atol=1e-5)
+    np.testing.assert_allclose(own[0], normed("key"), atol=1e-5)
+
+
+def test_queries_and_keys_are_rotated_and_values_are_not(attention):
+    module, variables = attention
+    plain, turned = jax.jit(
+        lambda v: [module.apply(v, X, rope, method="keys_values") for rope in (None, ROPE)]
+    )(variables)
+    assert np.abs(np.asarray(plain[0]) - turned[0])[:, 1:].max() > 0.1
+    np.testing.assert_array_equal(plain[1], turned[1])
+
+
+def test_another_implementation_can_be_injected():
+    seen = {}
+
+    def mean_of_values(query, key, value, mask):
+        seen.update(mask=mask, keys=key.shape)
+        return jnp.broadcast_to(value.mean(1, keepdims=True), query.shape)
+
+    module = Attention(HEADS, HEAD_DIM, qk_norm=False, use_bias=True, attention_fn=mean_of_values)
+    shapes = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), X, PREFIX, None, MASK))
+    assert seen == {"mask": MASK, "keys": (2, 8, HEADS, HEAD_DIM)} and shapes[0][0].shape == X.shape
+    assert (
+        set(shapes[1]["params"]) == {"query", "key", "value", "out"} and "bias" in shapes[1]["params"]["out"]
+    )
+
+
+def test_half_precision_keeps_its_dtype():
+    module = Attention(HEADS, HEAD_DIM, dtype=jnp.bfloat16)
+    (y, own), _ = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), X, PREFIX, ROPE, MASK))
+    assert y.dtype == own[0].dtype == own[1].dtype == jnp.bfloat16
