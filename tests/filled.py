@@ -9,7 +9,7 @@ import numpy as np
 
 
 def filled(module: Any, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
-    """Variables of a Linen module, shaped by `init` but drawn with NumPy: nothing zero, everything of sensible size."""
+    """Variables of a Linen module, shaped by `init` but drawn with NumPy: nothing zero, all of sensible size."""
     shapes = jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, *args, **kwargs))
     rng = np.random.default_rng(seed)
 

@@ -22,7 +22,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
@@ -114,7 +114,7 @@ class BinaryQuantizer(nn.Module):
         """Thresholded bits, int32 in {0, 1}."""
         return (self.logits(z) > 0).astype(jnp.int32)
 
-    def decode(self, codes: Int[jax.Array, "B N n"]) -> Float[jax.Array, "B N D"]:
+    def decode(self, codes: Shaped[jax.Array, "B N n"]) -> Float[jax.Array, "B N D"]:
         """Sum of the embeddings of the ON bits, float32. Bits may also be given as floats, for interpolation."""
         return self._embed(codes.astype(jnp.float32))
 

@@ -6,7 +6,7 @@ The codebook may live in a space of fewer dimensions than the features (arXiv 21
 
     >>> import jax
     >>> from jaxtok.quantize.vq import VectorQuantizer
-    >>> quantizer = VectorQuantizer(codes=256, width=32, code_width=8)
+    >>> quantizer = VectorQuantizer(codes=256, width=32, code_width=8, learning="ema")
     >>> z = jax.random.normal(jax.random.key(0), (4, 8, 32))
     >>> variables = quantizer.init(jax.random.key(1), z)
     >>> out = quantizer.apply(variables, z)
@@ -94,7 +94,8 @@ class VectorQuantizer(nn.Module):
         else:
             start = self.variable("quantizer", "codebook", lambda: centred(self.make_rng("params")))
             self.variable("quantizer", "counts", lambda: jnp.ones((self.codes,), jnp.float32))
-            self.variable("quantizer", "sums", lambda: start.value)
+            # A copy: two leaves that share one buffer cannot be donated.
+            self.variable("quantizer", "sums", lambda: jnp.array(start.value))
             self.codebook = start.value
 
     def __call__(
