@@ -9,14 +9,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxtok.codes import CodeSpace, Condition
 from jaxtok.nn.cache import KVCache
 from jaxtok.nn.conditioning import for_layers
+from jaxtok.nn.linear import Dense
 from jaxtok.nn.modulation import AdaptiveLayerNorm, TimeEmbedding
 from jaxtok.nn.normalization import RMSNorm
-from jaxtok.nn.linear import Dense
 from jaxtok.nn.slots import SlotEmbedding, head_width
 from jaxtok.nn.transformer import Block, Remat, Stack
 
@@ -73,9 +74,9 @@ class LatentTransformer(nn.Module):
 
     def __call__(
         self,
-        codes: Int[jax.Array, "B N Q"],
+        codes: Int[jax.Array | np.ndarray, "B N Q"],
         condition: Condition | None = None,
-        t: Float[jax.Array, " B"] | None = None,
+        t: Float[jax.Array | np.ndarray, " B"] | None = None,
         cache: KVCache | None = None,
     ) -> Float[jax.Array, "B N F"]:
         """Logits of every token, float32.
@@ -90,14 +91,14 @@ class LatentTransformer(nn.Module):
           ValueError: a condition without a conditioner or the other way round, or a time where there is none.
         """
         self._check(condition, t, cache)
-        x = self.embedding(codes)
+        x = self.embedding(jnp.asarray(codes))
         if self.causal:
             first = jnp.broadcast_to(self.start_vector.astype(x.dtype), (x.shape[0], 1, x.shape[2]))
             x = jnp.concatenate([first, x[:, :-1]], axis=1)
         per_layer, context_mask = self._context(condition, cache)
         causal = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) if self.causal else None
         shared: dict[str, Any] = {"mask": _joint_mask(context_mask, causal, x.shape)}
-        time = self.time(t) if self.timed else None
+        time = self.time(jnp.asarray(t)) if self.timed else None
         if self.timed:
             shared["modulation"] = time
         return self._head(self.stack(x, per_layer, shared)[0], time)
@@ -174,7 +175,9 @@ class LatentTransformer(nn.Module):
             has, given = ("has no", "a") if self.conditioner is None else ("needs a", "no")
             raise ValueError(f"this prior {has} condition, but {given} condition was given")
         if (self.timed if timed is None else timed) != (t is not None):
-            raise ValueError(f"t={'None' if t is None else 'given'}, but this network is {'' if self.timed else 'not '}timed")
+            raise ValueError(
+                f"t={'None' if t is None else 'given'}, but this network is {'' if self.timed else 'not '}timed"
+            )
 
 
 def _joint_mask(context_mask, causal, shape):

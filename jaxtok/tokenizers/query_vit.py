@@ -13,7 +13,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, Shaped
 
 from jaxtok.codes import CodeSpace, Latents, Reconstruction
 from jaxtok.nn.images import to_float
@@ -23,6 +24,8 @@ from jaxtok.nn.patches import patchify, unpatchify
 from jaxtok.nn.resampling import DCDown, DCUp
 from jaxtok.nn.rope import RopeLayout, grid_coordinates, rope_tables
 from jaxtok.nn.transformer import Block, Remat, Stack
+
+Images = Shaped[jax.Array | np.ndarray, "B H W C"]  # uint8, or float in [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +51,14 @@ class ViTShape:
 
     def __post_init__(self):
         if sum(self.axes_dims) != self.head_dim:
-            raise ValueError(f"axes_dims={self.axes_dims} sum to {sum(self.axes_dims)}, head_dim is {self.head_dim}")
+            raise ValueError(
+                f"axes_dims={self.axes_dims} sum to {sum(self.axes_dims)}, head_dim is {self.head_dim}"
+            )
         after = self.resample_after
         if sorted(set(after)) != list(after) or any(not 0 <= index < self.layers for index in after):
-            raise ValueError(f"resample_after={after} must be increasing block indices below layers={self.layers}")
+            raise ValueError(
+                f"resample_after={after} must be increasing block indices below layers={self.layers}"
+            )
 
     @property
     def width(self) -> int:
@@ -119,11 +126,17 @@ class QueryEncoder(nn.Module):
         batch, height, width, _ = images.shape
         unit = self.patch * 2 ** len(self.shape.resample_after)
         if height % unit or width % unit:
-            raise ValueError(f"images of {height}x{width}: both sides must divide by {unit}; resize or crop them")
+            raise ValueError(
+                f"images of {height}x{width}: both sides must divide by {unit}; resize or crop them"
+            )
         grid = (height // self.patch, width // self.patch)
         x = Dense(self.shape.width, dtype=self.dtype, name="patch")(patchify(images, self.patch))
-        queries = self.param("queries", nn.initializers.normal(0.02), (self.tokens, self.shape.width), jnp.float32)
-        x = jnp.concatenate([jnp.broadcast_to(queries.astype(self.dtype), (batch, *queries.shape)), x], axis=1)
+        queries = self.param(
+            "queries", nn.initializers.normal(0.02), (self.tokens, self.shape.width), jnp.float32
+        )
+        x = jnp.concatenate(
+            [jnp.broadcast_to(queries.astype(self.dtype), (batch, *queries.shape)), x], axis=1
+        )
         for step, layers in enumerate(self.shape.segments):
             if step:
                 cells = x[:, self.tokens :].reshape(batch, *grid, self.shape.width)
@@ -168,8 +181,13 @@ class QueryDecoder(nn.Module):
           Float32 images, not clipped, and features: "alignment" [B, cells, align_width] in training when `align_after` is set.
 
         Raises:
-          ValueError: a size that does not divide by patch * 2**(number of doublings).
+          ValueError: a size that does not divide by patch * 2**(number of doublings), or a block to align that does not
+            exist.
         """
+        if self.align_after is not None and not 0 <= self.align_after < self.shape.layers:
+            raise ValueError(
+                f"align_after={self.align_after} must be a block index below layers={self.shape.layers}"
+            )
         batch, tokens, _ = latents.shape
         doublings = len(self.shape.resample_after)
         unit = self.patch * 2**doublings
@@ -178,7 +196,9 @@ class QueryDecoder(nn.Module):
         grid = (size[0] // unit, size[1] // unit)
         x = RMSNorm(dtype=self.dtype, name="in_norm")(latents)
         x = Dense(self.shape.width, dtype=self.dtype, name="in")(x)
-        mask = self.param("mask", nn.initializers.normal(0.02), (self.shape.width,), jnp.float32).astype(self.dtype)
+        mask = self.param("mask", nn.initializers.normal(0.02), (self.shape.width,), jnp.float32).astype(
+            self.dtype
+        )
         x = jnp.concatenate([x, jnp.broadcast_to(mask, (batch, grid[0] * grid[1], self.shape.width))], axis=1)
         features, first = {}, 0
         for step, layers in enumerate(self.shape.segments):
@@ -230,7 +250,7 @@ class QueryTokenizer(nn.Module):
 
     def __call__(
         self,
-        images: jax.Array,
+        images: Images,
         train: bool = False,
         key: jax.Array | None = None,
         temperature: float | jax.Array | None = None,
@@ -243,36 +263,43 @@ class QueryTokenizer(nn.Module):
           key: scalar key or one key per example; default the "quantizer" stream of `rngs`.
           temperature: of the quantizer's sampling; default its own.
         """
-        images = to_float(images)
+        images = jnp.asarray(to_float(images))
         quantized = self.quantizer(self.encoder(images), train=train, key=key, temperature=temperature)
         x_hat, features = self.decoder(quantized.values, (images.shape[1], images.shape[2]), train)
         return Reconstruction(quantized, x_hat, features)
 
-    def features(self, images: jax.Array) -> Float[jax.Array, "B K D"]:
+    def features(self, images: Images) -> Float[jax.Array, "B K D"]:
         """Encoder output before quantization."""
-        return self.encoder(to_float(images))
+        return self.encoder(jnp.asarray(to_float(images)))
 
-    def logits(self, images: jax.Array) -> Float[jax.Array, "B K n"]:
+    def logits(self, images: Images) -> Float[jax.Array, "B K n"]:
         """Bit logits, for quantizers that have them."""
         return self.quantizer.logits(self.features(images))
 
-    def encode(self, images: jax.Array) -> Latents:
+    def encode(self, images: Images) -> Latents:
         """Codes and their embeddings of uint8 or float [-1, 1] images [B, H, W, C]."""
         codes = self.quantizer.encode(self.features(images))
         return Latents(codes=codes, values=self.quantizer.decode(codes))
 
-    def embed(self, codes: jax.Array) -> Float[jax.Array, "B N D"]:
+    def embed(self, codes: jax.Array | np.ndarray) -> Float[jax.Array, "B N D"]:
         """Embeddings of codes int32 [B, N, Q] (or float bits, for interpolation)."""
-        return self.quantizer.decode(codes)
+        return self.quantizer.decode(jnp.asarray(codes))
 
-    def decode(self, latents: Latents | jax.Array, size: Sequence[int] | None = None) -> Float[jax.Array, "B H W C"]:
+    def decode(
+        self, latents: Latents | jax.Array | np.ndarray, size: Sequence[int] | None = None
+    ) -> Float[jax.Array, "B H W C"]:
         """Images of latents or codes, float32 around [-1, 1], at `size` (height, width) pixels; default `image_size`.
 
         A `mask` on the latents drops whole tokens: their embeddings become zero.
+
+        Raises:
+          ValueError: latents with neither codes nor values, or a size that does not fit the patches.
         """
         if not isinstance(latents, Latents):
             latents = Latents(codes=latents)
-        values = latents.values if latents.codes is None else self.quantizer.decode(latents.codes)
+        if latents.codes is None and latents.values is None:
+            raise ValueError("latents have neither codes nor values; there is nothing to decode")
+        values = jnp.asarray(latents.values) if latents.codes is None else self.embed(latents.codes)
         if latents.mask is not None:
             values = values * jnp.all(latents.mask, axis=-1, keepdims=True)
         height, width = self.image_size if size is None else size
