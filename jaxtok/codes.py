@@ -1,9 +1,9 @@
 """The vocabulary of the whole library: what a latent is.
 
-A discrete latent is an integer array `codes[B, N, Q]`: N tokens, each with Q slots, slot q taking one of `levels[q]`
-values. A vector-quantized image has one slot, a residual codec one slot per level, a binary latent one slot per bit.
-Quantizers produce such arrays, priors consume them, files store them and inspectors draw them, so any tokenizer can meet
-any prior.
+A discrete latent is an integer array `codes[B, N, Q]`: N tokens, each with Q slots, slot q taking one of
+`levels[q]` values. A vector-quantized image has one slot, a residual codec one slot per level, a binary
+latent one slot per bit. Quantizers produce such arrays, priors consume them, files store them and inspectors
+draw them, so any tokenizer can meet any prior.
 
 Mixed-radix order: slot 0 is the fastest digit everywhere, `index = sum_q codes[q] * prod_{p<q} levels[p]`.
 """
@@ -11,6 +11,7 @@ Mixed-radix order: slot 0 is the fastest digit everywhere, `index = sum_q codes[
 import dataclasses
 import functools
 import math
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,9 @@ from jaxtok.packing import pack_fields, unpack_fields
 
 Array = jax.Array | np.ndarray
 
-_LARGEST_INDEX = 2**32  # joint indices are int32, or uint32 where int32 is too small; nothing wider is exact on a TPU
+_LARGEST_INDEX = (
+    2**32
+)  # joint indices are int32, or uint32 where int32 is too small; nothing wider is exact on a TPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,9 @@ class CodeSpace:
     def __post_init__(self):
         levels = tuple(int(level) for level in self.levels)
         if not levels or any(level < 1 for level in levels):
-            raise ValueError(f"levels={self.levels}: a code space needs at least one slot and at least 1 level per slot")
+            raise ValueError(
+                f"levels={self.levels}: a code space needs at least one slot and at least 1 level per slot"
+            )
         object.__setattr__(self, "levels", levels)
 
     @classmethod
@@ -72,7 +77,7 @@ class CodeSpace:
         """Whether every slot is one bit."""
         return all(level == 2 for level in self.levels)
 
-    # -- joint index --------------------------------------------------------------------------------------------------
+    # -- joint index --
 
     @functools.cached_property
     def index_dtype(self) -> np.dtype:
@@ -83,8 +88,10 @@ class CodeSpace:
         """
         if self.size > _LARGEST_INDEX:
             raise ValueError(
-                f"a token of this space has {self.size:.3g} values ({self.bits:.1f} bits), more than the 2**32 that an exact "
-                "32-bit index can hold. Keep the slots apart, join groups of them with `regroup`, or store with `pack`."
+                f"a token of this space has {self.size:.3g} values ({self.bits:.1f} bits), more than the "
+                "2**32 that an exact "
+                "32-bit index can hold. Keep the slots apart, join groups of them with `regroup`, or store "
+                "with `pack`."
             )
         return np.dtype(np.int32 if self.size <= 2**31 else np.uint32)
 
@@ -92,7 +99,8 @@ class CodeSpace:
         """Mixed-radix index of each token, in [0, size).
 
         Args:
-          codes: integers [..., Q] with `0 <= codes[..., q] < levels[q]`; checked when they are concrete NumPy arrays.
+          codes: integers [..., Q] with `0 <= codes[..., q] < levels[q]`; checked when they are concrete NumPy
+            arrays.
 
         Returns:
           int32 [...] (uint32 if size > 2**31), exact: no arithmetic passes through a float.
@@ -124,7 +132,11 @@ class CodeSpace:
           ValueError: an index outside [0, size), or a space whose index does not fit 32 bits.
         """
         dtype, xp = self.index_dtype, _namespace(index)
-        if isinstance(index, np.ndarray) and index.size and not 0 <= int(index.min()) <= int(index.max()) < self.size:
+        if (
+            isinstance(index, np.ndarray)
+            and index.size
+            and not 0 <= int(index.min()) <= int(index.max()) < self.size
+        ):
             raise ValueError(f"indices span [{index.min()}, {index.max()}], this space has [0, {self.size})")
         rest, digits = xp.asarray(index).astype(dtype), []
         for level in self.levels:
@@ -134,7 +146,7 @@ class CodeSpace:
             rest = xp.zeros_like(rest) if whole else rest // dtype.type(level)
         return xp.stack([digit.astype(self.code_dtype) for digit in digits], axis=-1)
 
-    # -- regrouping ---------------------------------------------------------------------------------------------------
+    # -- regrouping --
 
     def regroup(self, groups: Sequence[Sequence[int]]) -> "Regrouping":
         """Merges slots: `regroup(((0, 1), (2, 3)))` turns four slots into two.
@@ -144,11 +156,13 @@ class CodeSpace:
         """
         return Regrouping(self, tuple(tuple(int(slot) for slot in group) for group in groups))
 
-    # -- storage ------------------------------------------------------------------------------------------------------
+    # -- storage --
 
     @functools.cached_property
     def _fields(self) -> tuple[tuple[int, ...], ...]:
-        """Neighbouring slots that share one bit field of a packed token: as many as keep the product within 2**32."""
+        """Neighbouring slots that share one bit field of a packed token: as many as keep the product within
+        2**32.
+        """
         groups, product = [[0]], self.levels[0]
         for slot, level in enumerate(self.levels[1:], start=1):
             product *= level
@@ -161,7 +175,9 @@ class CodeSpace:
 
     @functools.cached_property
     def packed_bits(self) -> int:
-        """Bits that one token takes in `pack`: equal to `bits` for powers of two, else rounded up once per 32-bit field."""
+        """Bits that one token takes in `pack`: equal to `bits` for powers of two, else rounded up once per
+        32-bit field.
+        """
         sizes = (math.prod(self.levels[slot] for slot in group) for group in self._fields)
         return sum((size - 1).bit_length() for size in sizes)
 
@@ -180,9 +196,13 @@ class CodeSpace:
         codes = np.asarray(codes)
         self._check_slots(codes)
         grouping = self.regroup(self._fields)
-        return pack_fields(grouping.merge(codes), [(level - 1).bit_length() for level in grouping.space.levels])
+        return pack_fields(
+            grouping.merge(codes), [(level - 1).bit_length() for level in grouping.space.levels]
+        )
 
-    def unpack(self, packed: UInt8[np.ndarray, "*batch bytes"], tokens: int) -> Integer[np.ndarray, "*batch N Q"]:
+    def unpack(
+        self, packed: UInt8[np.ndarray, "*batch bytes"], tokens: int
+    ) -> Integer[np.ndarray, "*batch N Q"]:
         """Inverse of `pack`: int32 [..., tokens, Q] (see `code_dtype`).
 
         Raises:
@@ -190,18 +210,25 @@ class CodeSpace:
         """
         needed = -(-tokens * self.packed_bits // 8)
         if packed.shape[-1] != needed:
-            raise ValueError(f"{packed.shape[-1]} bytes per item, but {tokens} tokens of {self.packed_bits} bits take {needed}")
+            raise ValueError(
+                f"{packed.shape[-1]} bytes per item, but {tokens} tokens of {self.packed_bits} bits take "
+                f"{needed}"
+            )
         grouping = self.regroup(self._fields)
         merged = unpack_fields(packed, tokens, [(level - 1).bit_length() for level in grouping.space.levels])
         return grouping.split(merged)
 
-    # -- checks -------------------------------------------------------------------------------------------------------
+    # -- checks --
 
     def _check_slots(self, codes: Array) -> None:
         if codes.ndim == 0 or codes.shape[-1] != self.slots:
-            raise ValueError(f"codes of shape {codes.shape}: the last axis must hold the {self.slots} slots of this space")
+            raise ValueError(
+                f"codes of shape {codes.shape}: the last axis must hold the {self.slots} slots of this space"
+            )
         if not jnp.issubdtype(codes.dtype, jnp.integer):
-            raise ValueError(f"codes are {codes.dtype}, expected integers; bits given as floats need `.astype(int)`")
+            raise ValueError(
+                f"codes are {codes.dtype}, expected integers; bits given as floats need `.astype(int)`"
+            )
 
     def _check_range(self, codes: Array) -> None:
         if not isinstance(codes, np.ndarray) or not codes.size:
@@ -210,7 +237,8 @@ class CodeSpace:
         for slot, level in enumerate(self.levels):
             if low[slot] < 0 or high[slot] >= level:
                 raise ValueError(
-                    f"slot {slot} holds codes in [{low[slot]}, {high[slot]}], its alphabet is [0, {level}). Absent tokens are "
+                    f"slot {slot} holds codes in [{low[slot]}, {high[slot]}], its alphabet is [0, {level}). "
+                    "Absent tokens are "
                     "marked by a mask, never by a code."
                 )
 
@@ -229,7 +257,9 @@ class Regrouping:
 
     def __post_init__(self):
         if sorted(slot for group in self.groups for slot in group) != list(range(self.source.slots)):
-            raise ValueError(f"groups {self.groups} must name each of the {self.source.slots} slots exactly once")
+            raise ValueError(
+                f"groups {self.groups} must name each of the {self.source.slots} slots exactly once"
+            )
         for part in self.parts:
             part.index_dtype  # noqa: B018 - raises when a merged slot does not fit
 
@@ -244,15 +274,22 @@ class Regrouping:
         return CodeSpace(tuple(part.size for part in self.parts))
 
     def merge(self, codes: Integer[Array, "... Q"]) -> Integer[Array, "... G"]:
-        """Codes of `source` to codes of `space`; int32, or uint32 when a merged slot needs it (see `code_dtype`)."""
+        """Codes of `source` to codes of `space`; int32, or uint32 when a merged slot needs it (see
+        `code_dtype`).
+        """
         self.source._check_slots(codes)
-        merged = [part.join(codes[..., np.array(group)]) for part, group in zip(self.parts, self.groups, strict=True)]
+        merged = [
+            part.join(codes[..., np.array(group)])
+            for part, group in zip(self.parts, self.groups, strict=True)
+        ]
         return _namespace(codes).stack([slot.astype(self.space.code_dtype) for slot in merged], axis=-1)
 
     def split(self, codes: Integer[Array, "... G"]) -> Integer[Array, "... Q"]:
         """Codes of `space` back to codes of `source`; int32 (see `code_dtype`)."""
         order = np.argsort([slot for group in self.groups for slot in group])
-        digits = [part.split(codes[..., g]).astype(self.source.code_dtype) for g, part in enumerate(self.parts)]
+        digits = [
+            part.split(codes[..., g]).astype(self.source.code_dtype) for g, part in enumerate(self.parts)
+        ]
         return _namespace(codes).concatenate(digits, axis=-1)[..., order]
 
 
@@ -262,8 +299,10 @@ class Layout:
 
     Attributes:
       tokens: N, the number of tokens.
-      scales: grid shape of each scale of a multi-scale code, coarse to fine (VAR: (1, 1), (2, 2), ...), or empty.
-      segments: name and number of tokens of each run of tokens ("semantic", "pixel", ...), in order, or empty.
+      scales: grid shape of each scale of a multi-scale code, coarse to fine (VAR: (1, 1), (2, 2), ...), or
+        empty.
+      segments: name and number of tokens of each run of tokens ("semantic", "pixel", ...), in order, or
+        empty.
     """
 
     tokens: int
@@ -271,9 +310,14 @@ class Layout:
     segments: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self):
-        for name, total in (("scales", sum(map(math.prod, self.scales))), ("segments", sum(n for _, n in self.segments))):
+        for name, total in (
+            ("scales", sum(map(math.prod, self.scales))),
+            ("segments", sum(n for _, n in self.segments)),
+        ):
             if getattr(self, name) and total != self.tokens:
-                raise ValueError(f"{name}={getattr(self, name)} cover {total} tokens, the layout has {self.tokens}")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} cover {total} tokens, the layout has {self.tokens}"
+                )
 
     def segment(self, name: str) -> slice:
         """Where a named segment lies on the token axis."""
@@ -295,10 +339,11 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Vocab:
-    """One table of token ids: the codes of every slot, then special tokens and classes, each as a named range.
+    """One table of token ids: the codes of every slot, then special tokens and classes, each as a named
+    range.
 
-    The ids of slot q start at `offsets[q]`; named ranges follow the codes in the order given. Embedding sizes, head sizes
-    and files all take their numbers from here, so no offset is ever added by hand.
+    The ids of slot q start at `offsets[q]`; named ranges follow the codes in the order given. Embedding
+    sizes, head sizes and files all take their numbers from here, so no offset is ever added by hand.
 
     Attributes:
       space: the code space.
@@ -316,7 +361,9 @@ class Vocab:
     @functools.cached_property
     def offsets(self) -> tuple[int, ...]:
         """First id of each slot."""
-        return tuple(np.concatenate([[0], np.cumsum(self.space.levels[:-1], dtype=np.int64)]).astype(int).tolist())
+        return tuple(
+            np.concatenate([[0], np.cumsum(self.space.levels[:-1], dtype=np.int64)]).astype(int).tolist()
+        )
 
     @functools.cached_property
     def size(self) -> int:
@@ -332,7 +379,9 @@ class Vocab:
             if other == name:
                 return range(start, start + count)
             start += count
-        raise ValueError(f"no range {name!r}; this vocabulary has {['codes', *(other for other, _ in self.ranges)]}")
+        raise ValueError(
+            f"no range {name!r}; this vocabulary has {['codes', *(other for other, _ in self.ranges)]}"
+        )
 
     def id(self, name: str, index: int = 0) -> int:
         """Id of entry `index` of a named range."""
@@ -354,6 +403,7 @@ class Vocab:
         return codes
 
 
+@typing.dataclass_transform(frozen_default=True)
 def pytree_dataclass(*static: str):
     """Registers a frozen dataclass as a pytree whose named fields are static.
 
@@ -373,7 +423,8 @@ class Latents:
     """A batch of latents.
 
     Attributes:
-      codes: int32 [B, N, Q] within the code space, or None for continuous latents. Never -1: absence is the mask.
+      codes: int32 [B, N, Q] within the code space, or None for continuous latents. Never -1: absence is the
+        mask.
       values: float32 [B, N, D], continuous latents or the embedding of the codes, or None.
       mask: bool [B, N, Q], True where a token or residual level is present; None means all are.
       positions: int32 [B, N, A] coordinates where order alone does not say (video, 3D, sets), or None.
@@ -408,7 +459,8 @@ class Reconstruction:
 
     Attributes:
       quantized: the quantizer's output.
-      x_hat: float32 reconstruction in the tokenizer's own range, or None for decoders that do not reconstruct in training.
+      x_hat: float32 reconstruction in the tokenizer's own range, or None for decoders that do not reconstruct
+        in training.
       features: named extra outputs (for example "alignment" for a REPA-style loss).
     """
 
@@ -422,10 +474,11 @@ class Condition:
     """What a prior is conditioned on.
 
     Attributes:
-      features: a pytree of arrays: class ids int32 [B], token ids int32 [B, T], text features float32 [B, T, D], or one
-        set of them per layer [L, B, T, D].
+      features: a pytree of arrays: class ids int32 [B], token ids int32 [B, T], text features float32 [B, T,
+        D], or one set of them per layer [L, B, T, D].
       mask: bool [B, T], True at real text positions; None means all are.
-      null: a `Condition` that stands for "no condition", its batch axes of size 1 or B; None when there is no such thing.
+      null: a `Condition` that stands for "no condition", its batch axes of size 1 or B; None when there is no
+        such thing.
       batch_axis: where the batch lies in the leaves of `features` (1 for layer-wise text).
     """
 
@@ -466,13 +519,17 @@ class Condition:
           ValueError: there is no null condition.
         """
         if self.null is None:
-            raise ValueError("this condition has no `null`, which guidance and caption dropout need; pass Condition(..., null=)")
+            raise ValueError(
+                "this condition has no `null`, which guidance and caption dropout need; pass Condition(..., "
+                "null=)"
+            )
 
         def repeat(axis):
             def rows(mine, other):
                 if other.shape[axis] not in (1, mine.shape[axis]):
                     raise ValueError(
-                        f"null has {other.shape[axis]} rows on axis {axis}; expected 1 or the batch size {mine.shape[axis]}"
+                        f"null has {other.shape[axis]} rows on axis {axis}; expected 1 or the batch size "
+                        f"{mine.shape[axis]}"
                     )
                 return jnp.broadcast_to(other, mine.shape)
 

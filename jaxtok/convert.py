@@ -1,13 +1,12 @@
 """Official checkpoints to systems, and back.
 
-    >>> from jaxtok import convert                                                         # doctest: +SKIP
-    >>> loaded = convert.load("instella_t2i", "bae/model.safetensors", config)             # doctest: +SKIP
-    >>> bae = loaded["bae"]                                                                # doctest: +SKIP
-    >>> latents = bae.module.apply(bae.variables, images, method="encode")                 # doctest: +SKIP
+>>> from jaxtok import convert                                                         # doctest: +SKIP
+>>> loaded = convert.load("instella_t2i", "bae/model.safetensors", config)             # doctest: +SKIP
+>>> bae = loaded["bae"]                                                                # doctest: +SKIP
+>>> latents = bae.module.apply(bae.variables, images, method="encode")                 # doctest: +SKIP
 """
 
 import dataclasses
-import importlib
 import json
 import logging
 import os
@@ -17,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.registry import system_class
 from jaxtok.weights import Table, load_table, read_tensors, save_table
 
 logger = logging.getLogger(__name__)
 
-# Where `official_components(config)` of each system stands.
-SYSTEMS = {"instella_t2i": "jaxtok.systems.image.instella_t2i"}
+# Systems with official weights.
+SYSTEMS = ("instella_t2i",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +30,16 @@ class Loaded:
     """One component of an official checkpoint, ready for `module.apply(variables, ...)`.
 
     Attributes:
+      role: what we call it: "tokenizer", "diffusion", ...
       module: Linen module of the checkpoint's configuration.
       variables: {"params": ...}, NumPy float32.
       extras: official tensors that the module does not use, by their official name.
       table: the mapping, for `save`.
-      prefix: what the component's tensors were called by in a file of several components, such as "bae.", or "".
+      prefix: what the component's tensors were called by in a file of several components, such as "bae.", or
+        "".
     """
 
+    role: str
     module: Any
     variables: dict[str, Any]
     extras: dict[str, np.ndarray]
@@ -53,24 +56,25 @@ def load(
 
     Args:
       system: name of the system, one of `SYSTEMS`.
-      tensors: mapping of official tensor names to arrays, or a path to a safetensors, npz or (with PyTorch installed,
-        `weights_only`) .pt file. Several components in one file stand behind prefixes ("bae.", "diff.", "ar."); a file of one
-        component without prefix is recognised.
-      config: official constructor arguments, as a mapping or JSON; default: the "config" entry of the file's metadata, else the
-        published configuration.
+      tensors: mapping of official tensor names to arrays, or a path to a safetensors, npz or (with PyTorch
+        installed, `weights_only`) .pt file. Several components in one file stand behind prefixes ("bae.",
+        "diff.", "ar."); a file of one component without prefix is recognised.
+      config: official constructor arguments, as a mapping or JSON; default: the "config" entry of the file's
+        metadata, else the published configuration.
 
     Returns:
       The components that the checkpoint holds, by name.
 
     Raises:
-      ValueError: an unknown system; nothing of the system in the file; or missing, unexpected or mis-shaped tensors, all listed.
+      ValueError: an unknown system; nothing of the system in the file; or missing, unexpected or mis-shaped
+        tensors, all listed.
     """
     if system not in SYSTEMS:
         raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
     arrays, metadata = read_tensors(tensors)
     config = metadata.get("config") if config is None else config
     config = json.loads(config) if isinstance(config, str) else config
-    components = importlib.import_module(SYSTEMS[system]).official_components(config)
+    components = system_class(system).official_components(config)
 
     loaded, rest = {}, dict(arrays)
     for name, component in components.items():
@@ -83,18 +87,23 @@ def load(
         if len(matches) != 1:
             expected = ", ".join(f"{name}. ({part.signature})" for name, part in components.items())
             raise ValueError(
-                f"no component of {system} among {len(rest)} tensors such as {sorted(rest)[:5]}; expected a prefix or a tensor of "
+                f"no component of {system} among {len(rest)} tensors such as {sorted(rest)[:5]}; expected a "
+                "prefix or a tensor of "
                 f"{expected}"
             )
         return {matches[0]: _load_component(components[matches[0]], rest, "")}
     if rest:
         groups = sorted({key.split(".")[0] for key in rest})
-        logger.warning("%s: %d tensors belong to no component and were left aside: %s", system, len(rest), groups)
+        logger.warning(
+            "%s: %d tensors belong to no component and were left aside: %s", system, len(rest), groups
+        )
     return loaded
 
 
 def save(loaded: Loaded | Mapping[str, Loaded]) -> dict[str, np.ndarray]:
-    """Official state dict of what `load` returned: every tensor of the checkpoint, used or not, under its official name."""
+    """Official state dict of what `load` returned: every tensor of the checkpoint, used or not, under its
+    official name.
+    """
     if isinstance(loaded, Loaded):
         state = save_table(loaded.table, loaded.variables["params"], loaded.extras)
         return {f"{loaded.prefix}{name}": tensor for name, tensor in state.items()}
@@ -103,4 +112,4 @@ def save(loaded: Loaded | Mapping[str, Loaded]) -> dict[str, np.ndarray]:
 
 def _load_component(component: OfficialComponent, tensors: Mapping[str, np.ndarray], prefix: str) -> Loaded:
     params, extras = load_table(component.table, tensors, component.shapes["params"])
-    return Loaded(component.module, {"params": params}, extras, component.table, prefix)
+    return Loaded(component.role, component.module, {"params": params}, extras, component.table, prefix)

@@ -1,8 +1,8 @@
 """Random numbers that depend on the example, not on where or in what company it is computed.
 
-Every draw that a loss or a sampler makes for a batch comes from one key per example, folded with the example's index in
-the global batch. Splitting the batch into micro-batches or over devices then changes nothing, which is what makes a run
-on one chip comparable with a run on a pod.
+Every draw that a loss or a sampler makes for a batch comes from one key per example, folded with the
+example's index in the global batch. Splitting the batch into micro-batches or over devices then changes
+nothing, which is what makes a run on one chip comparable with a run on a pod.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,9 @@ def example_keys(key: jax.Array, batch: int) -> jax.Array:
     if key.ndim == 0:
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch))
     if key.shape != (batch,):
-        raise ValueError(f"got keys of shape {key.shape} for a batch of {batch}; pass one scalar key or {batch} keys")
+        raise ValueError(
+            f"got keys of shape {key.shape} for a batch of {batch}; pass one scalar key or {batch} keys"
+        )
     return key
 
 
@@ -49,7 +51,9 @@ def normal(keys: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 
 def bernoulli(keys: jax.Array, p: jax.Array) -> jax.Array:
-    """Coins with the given probabilities [B, ...] of being True, row b drawn from `keys[b]` alone; bool like `p`."""
+    """Coins with the given probabilities [B, ...] of being True, row b drawn from `keys[b]` alone; bool like
+    `p`.
+    """
     return uniform(keys, p.shape[1:]) < p
 
 

@@ -6,8 +6,11 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 
-def pack_fields(values: Integer[np.ndarray, "*batch N F"], widths: Sequence[int]) -> UInt8[np.ndarray, "*batch bytes"]:
-    """Packs F unsigned fields per token, field f in `widths[f]` <= 32 bits, into bytes (little-endian bit order).
+def pack_fields(
+    values: Integer[np.ndarray, "*batch N F"], widths: Sequence[int]
+) -> UInt8[np.ndarray, "*batch bytes"]:
+    """Packs F unsigned fields per token, field f in `widths[f]` <= 32 bits, into bytes (little-endian bit
+    order).
 
     Returns:
       uint8 [..., ceil(N * sum(widths) / 8)]; the unused high bits of the last byte are zero.
@@ -27,5 +30,7 @@ def unpack_fields(
     flat = np.unpackbits(packed, axis=-1, count=tokens * total, bitorder="little")
     flat = flat.reshape(*packed.shape[:-1], tokens, total).astype(np.uint32)
     fields = np.split(flat, np.cumsum(widths)[:-1], axis=-1)
-    values = [(field << np.arange(field.shape[-1], dtype=np.uint32)).sum(-1, dtype=np.uint32) for field in fields]
+    values = [
+        (field << np.arange(field.shape[-1], dtype=np.uint32)).sum(-1, dtype=np.uint32) for field in fields
+    ]
     return np.stack(values, axis=-1)

@@ -13,7 +13,9 @@ from jaxtok.nn.normalization import RMSNorm
 from jaxtok.nn.rope import Rope, apply_rope
 
 Heads = Float[jax.Array, "B N H D"]
-Keys = Float[jax.Array, "B S K D"]  # their number differs from that of the queries, and so may that of their heads
+Keys = Float[
+    jax.Array, "B S K D"
+]  # their number differs from that of the queries, and so may that of their heads
 AttentionFn = Callable[..., jax.Array]
 
 
@@ -43,8 +45,8 @@ class Attention(nn.Module):
       use_bias: whether the projections have biases.
       attention_fn: `(query, key, value, mask) -> output`.
       dtype: computation dtype.
-      key_heads: heads of the keys and values, a divisor of `heads` whose consecutive groups share them (grouped-query
-        attention, arXiv 2305.13245); None for as many as `heads`.
+      key_heads: heads of the keys and values, a divisor of `heads` whose consecutive groups share them
+        (grouped-query attention, arXiv 2305.13245); None for as many as `heads`.
     """
 
     heads: int
@@ -61,8 +63,14 @@ class Attention(nn.Module):
 
         key_heads = self.key_heads or self.heads
         if self.heads % key_heads:
-            raise ValueError(f"key_heads={key_heads} does not divide heads={self.heads}; every group of queries needs one")
-        self.query, self.key, self.value = projection(self.heads), projection(key_heads), projection(key_heads)
+            raise ValueError(
+                f"key_heads={key_heads} does not divide heads={self.heads}; every group of queries needs one"
+            )
+        self.query, self.key, self.value = (
+            projection(self.heads),
+            projection(key_heads),
+            projection(key_heads),
+        )
         if self.qk_norm:
             self.query_norm, self.key_norm = RMSNorm(dtype=self.dtype), RMSNorm(dtype=self.dtype)
 
@@ -92,7 +100,8 @@ class Attention(nn.Module):
 
         Args:
           x: the sequence.
-          prefix: keys and values [B, P, K, head_dim] that come before those of `x` (text, cached tokens), already rotated.
+          prefix: keys and values [B, P, K, head_dim] that come before those of `x` (text, cached tokens),
+            already rotated.
           rope: tables for the positions of `x`.
           mask: True where a query may look, over the P + N keys.
 

@@ -34,3 +34,8 @@ def byte_ids(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]
         if not len(encoded):
             row[0] = END
     return ids, ids != PADDING
+
+
+def byte_string(ids: np.ndarray) -> str:
+    """The text of one row of `byte_ids`; bytes cut inside a character become the replacement character."""
+    return bytes(int(i) - 1 for i in ids if PADDING < i < END).decode(errors="replace")

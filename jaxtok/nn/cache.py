@@ -38,13 +38,15 @@ class KVCache:
         """Tokens that fit."""
         return self.keys.shape[2] - self.context
 
-    def visible(self, queries: int, mask: Bool[jax.Array, "B S C"] | None = None) -> Bool[jax.Array, "B 1 S K"]:
+    def visible(
+        self, queries: int, mask: Bool[jax.Array, "B S C"] | None = None
+    ) -> Bool[jax.Array, "B 1 S K"]:
         """Which of the T + capacity + S keys each of S new tokens sees.
 
         Args:
           queries: S.
-          mask: visibility of the `capacity` cached tokens followed by the S new ones, [B, S, capacity + S]; default all cached
-            tokens and the new ones up to itself.
+          mask: visibility of the `capacity` cached tokens followed by the S new ones, [B, S, capacity + S];
+            default all cached tokens and the new ones up to itself.
         """
         batch = self.context_mask.shape[0]
         filled = jnp.arange(self.capacity) < self.length[:, None]
@@ -59,17 +61,22 @@ class KVCache:
     def append(self, keys: jax.Array, values: jax.Array) -> "KVCache":
         """Writes the keys and values [L, B, S, H, head_dim] of S new tokens behind each row's filled ones.
 
-        The caller sees to it that every row has room: lengths are not known when this is compiled, and tokens beyond the
+        The caller sees to it that every row has room: lengths are not known when this is compiled, and tokens
+          beyond the
         capacity would overwrite the last ones.
 
         Raises:
           ValueError: more new tokens than the capacity.
         """
         if keys.shape[2] > self.capacity:
-            raise ValueError(f"{keys.shape[2]} tokens do not fit a cache of capacity {self.capacity}; start it with more")
+            raise ValueError(
+                f"{keys.shape[2]} tokens do not fit a cache of capacity {self.capacity}; start it with more"
+            )
 
         def write(buffer, new, start):
-            return jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), self.context + start, axis=1)
+            return jax.lax.dynamic_update_slice_in_dim(
+                buffer, new.astype(buffer.dtype), self.context + start, axis=1
+            )
 
         rows = jax.vmap(write, in_axes=(1, 1, 0), out_axes=1)
         return dataclasses.replace(
@@ -80,7 +87,8 @@ class KVCache:
         )
 
     def keep(self, indices: Int[jax.Array, "B M"], length: Int[jax.Array, " B"] | None = None) -> "KVCache":
-        """Keeps the given tokens of each row, in the given order; for speculation (accept a path) and editing (cut the end).
+        """Keeps the given tokens of each row, in the given order; for speculation (accept a path) and editing
+        (cut the end).
 
         Args:
           indices: which filled tokens become tokens 0..M-1.

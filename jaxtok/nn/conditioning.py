@@ -1,7 +1,7 @@
 """What a prior is told: each conditioner turns a `Condition` into text-like features per layer.
 
-All return features [L', B, T, E] and a mask bool [B, T]; a prior of L layers reads them through `for_layers`, so that a text
-encoder of any depth can feed it layer by layer.
+All return features [L', B, T, E] and a mask bool [B, T]; a prior of L layers reads them through `for_layers`,
+so that a text encoder of any depth can feed it layer by layer.
 """
 
 from typing import Any
@@ -18,7 +18,9 @@ LayerFeatures = tuple[Float[jax.Array, "L B T E"], Bool[jax.Array, "B T"]]
 
 
 class LayerwiseConditioner(nn.Module):
-    """Features that a frozen encoder made beforehand: [L', B, T, E] with `batch_axis=1`, or [B, T, E] for all layers alike."""
+    """Features that a frozen encoder made beforehand: [L', B, T, E] with `batch_axis=1`, or [B, T, E] for all
+    layers alike.
+    """
 
     @nn.compact
     def __call__(self, condition: Condition) -> LayerFeatures:
@@ -64,7 +66,9 @@ class TextConditioner(nn.Module):
 
 
 def for_layers(features: Float[jax.Array, "L B T E"], layers: int) -> jax.Array:
-    """Spreads the layers of an encoder over those of a prior: prior layer l reads encoder layer floor(l L' / L)."""
+    """Spreads the layers of an encoder over those of a prior: prior layer l reads encoder layer floor(l L' /
+    L).
+    """
     if features.shape[0] == layers:
         return features
     return features[jnp.arange(layers) * features.shape[0] // layers]

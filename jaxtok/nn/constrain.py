@@ -13,8 +13,8 @@ def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
 
     Args:
       x: the activation.
-      axes: mesh axis name(s) per dimension of `x`, or None. Names that the mesh lacks, and axes whose size does not divide
-        the dimension, are left out.
+      axes: mesh axis name(s) per dimension of `x`, or None. Names that the mesh lacks, and axes whose size
+        does not divide the dimension, are left out.
 
     Returns:
       x, constrained; x itself when no mesh is set or it is not the automatic kind.
@@ -22,7 +22,11 @@ def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or len(axes) != x.ndim:
         return x
-    auto = {n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == jax.sharding.AxisType.Auto}
+    auto = {
+        n
+        for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == jax.sharding.AxisType.Auto
+    }
 
     def usable(dim, names):
         names = tuple(n for n in ((names,) if isinstance(names, str) else names or ()) if n in auto)

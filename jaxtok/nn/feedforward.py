@@ -11,7 +11,8 @@ from jaxtok.nn.linear import Dense
 
 
 class FeedForward(nn.Module):
-    """SwiGLU, `down(silu(gate(x)) * up(x))` (arXiv 2002.05202), or GELU, `down(gelu(up(x)))` with the tanh form.
+    """SwiGLU, `down(silu(gate(x)) * up(x))` (arXiv 2002.05202), or GELU, `down(gelu(up(x)))` with the tanh
+    form.
 
     Attributes:
       hidden: inner width.

@@ -20,7 +20,8 @@ def to_float(images: Shaped[Array, "*batch H W C"]) -> Float[Array, "*batch H W 
         raise ValueError(f"images are {images.dtype}; expected uint8, or floats in [-1, 1]")
     if isinstance(images, np.ndarray) and images.size and (images.min() < -1.001 or images.max() > 1.001):
         raise ValueError(
-            f"pixels span [{images.min():.4g}, {images.max():.4g}]; expected uint8, or floats in [-1, 1]. Pass uint8, or rescale."
+            f"pixels span [{images.min():.4g}, {images.max():.4g}]; expected uint8, or floats in [-1, 1]. "
+            "Pass uint8, or rescale."
         )
     return images.astype(jnp.float32)
 

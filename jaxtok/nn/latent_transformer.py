@@ -1,7 +1,9 @@
-"""The network of a prior: a transformer over latent tokens that reads the condition as extra keys in every layer.
+"""The network of a prior: a transformer over latent tokens that reads the condition as extra keys in every
+layer.
 
-It is the skeleton of both Instella-T2I priors (arXiv 2506.21022): layer l of the prior takes layer l of the text encoder through
-a linear map of its own as keys and values beside those of the image; text never enters the residual stream.
+It is the skeleton of both Instella-T2I priors (arXiv 2506.21022): layer l of the prior takes layer l of the
+text encoder through a linear map of its own as keys and values beside those of the image; text never enters
+the residual stream.
 """
 
 from typing import Any
@@ -29,10 +31,11 @@ class LatentTransformer(nn.Module):
       space: alphabet of a token.
       tokens: N.
       layers, heads, head_dim: size; the width is heads * head_dim.
-      causal: predict token i from tokens before it (input: a learned start vector, then the codes); else predict all tokens from
-        all.
+      causal: predict token i from tokens before it (input: a learned start vector, then the codes); else
+        predict all tokens from all.
       timed: modulate every block by an embedding of a time (AdaLN); else RMS norms.
-      conditioner: module that turns a `Condition` into features per layer, or None for an unconditional prior.
+      conditioner: module that turns a `Condition` into features per layer, or None for an unconditional
+        prior.
       remat, unroll: see `Stack`.
       dtype: computation dtype; logits are float32.
     """
@@ -104,7 +107,8 @@ class LatentTransformer(nn.Module):
         return self._head(self.stack(x, per_layer, shared)[0], time)
 
     def start(self, condition: Condition | None, capacity: int, batch: int | None = None) -> KVCache:
-        """A cache with the condition's keys and values, projected once per layer, and room for `capacity` tokens.
+        """A cache with the condition's keys and values, projected once per layer, and room for `capacity`
+        tokens.
 
         Args:
           condition: what to generate.
@@ -138,8 +142,8 @@ class LatentTransformer(nn.Module):
 
         Args:
           cache: from `start` or an earlier step.
-          inputs: for each position the token before it, codes int32 [B, S, Q] or embeddings float [B, S, D]. At position 0 the
-            start vector is used whatever is given.
+          inputs: for each position the token before it, codes int32 [B, S, Q] or embeddings float [B, S, D].
+            At position 0 the start vector is used whatever is given.
           positions: 0..N-1.
           mask: see `KVCache.visible`.
 
@@ -176,7 +180,8 @@ class LatentTransformer(nn.Module):
             raise ValueError(f"this prior {has} condition, but {given} condition was given")
         if (self.timed if timed is None else timed) != (t is not None):
             raise ValueError(
-                f"t={'None' if t is None else 'given'}, but this network is {'' if self.timed else 'not '}timed"
+                f"t={'None' if t is None else 'given'}, but this network is "
+                f"{'' if self.timed else 'not '}timed"
             )
 
 

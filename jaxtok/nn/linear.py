@@ -13,7 +13,8 @@ Initializer = Any  # jax.nn.initializers.Initializer is a protocol without run-t
 class Dense(nn.Module):
     """Affine map of the last axis, `y = x W + b`.
 
-    Leading axes are flattened to one before the product: XLA's CPU back end runs the two-dimensional product and, above all,
+    Leading axes are flattened to one before the product: XLA's CPU back end runs the two-dimensional product
+      and, above all,
     its weight gradient about twice as fast, and accelerators do not care.
 
     Attributes:

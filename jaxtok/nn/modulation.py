@@ -34,7 +34,8 @@ class Modulation(nn.Module):
 
 
 class AdaptiveLayerNorm(nn.Module):
-    """`LayerNorm(x) * (1 + scale(c)) + shift(c)` as the last normalisation of a network, in the order (scale, shift).
+    """`LayerNorm(x) * (1 + scale(c)) + shift(c)` as the last normalisation of a network, in the order (scale,
+    shift).
 
     Attributes:
       dtype: computation dtype.
@@ -53,8 +54,8 @@ class TimeEmbedding(nn.Module):
 
     Attributes:
       width: output width.
-      frequencies: number of sinusoid pairs, spaced geometrically from 1 to `1 / max_period` radians per unit after scaling the
-        time by 1000; 0 feeds the scalar itself, as Instella-T2I does.
+      frequencies: number of sinusoid pairs, spaced geometrically from 1 to `1 / max_period` radians per unit
+        after scaling the time by 1000; 0 feeds the scalar itself, as Instella-T2I does.
       max_period: slowest period.
       dtype: computation dtype.
     """

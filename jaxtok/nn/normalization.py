@@ -1,4 +1,6 @@
-"""Normalisation layers. Statistics are float32 whatever the input: bfloat16 sums of squares lose the small channels."""
+"""Normalisation layers. Statistics are float32 whatever the input: bfloat16 sums of squares lose the small
+channels.
+"""
 
 from typing import Any
 
@@ -51,7 +53,14 @@ class LayerNorm(nn.Module):
         return x.astype(self.dtype)
 
 
-def make_norm(kind: str, *, affine: bool = True, epsilon: float = 1e-6, dtype: Any = jnp.float32, name: str | None = None):
+def make_norm(
+    kind: str,
+    *,
+    affine: bool = True,
+    epsilon: float = 1e-6,
+    dtype: Any = jnp.float32,
+    name: str | None = None,
+):
     """A normalisation layer by name: "rms" or "layer".
 
     Raises:
@@ -61,4 +70,6 @@ def make_norm(kind: str, *, affine: bool = True, epsilon: float = 1e-6, dtype: A
         return RMSNorm(epsilon=epsilon, dtype=dtype, name=name)
     if kind == "layer":
         return LayerNorm(epsilon=epsilon, affine=affine, dtype=dtype, name=name)
-    raise ValueError(f"norm={kind!r} with affine={affine}; choose 'rms' or 'layer' ('rms' always has its scale)")
+    raise ValueError(
+        f"norm={kind!r} with affine={affine}; choose 'rms' or 'layer' ('rms' always has its scale)"
+    )

@@ -13,12 +13,17 @@ def patchify(images: Shaped[jax.Array, "B H W C"], patch: int) -> Shaped[jax.Arr
     """
     batch, height, width, channels = images.shape
     if height % patch or width % patch:
-        raise ValueError(f"images of {height}x{width} do not divide into {patch}x{patch} patches; resize or crop them first")
+        raise ValueError(
+            f"images of {height}x{width} do not divide into {patch}x{patch} patches; resize or crop them "
+            "first"
+        )
     x = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
 
 
-def unpatchify(tokens: Float[jax.Array, "B N P"], height: int, width: int, patch: int) -> Float[jax.Array, "B H W C"]:
+def unpatchify(
+    tokens: Float[jax.Array, "B N P"], height: int, width: int, patch: int
+) -> Float[jax.Array, "B H W C"]:
     """Inverse of `patchify` for a grid of `height` x `width` patches."""
     batch = tokens.shape[0]
     x = tokens.reshape(batch, height, width, patch, patch, -1)

@@ -1,12 +1,15 @@
 """Rotary position embeddings over one to four axes with real coordinates (arXiv 2104.09864).
 
-The head is divided among the axes: axis a gets `axes_dims[a]` channels, that is `axes_dims[a] / 2` rotation planes with
-frequencies `theta ** (-2 i / axes_dims[a])`. Coordinates are real numbers, so a grid of any resolution can span one range.
+The head is divided among the axes: axis a gets `axes_dims[a]` channels, that is `axes_dims[a] / 2` rotation
+  planes with
+frequencies `theta ** (-2 i / axes_dims[a])`. Coordinates are real numbers, so a grid of any resolution can
+span one range.
 
 Layouts:
   "half": plane j is the channel pair (j, j + head_dim / 2). The default.
   "interleaved": plane j is the channel pair (2 j, 2 j + 1).
-  "instella": tables repeated as for "interleaved" but applied to the pairs of "half". Partners then carry different
+  "instella": tables repeated as for "interleaved" but applied to the pairs of "half". Partners then carry
+  different
     angles, so it is not a rotation; the released Instella-T2I weights were trained with it and need it.
 """
 
@@ -57,13 +60,18 @@ def rope_tables(
       ValueError: number of axes, odd channel counts, or an unknown layout.
     """
     if positions.shape[-1] != len(axes_dims):
-        raise ValueError(f"positions have {positions.shape[-1]} axes, axes_dims={axes_dims} has {len(axes_dims)}")
+        raise ValueError(
+            f"positions have {positions.shape[-1]} axes, axes_dims={axes_dims} has {len(axes_dims)}"
+        )
     if any(dim % 2 for dim in axes_dims):
-        raise ValueError(f"axes_dims={axes_dims}: every axis needs an even number of channels, two per rotation plane")
+        raise ValueError(
+            f"axes_dims={axes_dims}: every axis needs an even number of channels, two per rotation plane"
+        )
     if layout not in ("half", "interleaved", "instella"):
         raise ValueError(f"layout={layout!r}; choose 'half', 'interleaved' or 'instella'")
     angles = [
-        positions[..., axis, None].astype(jnp.float32) * theta ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+        positions[..., axis, None].astype(jnp.float32)
+        * theta ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
         for axis, dim in enumerate(axes_dims)
     ]
     planes = jnp.concatenate(angles, axis=-1)
@@ -88,8 +96,8 @@ def grid_coordinates(height: int, width: int, scale: float | int | None = None) 
 
     Args:
       height, width: cells.
-      scale: if given, rows and columns are stretched to span [0, scale - 1], so that every resolution covers the same
-        range and corner cells have the same coordinates at all of them; else they are 0, 1, 2, ...
+      scale: if given, rows and columns are stretched to span [0, scale - 1], so that every resolution covers
+        the same range and corner cells have the same coordinates at all of them; else they are 0, 1, 2, ...
     """
 
     def axis(cells):

@@ -1,7 +1,7 @@
 """Codes going into a network and logits coming out, for any code space.
 
-A binary space feeds its bits to one linear map and reads one logit per bit (the logit of "on"); any other space sums one
-embedding per slot and reads `levels[q]` logits per slot, slot after slot.
+A binary space feeds its bits to one linear map and reads one logit per bit (the logit of "on"); any other
+space sums one embedding per slot and reads `levels[q]` logits per slot, slot after slot.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """Pre-norm transformer blocks, scanned over layers and rematerialised by policy.
 
-One block serves tokenizers (rotary positions, no conditioning) and priors (learned positions per layer, text as extra keys,
-modulation by time). A stack keeps its parameters with a leading layer axis, so it compiles once however deep it is.
+One block serves tokenizers (rotary positions, no conditioning) and priors (learned positions per layer, text
+as extra keys, modulation by time). A stack keeps its parameters with a leading layer axis, so it compiles
+once however deep it is.
 """
 
 from typing import Any, Literal
@@ -16,7 +17,6 @@ from jaxtok.nn.feedforward import FeedForward
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.modulation import Modulation
 from jaxtok.nn.normalization import make_norm
-from jaxtok.nn.rope import Rope
 
 Collect = Literal["nothing", "hidden", "keys_values", "context"]
 Remat = Literal["none", "full", "dots"]
@@ -38,8 +38,8 @@ class Block(nn.Module):
       feed_forward: "swiglu" or "gelu".
       qk_norm: RMS norm on each head's queries and keys.
       attention_bias, feed_forward_bias: biases.
-      modulated: shift, scale and gate both halves by vectors made from a conditioning vector (AdaLN); `norm` is then a layer
-        norm without its own scale and bias.
+      modulated: shift, scale and gate both halves by vectors made from a conditioning vector (AdaLN); `norm`
+        is then a layer norm without its own scale and bias.
       positions: length of a learned position table, added after the first norm; 0 for none.
       attention_fn: implementation of attention.
       dtype: computation dtype.
@@ -77,14 +77,16 @@ class Block(nn.Module):
 
         Args:
           x: [B, N, D].
-          layer: inputs of this layer: "context" [B, T, E], text features that become extra keys and values through a linear
-            map of their own; "prefix", ready-made keys and values ([B, P, H, head_dim], the same).
-          shared: inputs that all layers share: "rope" (`Rope`), "mask" bool [#B, #H, N, P + T + N], "modulation" [B, E],
-            "position_ids" int32 [B, N] into the learned table (0..N-1 if absent).
+          layer: inputs of this layer: "context" [B, T, E], text features that become extra keys and values
+            through a linear map of their own; "prefix", ready-made keys and values ([B, P, H, head_dim], the
+            same).
+          shared: inputs that all layers share: "rope" (`Rope`), "mask" bool [#B, #H, N, P + T + N],
+            "modulation" [B, E], "position_ids" int32 [B, N] into the learned table (0..N-1 if absent).
           collect: what to return beside x.
 
         Returns:
-          x [B, N, D], and the hidden state after this block, its keys and values, those of the context, or None.
+          x [B, N, D], and the hidden state after this block, its keys and values, those of the context, or
+          None.
         """
         prefix = self._prefix(layer)
         if collect == "context":
@@ -93,7 +95,9 @@ class Block(nn.Module):
 
         def norm(name):
             kind = "layer" if self.modulated else self.norm
-            return make_norm(kind, affine=not self.modulated, epsilon=self.norm_epsilon, dtype=self.dtype, name=name)
+            return make_norm(
+                kind, affine=not self.modulated, epsilon=self.norm_epsilon, dtype=self.dtype, name=name
+            )
 
         shift1 = shift2 = 0.0
         scale1 = scale2 = gate1 = gate2 = 1.0
@@ -104,13 +108,17 @@ class Block(nn.Module):
 
         h = norm("attention_norm")(x) * scale1 + shift1
         if self.positions:
-            table = self.param("positions", nn.initializers.zeros, (self.positions, width), jnp.float32).astype(self.dtype)
+            table = self.param(
+                "positions", nn.initializers.zeros, (self.positions, width), jnp.float32
+            ).astype(self.dtype)
             ids = shared.get("position_ids")
             h = h + (table[: x.shape[1]] if ids is None else table[ids])
         attended, own = self.attention(h, prefix, shared.get("rope"), shared.get("mask"))
         x = x + gate1 * attended
         h = norm("feed_forward_norm")(x) * scale2 + shift2
-        feed_forward = FeedForward(self.hidden, self.feed_forward, self.feed_forward_bias, self.dtype, name="feed_forward")
+        feed_forward = FeedForward(
+            self.hidden, self.feed_forward, self.feed_forward_bias, self.dtype, name="feed_forward"
+        )
         x = x + gate2 * feed_forward(h)
         x = constrain(x, ("data", "fsdp"), None, None)
         return x, {"nothing": None, "hidden": x, "keys_values": own}[collect]
@@ -123,16 +131,19 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """`layers` blocks in a row, scanned: parameters have a leading layer axis, compile time does not grow with depth.
+    """`layers` blocks in a row, scanned: parameters have a leading layer axis, compile time does not grow
+    with depth.
 
     Attributes:
-      block: the block that is repeated (each layer has its own parameters).
+      block: the block that is repeated (each layer has its own parameters): `Block`, or a module that is
+        called like it.
       layers: how often.
-      remat: what the backward pass recomputes: "none", "full" (keep only each layer's input) or "dots" (keep matrix products).
+      remat: what the backward pass recomputes: "none", "full" (keep only each layer's input) or "dots" (keep
+        matrix products).
       unroll: layers per iteration of the scan; more compile slower and, on CPU, can run faster.
     """
 
-    block: Block
+    block: nn.Module
     layers: int
     remat: Remat = "none"
     unroll: int = 1
@@ -151,8 +162,9 @@ class Stack(nn.Module):
           x: [B, N, D].
           per_layer: inputs with a leading axis of length `layers`, see `Block`.
           shared: inputs that all layers share, see `Block`.
-          collect: "hidden" also returns every layer's output [L, B, N, D], "keys_values" every layer's keys and values of x
-            ([L, B, N, H, head_dim] each), "context" only those of the context (x passes through), "nothing" None.
+          collect: "hidden" also returns every layer's output [L, B, N, D], "keys_values" every layer's keys
+            and values of x ([L, B, N, H, head_dim] each), "context" only those of the context (x passes
+            through), "nothing" None.
 
         Returns:
           x [B, N, D] and what was collected.
@@ -163,7 +175,10 @@ class Stack(nn.Module):
         per_layer, shared = per_layer or {}, shared or {}
         for leaf in jax.tree.leaves(per_layer):
             if leaf.shape[0] != self.layers:
-                raise ValueError(f"a per-layer input has {leaf.shape[0]} layers (shape {leaf.shape}), the stack {self.layers}")
+                raise ValueError(
+                    f"a per-layer input has {leaf.shape[0]} layers (shape {leaf.shape}), the stack "
+                    f"{self.layers}"
+                )
 
         def body(block, x, layer):
             return block(x, layer, shared, collect)
@@ -171,9 +186,14 @@ class Stack(nn.Module):
         if self.remat != "none":
             if self.remat not in _POLICIES:
                 raise ValueError(f"remat={self.remat!r}; choose 'none', {', '.join(map(repr, _POLICIES))}")
-            # Inside a scan XLA cannot merge the recomputation with the forward pass, so the barrier is not needed.
+            # Inside a scan XLA cannot merge the recomputation with the forward pass, so the barrier is not
+            # needed.
             body = nn.remat(body, policy=_POLICIES[self.remat], prevent_cse=False)
         scan = nn.scan(
-            body, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers, unroll=self.unroll
+            body,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.layers,
+            unroll=self.unroll,
         )
         return scan(self.block, x, per_layer)

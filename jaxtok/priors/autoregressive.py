@@ -1,7 +1,7 @@
 """Next-token prior with one independent head per slot.
 
-For binary latents every head is a Bernoulli (Instella-T2I, arXiv 2506.21022); for any other code space it is a categorical over
-the slot's levels. Tokens are generated in order with a static cache.
+For binary latents every head is a Bernoulli (Instella-T2I, arXiv 2506.21022); for any other code space it is
+a categorical over the slot's levels. Tokens are generated in order with a static cache.
 """
 
 import dataclasses
@@ -33,7 +33,9 @@ class AutoregressiveSettings:
 
     def __post_init__(self):
         if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} must be at least 0 (0 takes the most likely value)")
+            raise ValueError(
+                f"temperature={self.temperature} must be at least 0 (0 takes the most likely value)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,9 @@ class Autoregressive:
                 logits = guide_stacked(logits, settings.guidance, "c+w(c-u)")
             codes = sample_slots(logits, prior.space, random.fold(keys, position), settings.temperature)
             if given is not None:
-                known, mask = (jax.lax.dynamic_slice_in_dim(x, position, 1, axis=1) for x in (given.codes, given.mask))
+                known, mask = (
+                    jax.lax.dynamic_slice_in_dim(x, position, 1, axis=1) for x in (given.codes, given.mask)
+                )
                 codes = jnp.where(mask, known, codes)
             return (cache, codes), codes[:, 0]
 

@@ -1,8 +1,9 @@
 """Bit-flip (Bernoulli) diffusion over binary latents, as in Instella-T2I (arXiv 2506.21022).
 
-Forward process, t in [0, 1]:  P(x_t = 1 | x_0) = (1 - t) x_0 + t / 2: every bit is flipped independently with probability t / 2.
-The network reads x_t and t and predicts, per bit, the logit o that the bit was flipped; the logit that x_0 = 1 is then
-(1 - x_t) o - x_t o, and the loss is the cross-entropy of x_0, which equals that of the flip itself.
+Forward process, t in [0, 1]:  P(x_t = 1 | x_0) = (1 - t) x_0 + t / 2: every bit is flipped independently with
+probability t / 2. The network reads x_t and t and predicts, per bit, the logit o that the bit was flipped;
+the logit that x_0 = 1 is then (1 - x_t) o - x_t o, and the loss is the cross-entropy of x_0, which equals
+that of the flip itself.
 """
 
 import dataclasses
@@ -27,11 +28,13 @@ class DiffusionSettings:
 
     Attributes:
       steps: network evaluations.
-      guidance: strength w of classifier-free guidance, c + w (c - u); 0 samples the conditional model in one pass per step.
+      guidance: strength w of classifier-free guidance, c + w (c - u); 0 samples the conditional model in one
+        pass per step.
       temperature: divides the logits before guidance.
       rho: bends the time grid, t_i = (1 - i / steps)^rho; above 1 spends more steps near the data.
-      protocol: "posterior", the exact one-step posterior; "protocol_1" redraws every bit from the predicted x_0 noised to the next
-        time; "protocol_2" weighs that marginal by an approximate transition. The last two are those of the official code.
+      protocol: "posterior", the exact one-step posterior; "protocol_1" redraws every bit from the predicted
+        x_0 noised to the next time; "protocol_2" weighs that marginal by an approximate transition. The last
+        two are those of the official code.
     """
 
     steps: int = 20
@@ -42,18 +45,25 @@ class DiffusionSettings:
 
     def __post_init__(self):
         if self.steps < 1 or self.temperature <= 0 or self.rho <= 0:
-            raise ValueError(f"steps={self.steps} must be at least 1, temperature={self.temperature} and rho={self.rho} positive")
+            raise ValueError(
+                f"steps={self.steps} must be at least 1, temperature={self.temperature} and rho={self.rho} "
+                "positive"
+            )
         if self.protocol not in ("posterior", "protocol_1", "protocol_2"):
             raise ValueError(f"protocol={self.protocol!r}; choose 'posterior', 'protocol_1' or 'protocol_2'")
 
 
-def corrupt(bits: Int[jax.Array, "B N Q"], t: Float[jax.Array, " B"], keys: jax.Array) -> Int[jax.Array, "B N Q"]:
+def corrupt(
+    bits: Int[jax.Array, "B N Q"], t: Float[jax.Array, " B"], keys: jax.Array
+) -> Int[jax.Array, "B N Q"]:
     """x_t: flips each bit with probability t / 2; at t = 1 the bits are fair coins."""
     flips = random.bernoulli(keys, jnp.broadcast_to(t[:, None, None] / 2, bits.shape))
     return bits ^ flips.astype(bits.dtype)
 
 
-def x0_logits(flip_logits: Float[jax.Array, "*shape"], noisy: Int[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:
+def x0_logits(
+    flip_logits: Float[jax.Array, "*shape"], noisy: Int[jax.Array, "*shape"]
+) -> Float[jax.Array, "*shape"]:
     """Logit of x_0 = 1 from the logit that the bit was flipped: o where x_t = 0, -o where x_t = 1."""
     return jnp.where(noisy == 1, -flip_logits, flip_logits)
 
@@ -67,7 +77,8 @@ def step_probability(
 ) -> Float[jax.Array, "*shape"]:
     """P(x_s = 1 | x_t) for one step from time t down to s, given the predicted p0 = P(x_0 = 1 | x_t).
 
-    posterior: sum over x_0 of p(x_0) P(x_s = 1) P(x_t | x_s = 1) / normaliser(x_0), with the transition that keeps a bit with
+    posterior: sum over x_0 of p(x_0) P(x_s = 1) P(x_t | x_s = 1) / normaliser(x_0), with the transition that
+      keeps a bit with
     probability (1 + (1 - t) / (1 - s)) / 2.
     """
     marginal = p0 * (1 - s) + 0.5 * s
@@ -97,7 +108,8 @@ class BinaryDiffusion:
 
     Attributes:
       times: "logistic_normal" (sigmoid of a standard normal, most weight on middle times) or "uniform".
-      target: "flip" (the network's logit says whether the bit was flipped) or "x0" (whether the clean bit is 1).
+      target: "flip" (the network's logit says whether the bit was flipped) or "x0" (whether the clean bit is
+        1).
       condition_dropout: probability that a row trains with the null condition, which guidance needs.
       settings: recommended sampler settings.
     """
@@ -168,7 +180,9 @@ class BinaryDiffusion:
         """
         del codec
         if not prior.space.is_binary:
-            raise ValueError(f"bit-flip diffusion needs a binary space, this one has levels {prior.space.levels}")
+            raise ValueError(
+                f"bit-flip diffusion needs a binary space, this one has levels {prior.space.levels}"
+            )
         keys = random.example_keys(key, batch)
         guided = bool(settings.guidance) and condition is not None
         doubled = with_unconditional(condition) if guided and condition is not None else condition
@@ -177,7 +191,9 @@ class BinaryDiffusion:
 
         def predict(bits, t):
             rows = jnp.concatenate([bits, bits]) if guided else bits
-            logits = prior.apply(params, rows, None, jnp.full((rows.shape[0],), t), cache) / settings.temperature
+            logits = (
+                prior.apply(params, rows, None, jnp.full((rows.shape[0],), t), cache) / settings.temperature
+            )
             return guide_stacked(logits, settings.guidance, "c+w(c-u)") if guided else logits
 
         def keep_given(bits, t, step):
@@ -209,4 +225,3 @@ class BinaryDiffusion:
 
     def _x0(self, output, noisy):
         return x0_logits(output, noisy) if self.target == "flip" else output
-

@@ -1,12 +1,13 @@
 """What every prior is: a network and a rule.
 
-The network (a Linen module, `jaxtok.nn`) maps latents and a condition to logits and offers `start` and `step` for generation.
-The rule (a frozen dataclass in this package) says how to train and sample it. `Prior` binds the two.
+The network (a Linen module, `jaxtok.nn`) maps latents and a condition to logits and offers `start` and `step`
+for generation. The rule (a frozen dataclass in this package) says how to train and sample it. `Prior` binds
+the two.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtok.nn.cache import KVCache
 Metrics = dict[str, jax.Array]
 
 
+@runtime_checkable
 class Codec(Protocol):
     """What a prior may need of the frozen tokenizer (VAR, ResGen, LANTERN); the priors of bits need none."""
 
@@ -25,6 +27,7 @@ class Codec(Protocol):
         ...
 
 
+@runtime_checkable
 class Rule(Protocol):
     """How a distribution over codes is trained and sampled; knows the network only by its functions."""
 
@@ -90,12 +93,19 @@ class Prior:
         arguments = self.rule.example_inputs(latents)
         return self.network.init(key, latents.codes, condition, *arguments)["params"]
 
-    def apply(self, params: Any, *args: Any, method: str | Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+    def apply(
+        self, params: Any, *args: Any, method: str | Callable[..., Any] | None = None, **kwargs: Any
+    ) -> Any:
         """The network as a function of its parameters."""
         return self.network.apply({"params": params}, *args, method=method, **kwargs)
 
     def loss(
-        self, params: Any, latents: Latents, condition: Condition | None, key: jax.Array, codec: Codec | None = None
+        self,
+        params: Any,
+        latents: Latents,
+        condition: Condition | None,
+        key: jax.Array,
+        codec: Codec | None = None,
     ) -> tuple[jax.Array, Metrics]:
         """Scalar loss and metrics of a batch, see `Rule.loss`.
 
@@ -105,11 +115,20 @@ class Prior:
         _check_latents(self, latents)
         return self.rule.loss(self.apply, params, latents, condition, key, codec)
 
-    def start(self, params: Any, condition: Condition | None, capacity: int, batch: int | None = None) -> KVCache:
+    def start(
+        self, params: Any, condition: Condition | None, capacity: int, batch: int | None = None
+    ) -> KVCache:
         """A cache that knows the condition, with room for `capacity` tokens."""
         return self.apply(params, condition, capacity, batch, method="start")
 
-    def step(self, params: Any, cache: KVCache, inputs: jax.Array, positions: jax.Array, mask: jax.Array | None = None):
+    def step(
+        self,
+        params: Any,
+        cache: KVCache,
+        inputs: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array | None = None,
+    ):
         """Prediction at `positions` and the longer cache, see `LatentTransformer.step`."""
         return self.apply(params, cache, inputs, positions, mask, method="step")
 
@@ -145,6 +164,10 @@ class Prior:
             if given.codes is None or given.mask is None:
                 raise ValueError("`given` needs codes and a mask that says which of them to keep")
             _check_latents(self, given)
+            if given.mask.shape != given.codes.shape:
+                raise ValueError(
+                    f"the mask of `given` has shape {given.mask.shape}, its codes {given.codes.shape}; they must be equal"
+                )
             if given.codes.shape[0] != batch:
                 raise ValueError(f"`given` has {given.codes.shape[0]} rows, the condition {batch}")
         settings = self.rule.default_settings() if settings is None else settings
@@ -155,12 +178,14 @@ def _check_latents(prior, latents):
     expected = (prior.tokens, prior.space.slots)
     if latents.codes is None or latents.codes.shape[1:] != expected:
         found = None if latents.codes is None else latents.codes.shape
-        raise ValueError(f"latents of shape {found}; this prior models [B, {expected[0]}, {expected[1]}] codes")
+        raise ValueError(
+            f"latents of shape {found}; this prior models [B, {expected[0]}, {expected[1]}] codes"
+        )
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Mean over the entries whose mask is True (all without a mask)."""
+    """Mean over the entries whose mask, broadcast to the values, is True (all without a mask)."""
     if mask is None:
         return jnp.mean(values)
+    mask = jnp.broadcast_to(mask, values.shape)
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
-

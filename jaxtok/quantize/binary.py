@@ -2,7 +2,8 @@
 
     p = sigmoid(z),  b ~ Bernoulli(sigmoid(z / T)) in training,  b = 1[p > 1/2] in evaluation,  q = b @ E
 
-The alphabet of n bits has 2^n tokens and no codebook: a token's embedding is the sum of the embeddings of its ON bits.
+The alphabet of n bits has 2^n tokens and no codebook: a token's embedding is the sum of the embeddings of its
+ON bits.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxtok.quantize.binary import BinaryQuantizer
@@ -29,7 +30,9 @@ from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.quantize.linear import linear
 
 
-def straight_through_bits(logits: Float[jax.Array, "*batch n"], bits: jax.Array) -> Float[jax.Array, "*batch n"]:
+def straight_through_bits(
+    logits: Float[jax.Array, "*batch n"], bits: jax.Array
+) -> Float[jax.Array, "*batch n"]:
     """Bits whose gradient is that of `sigmoid(logits)`: `b + (p - stop_gradient(p))`.
 
     The forward value is exactly `bits`. The sampling temperature does not enter the gradient.
@@ -38,7 +41,9 @@ def straight_through_bits(logits: Float[jax.Array, "*batch n"], bits: jax.Array)
     return bits.astype(jnp.float32) + (p - jax.lax.stop_gradient(p))
 
 
-def sample_bits(logits: Float[jax.Array, "B *rest n"], temperature: float | jax.Array, keys: jax.Array) -> jax.Array:
+def sample_bits(
+    logits: Float[jax.Array, "B *rest n"], temperature: float | jax.Array, keys: jax.Array
+) -> jax.Array:
     """`b ~ Bernoulli(sigmoid(logits / temperature))`, bool, one key per example [B]."""
     return random.bernoulli(keys, jax.nn.sigmoid(logits / temperature))
 
@@ -52,7 +57,8 @@ def bit_regulariser(logits: Float[jax.Array, "*batch n"]) -> Float[jax.Array, ""
 class BinaryQuantizer(nn.Module):
     """Projects features to n bit logits, thresholds or samples them, and embeds the bits.
 
-    Everything is float32 whatever the dtype of the features: a logit that changes sign by rounding is another code.
+    Everything is float32 whatever the dtype of the features: a logit that changes sign by rounding is another
+      code.
 
     Attributes:
       bits: n, bits per token.
@@ -71,7 +77,9 @@ class BinaryQuantizer(nn.Module):
 
     def setup(self):
         self.projection = linear(self.bits)
-        self.embedding = self.param("embedding", nn.initializers.normal(0.02), (self.bits, self.width), jnp.float32)
+        self.embedding = self.param(
+            "embedding", nn.initializers.normal(0.02), (self.bits, self.width), jnp.float32
+        )
 
     def logits(self, z: Float[jax.Array, "B N D"]) -> Float[jax.Array, "B N n"]:
         """Bit logits, float32."""
@@ -93,8 +101,8 @@ class BinaryQuantizer(nn.Module):
           temperature: replaces the attribute of that name (for annealing).
 
         Returns:
-          `Quantized` with the loss "bits" (`bit_regulariser`) and the statistics "on" float32 [n] (how many tokens have each bit
-          on) and "tokens" float32 [].
+          `Quantized` with the loss "bits" (`bit_regulariser`) and the statistics "on" float32 [n] (how many
+          tokens have each bit on) and "tokens" float32 [].
         """
         logits = self.logits(z)
         temperature = self.temperature if temperature is None else temperature
@@ -115,11 +123,13 @@ class BinaryQuantizer(nn.Module):
         return (self.logits(z) > 0).astype(jnp.int32)
 
     def decode(self, codes: Shaped[jax.Array, "B N n"]) -> Float[jax.Array, "B N D"]:
-        """Sum of the embeddings of the ON bits, float32. Bits may also be given as floats, for interpolation."""
+        """Sum of the embeddings of the ON bits, float32. Bits may also be given as floats, for "
+        "interpolation."""
         return self._embed(codes.astype(jnp.float32))
 
     def _embed(self, bits):
-        # HIGHEST: on accelerators the default product rounds its inputs to bfloat16, and the embeddings are not bfloat16.
+        # HIGHEST: on accelerators the default product rounds its inputs to bfloat16, and the embeddings are
+        # not bfloat16.
         flat = bits.reshape(-1, self.bits)
         return jnp.dot(flat, self.embedding, precision="highest").reshape(*bits.shape[:-1], self.width)
 
@@ -141,4 +151,7 @@ def bit_statistics(statistics: dict[str, jax.Array]) -> dict[str, jax.Array]:
     inside = jnp.clip(p, 1e-12, 1 - 1e-7)
     entropy = -(inside * jnp.log2(inside) + (1 - inside) * jnp.log2(1 - inside))
     dead = (p == 0) | (p == 1)
-    return {"bit_entropy": jnp.mean(jnp.where(dead, 0.0, entropy)), "dead_bits": jnp.sum(dead).astype(jnp.float32)}
+    return {
+        "bit_entropy": jnp.mean(jnp.where(dead, 0.0, entropy)),
+        "dead_bits": jnp.sum(dead).astype(jnp.float32),
+    }

@@ -2,7 +2,8 @@
 
     k(z) = argmin_k |P z - e_k|^2,   q = out(e_k)
 
-The codebook may live in a space of fewer dimensions than the features (arXiv 2110.04627); P and out are then linear maps.
+The codebook may live in a space of fewer dimensions than the features (arXiv 2110.04627); P and out are then
+linear maps.
 
     >>> import jax
     >>> from jaxtok.quantize.vq import VectorQuantizer
@@ -60,8 +61,8 @@ class VectorQuantizer(nn.Module):
       codes: K, codebook size.
       width: width of the features.
       code_width: width of the codes; equal to `width`, without projections, when 0.
-      learning: "gradient" (the codebook is a parameter, moved by `mean |sg(z) - e|^2`) or "ema" (it is state, moved by
-        `update` toward the mean of its assigned features).
+      learning: "gradient" (the codebook is a parameter, moved by `mean |sg(z) - e|^2`) or "ema" (it is state,
+        moved by `update` toward the mean of its assigned features).
       commitment: weight of `mean |z - sg(e)|^2`, which keeps features near their codes.
       decay: of the moving averages.
     """
@@ -83,7 +84,8 @@ class VectorQuantizer(nn.Module):
         if self.code_width:
             self.inward, self.outward = linear(inner), linear(self.width)
         shape = (self.codes, inner)
-        # Uniform of unit-scale features over the number of codes, as in the Kaiming-uniform default of the field.
+        # Uniform of unit-scale features over the number of codes, as in the Kaiming-uniform default of the
+        # field.
         init = nn.initializers.uniform(2 * (6 / (self.codes * inner)) ** 0.5)
 
         def centred(key):
@@ -105,11 +107,12 @@ class VectorQuantizer(nn.Module):
         key: jax.Array | None = None,
         temperature: float | jax.Array | None = None,
     ) -> Quantized:
-        """Quantizes features; training and evaluation differ only in what the caller does with losses and statistics.
+        """Quantizes features; training and evaluation differ only in what the caller does with losses and
+        statistics.
 
         Returns:
-          `Quantized` with losses "commitment" (weighted) and, for a gradient codebook, "codebook"; statistics "counts" float32 [K]
-          and "sums" float32 [K, code width] of the assigned features.
+          `Quantized` with losses "commitment" (weighted) and, for a gradient codebook, "codebook"; statistics
+          "counts" float32 [K] and "sums" float32 [K, code width] of the assigned features.
         """
         del train, key, temperature
         inner = self._inward(z)

@@ -11,12 +11,15 @@ class OfficialComponent:
     """One component of an official checkpoint (tokenizer, prior, ...).
 
     Attributes:
+      role: what we call it: "tokenizer", "diffusion", ...
       module: Linen module of the same configuration.
       shapes: its variables, as shapes.
       table: names and layouts of the official state dict (without the component's prefix).
-      signature: a tensor name that only this component has; recognises a file that holds one component without prefix.
+      signature: a tensor name that only this component has; recognises a file that holds one component
+        without prefix.
     """
 
+    role: str
     module: Any
     shapes: dict[str, Any]
     table: Table

@@ -1,12 +1,14 @@
 """One-dimensional tokenizer: learned query tokens read an image in a ViT, mask tokens write it back.
 
-The encoder appends image patches to K learned queries and keeps the queries; the decoder appends copies of one mask token to
-the K embedded latents and keeps the image. Image tokens are down-sampled (encoder) and up-sampled (decoder) between blocks, the
-queries pass unchanged. Rotary coordinates tell tokens apart: query j sits at (j, 0, 0), the image token of row r and column c
-at (0, r, c), stretched to a common range when `scale` is set, so that the same K tokens decode at any resolution.
+The encoder appends image patches to K learned queries and keeps the queries; the decoder appends copies of
+one mask token to the K embedded latents and keeps the image. Image tokens are down-sampled (encoder) and
+up-sampled (decoder) between blocks, the queries pass unchanged. Rotary coordinates tell tokens apart: query j
+sits at (j, 0, 0), the image token of row r and column c at (0, r, c), stretched to a common range when
+`scale` is set, so that the same K tokens decode at any resolution.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +71,7 @@ class ViTShape:
     def segments(self) -> tuple[int, ...]:
         """Number of blocks before, between and after the resampling steps."""
         edges = [0, *(index + 1 for index in self.resample_after), self.layers]
-        return tuple(end - start for start, end in zip(edges, edges[1:], strict=False))
+        return tuple(end - start for start, end in itertools.pairwise(edges))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Coordinates:
     """How positions are measured.
 
     Attributes:
-      scale: every image spans coordinates [0, scale - 1] on the finest grid, whatever its resolution; None counts cells.
-        Halving the grid halves it, rounded down.
+      scale: every image spans coordinates [0, scale - 1] on the finest grid, whatever its resolution; None
+        counts cells. Halving the grid halves it, rounded down.
       layout: rotary layout, see `jaxtok.nn.rope`.
     """
 
@@ -86,7 +88,8 @@ class Coordinates:
     layout: RopeLayout = "half"
 
     def tables(self, queries: int, grid: tuple[int, int], halvings: int, axes_dims: tuple[int, ...]):
-        """Rotary tables of K queries followed by the cells of a grid that has been halved `halvings` times."""
+        """Rotary tables of K queries followed by the cells of a grid that has been halved `halvings` "
+        "times."""
         scale = None if self.scale is None else self.scale // 2**halvings
         index = jnp.arange(queries, dtype=jnp.float32)[:, None]
         cells = grid_coordinates(*grid, scale)
@@ -158,7 +161,8 @@ class QueryDecoder(nn.Module):
       patch: patch side in pixels.
       channels: image channels.
       coordinates: how positions are measured.
-      align_after: block after which image tokens are projected for REPA-style alignment (arXiv 2410.06940) in training; None: off.
+      align_after: block after which image tokens are projected for REPA-style alignment (arXiv 2410.06940) in
+        training; None: off.
       align_width: width of the target features.
       dtype: computation dtype.
     """
@@ -178,11 +182,12 @@ class QueryDecoder(nn.Module):
         """Decodes to `size` = (height, width) pixels.
 
         Returns:
-          Float32 images, not clipped, and features: "alignment" [B, cells, align_width] in training when `align_after` is set.
+          Float32 images, not clipped, and features: "alignment" [B, cells, align_width] in training when
+            `align_after` is set.
 
         Raises:
-          ValueError: a size that does not divide by patch * 2**(number of doublings), or a block to align that does not
-            exist.
+          ValueError: a size that does not divide by patch * 2**(number of doublings), or a block to align
+            that does not exist.
         """
         if self.align_after is not None and not 0 <= self.align_after < self.shape.layers:
             raise ValueError(
@@ -288,7 +293,8 @@ class QueryTokenizer(nn.Module):
     def decode(
         self, latents: Latents | jax.Array | np.ndarray, size: Sequence[int] | None = None
     ) -> Float[jax.Array, "B H W C"]:
-        """Images of latents or codes, float32 around [-1, 1], at `size` (height, width) pixels; default `image_size`.
+        """Images of latents or codes, float32 around [-1, 1], at `size` (height, width) pixels; default
+        `image_size`.
 
         A `mask` on the latents drops whole tokens: their embeddings become zero.
 
@@ -307,5 +313,6 @@ class QueryTokenizer(nn.Module):
 
     @nn.nowrap
     def update_quantizer(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """The state collection of the quantizer after one optimizer step on summed statistics; {} stays {}."""
+        """The state collection of the quantizer after one optimizer step on summed statistics; {} stays "
+        "{}."""
         return {"quantizer": self.quantizer.update(state["quantizer"], statistics, key)} if state else state

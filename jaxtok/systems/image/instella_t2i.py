@@ -1,7 +1,8 @@
-"""Instella-T2I: images of up to 1024 px as 128 tokens of binary latents, with a diffusion and an autoregressive prior
-(arXiv 2506.21022, official code AMD-AIG-AIMA/Instella-T2I).
+"""Instella-T2I: images of up to 1024 px as 128 tokens of binary latents, with a diffusion and an
+autoregressive prior (arXiv 2506.21022, official code AMD-AIG-AIMA/Instella-T2I).
 
-This file says what the system is: its sizes, how its parts are put together, and how official weights map onto them. How it is
+This file says what the system is: its sizes, how its parts are put together, and how official weights map
+  onto them. How it is
 trained and what is claimed about it stands in `experiments/image/instella_t2i.py`.
 """
 
@@ -53,8 +54,8 @@ class TextShape:
     """Where the priors get their text from.
 
     Attributes:
-      source: "bytes" (an encoder over caption bytes that is trained with the prior), "layers" (features of every layer of a
-        frozen language model, made beforehand) or "none".
+      source: "bytes" (an encoder over caption bytes that is trained with the prior), "layers" (features of
+        every layer of a frozen language model, made beforehand) or "none".
       length: text tokens; longer captions are cut.
       layers, heads, head_dim: of the byte encoder.
       width: of the frozen language model's features.
@@ -90,6 +91,7 @@ class InstellaT2I:
       align_width: width of those features.
       prior: size of the priors.
       text: where they get their text from.
+      diffusion_settings, autoregressive_settings: recommended sampler settings.
     """
 
     image_size: int = 1024
@@ -110,6 +112,8 @@ class InstellaT2I:
     align_width: int = 1024
     prior: PriorShape = PriorShape()
     text: TextShape = TextShape()
+    diffusion_settings: DiffusionSettings = DiffusionSettings()
+    autoregressive_settings: AutoregressiveSettings = AutoregressiveSettings()
 
     @classmethod
     def tiny(cls) -> "InstellaT2I":
@@ -129,7 +133,9 @@ class InstellaT2I:
         )
 
     @classmethod
-    def small(cls, image_size: int = 32, tokens: int = 32, bits: int = 16) -> "InstellaT2I":
+    def small(
+        cls, image_size: int = 32, tokens: int = 32, bits: int = 16, text_length: int = 64
+    ) -> "InstellaT2I":
         """32x32 colour images as 32 tokens; hours on CPU, minutes on one accelerator."""
         vit = ViTShape(6, 4, 32, resample_after=(2,), axes_dims=(8, 12, 12))
         return cls(
@@ -141,7 +147,7 @@ class InstellaT2I:
             decoder=vit,
             scale=image_size // 4,
             prior=PriorShape(6, 4, 64),
-            text=TextShape(length=64, layers=3, heads=4),
+            text=TextShape(length=text_length, layers=3, heads=4),
         )
 
     @classmethod
@@ -154,7 +160,12 @@ class InstellaT2I:
         """Alphabet of one token."""
         return CodeSpace.binary(self.bits) if self.quantizer == "binary" else CodeSpace((self.codebook,))
 
-    # -- assembly -----------------------------------------------------------------------------------------------------
+    @property
+    def priors(self) -> tuple[str, ...]:
+        """Names of the priors that this latent allows: bit-flip diffusion needs bits."""
+        return PRIORS if self.space.is_binary else ("autoregressive",)
+
+    # -- assembly --
 
     def tokenizer(self, dtype: Any = jnp.float32) -> QueryTokenizer:
         """The binary autoencoder ("BAE")."""
@@ -168,7 +179,13 @@ class InstellaT2I:
             QueryEncoder(self.encoder, self.tokens, self.patch, coordinates, dtype),
             quantizer,
             QueryDecoder(
-                self.decoder, self.patch, self.channels, coordinates, self.align_after, self.align_width, dtype
+                self.decoder,
+                self.patch,
+                self.channels,
+                coordinates,
+                self.align_after,
+                self.align_width,
+                dtype,
             ),
             (self.image_size, self.image_size),
         )
@@ -177,11 +194,13 @@ class InstellaT2I:
         """The bit-flip diffusion prior."""
         if not self.space.is_binary:
             raise ValueError(f"bit-flip diffusion needs binary latents, but quantizer={self.quantizer!r}")
-        return Prior(self._network(causal=False, dtype=dtype), BinaryDiffusion(settings=DiffusionSettings()))
+        return Prior(
+            self._network(causal=False, dtype=dtype), BinaryDiffusion(settings=self.diffusion_settings)
+        )
 
     def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
         """The next-token prior with independent heads per bit."""
-        rule = Autoregressive(self.space, settings=AutoregressiveSettings())
+        rule = Autoregressive(self.space, settings=self.autoregressive_settings)
         return Prior(self._network(causal=True, dtype=dtype), rule)
 
     def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
@@ -211,10 +230,41 @@ class InstellaT2I:
             dtype=dtype,
         )
 
+    # -- use --
+
+    def encode(self, variables: Any, images: jax.Array) -> Latents:
+        """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any tokenizer variables."""
+        return self.tokenizer().apply(variables, images, method="encode")
+
+    def decode(
+        self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
+    ) -> jax.Array:
+        """Float images of latents or codes at `size` (height, width) pixels; pure."""
+        return self.tokenizer().apply(variables, latents, size, method="decode")
+
     def caption_condition(self, ids: jax.Array, mask: jax.Array) -> Condition:
         """Condition of caption bytes int32 [B, T] with the empty caption as "no condition"."""
         null_ids, null_mask = byte_ids([""], ids.shape[1])
         return Condition(ids, mask, null=Condition(jnp.asarray(null_ids), jnp.asarray(null_mask)))
+
+    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+        """Condition of a training batch, for `PriorObjective`.
+
+        Raises:
+          ValueError: the batch has no captions, or they need a language model that is not there.
+        """
+        del frozen
+        if self.text.source == "none":
+            return None
+        if self.text.source == "layers":
+            raise ValueError(
+                "captions go through a frozen language model; encode them first, see `jaxtok.nn.llama`"
+            )
+        if "text" not in batch:
+            raise ValueError(
+                "this prior is conditioned on captions, but the batches have none; set --data.text-length"
+            )
+        return self.caption_condition(batch["text"], batch["text_mask"])
 
     def example_condition(self, batch: int = 1) -> Condition | None:
         """A condition of the right shape, for initialisation."""
@@ -232,26 +282,34 @@ class InstellaT2I:
         return Latents(codes=jnp.zeros((batch, self.tokens, self.space.slots), jnp.int32))
 
     def shapes(self) -> dict[str, Any]:
-        """Variables of every component as shapes, nothing is allocated: "tokenizer", "diffusion", "autoregressive"."""
+        """Variables of every component as shapes, nothing is allocated: "tokenizer", "diffusion",
+        "autoregressive".
+        """
         images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), jnp.float32)
         key = jax.random.key(0)
         shapes = {"tokenizer": jax.eval_shape(self.tokenizer().init, {"params": key}, images)}
-        for name in PRIORS if self.space.is_binary else PRIORS[1:]:
+        for name in self.priors:
             init = self.prior_named(name).init
             params = jax.eval_shape(init, key, self.example_latents(), self.example_condition())
             shapes[name] = {"params": params}
         return shapes
 
+    @staticmethod
+    def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+        """What `jaxtok.convert` needs to know, see `official_components`."""
+        return official_components(config)
 
-# -- official weights -------------------------------------------------------------------------------------------------
+
+# -- official weights --
 
 
 def from_official(config: Mapping[str, Any]) -> InstellaT2I:
     """Our configuration from official constructor arguments.
 
     Args:
-      config: "bae" and "prior" dictionaries (the arguments of the official modules), and "image_size", "scale" (side in
-        pixels of the image whose patch indices are the common coordinate range, None for integer coordinates).
+      config: "bae" and "prior" dictionaries (the arguments of the official modules), and "image_size",
+        "scale" (side in pixels of the image whose patch indices are the common coordinate range, None for
+        integer coordinates).
 
     Raises:
       ValueError: an argument is missing.
@@ -306,13 +364,25 @@ def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialC
     shapes = model.shapes()
     return {
         "bae": OfficialComponent(
-            model.tokenizer(), shapes["tokenizer"], _tokenizer_table(model), "encoder.patch_embedder.weight"
+            "tokenizer",
+            model.tokenizer(),
+            shapes["tokenizer"],
+            _tokenizer_table(model),
+            "encoder.patch_embedder.weight",
         ),
         "diff": OfficialComponent(
-            model.diffusion().network, shapes["diffusion"], _prior_table(model, causal=False), "norm_out.linear.weight"
+            "diffusion",
+            model.diffusion().network,
+            shapes["diffusion"],
+            _prior_table(model, causal=False),
+            "norm_out.linear.weight",
         ),
         "ar": OfficialComponent(
-            model.autoregressive().network, shapes["autoregressive"], _prior_table(model, causal=True), "split_token"
+            "autoregressive",
+            model.autoregressive().network,
+            shapes["autoregressive"],
+            _prior_table(model, causal=True),
+            "split_token",
         ),
     }
 
@@ -324,14 +394,20 @@ def _linear(theirs: str, ours: str, layers: range | None = None, bias: bool = Tr
 
 def _attention(theirs: str, ours: str, layers: range) -> list[Entry]:
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
-    entries = [e for a, b in names.items() for e in _linear(f"{theirs}.{a}", f"{ours}/{b}", layers, bias=False)]
+    entries = [
+        e for a, b in names.items() for e in _linear(f"{theirs}.{a}", f"{ours}/{b}", layers, bias=False)
+    ]
     norms = {"norm_q": "query_norm", "norm_k": "key_norm"}
-    return entries + [Entry(f"{theirs}.{a}.weight", f"{ours}/{b}/scale", indices=layers) for a, b in norms.items()]
+    return entries + [
+        Entry(f"{theirs}.{a}.weight", f"{ours}/{b}/scale", indices=layers) for a, b in norms.items()
+    ]
 
 
 def _tokenizer_table(model: InstellaT2I) -> Table:
     entries = [
-        Entry("encoder.patch_embedder.weight", "encoder/patch/kernel", patch_dense(model.patch, model.channels)),
+        Entry(
+            "encoder.patch_embedder.weight", "encoder/patch/kernel", patch_dense(model.patch, model.channels)
+        ),
         Entry("encoder.patch_embedder.bias", "encoder/patch/bias"),
         Entry("encoder.latent_tokens", "encoder/queries", squeeze_leading(1)),
         Entry("encoder.norm_out.weight", "encoder/norm/scale"),
@@ -393,7 +469,9 @@ def _prior_table(model: InstellaT2I, causal: bool) -> Table:
         entries += [
             Entry("split_token", "start", squeeze_leading(2)),
             Entry(f"{theirs}.input_layernorm.weight", f"{ours}/attention_norm/scale", indices=layers),
-            Entry(f"{theirs}.post_attention_layernorm.weight", f"{ours}/feed_forward_norm/scale", indices=layers),
+            Entry(
+                f"{theirs}.post_attention_layernorm.weight", f"{ours}/feed_forward_norm/scale", indices=layers
+            ),
             Entry("norm_out.weight", "norm/scale"),
         ]
         # The official autoregressive model owns a time embedding that it never uses.

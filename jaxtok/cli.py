@@ -1,0 +1,146 @@
+"""The verbs that every experiment has. An experiment file calls `main` and gets them all, with typed flags
+and `--help`.
+"""
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+_PLAIN_ERRORS = (ValueError, FileNotFoundError, ImportError, RuntimeError, FloatingPointError)
+
+
+_VERBS = {
+    "train": "train all stages, or continue where they stopped (the default)",
+    "evaluate": "measure a run on held-out data",
+    "sample": "draw images of captions",
+    "encode": "turn a data set into token files",
+    "decode": "turn token files back into images",
+    "verify": "train the arms of the claims and say which hold",
+    "plan": "(not there yet) compile for a pod ahead of time",
+    "sweep": "(not there yet) search hyper-parameters",
+}
+
+
+def main(
+    name: str,
+    presets: Mapping[str, Any],
+    stages: Callable[[Any], Iterable[Any]],
+    claims: Sequence[Any] = (),
+    doc: str | None = None,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs an experiment from the command line: `[verb] [--preset name] [--field value ...]`.
+
+    Args:
+      name: of the system, as in `jaxtok.systems.registry`.
+      presets: configurations; the first is the default.
+      stages: `config -> stages`.
+      claims: of the system.
+      doc: docstring of the experiment file, shown by `--help`.
+      argv: arguments; default those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _prepare_jax()
+    from jaxtok.train.experiment import Experiment
+    from jaxtok.train.loop import Stopped
+
+    experiment = Experiment(name, doc or "", presets, stages, claims)
+    debug = "--log-level" in arguments and "debug" in arguments
+    try:
+        verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
+        if verb not in _VERBS:
+            raise ValueError(f"no verb {verb!r}; there are {', '.join(_VERBS)}")
+        if verb in ("plan", "sweep"):
+            raise ValueError(f"the verb {verb!r} is not there yet")
+        _run(experiment, verb, arguments)
+    except Stopped as stopped:
+        print(stopped)
+    except _PLAIN_ERRORS as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _prepare_jax() -> None:
+    """Settings that must precede JAX: compiled programs are kept between runs."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxtok" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _run(experiment: Any, verb: str, arguments: list[str]) -> None:
+    from jaxtok.train import verbs
+    from jaxtok.train.distributed import initialize
+    from jaxtok.train.run import Run
+
+    preset, arguments = _take_preset(experiment.presets, arguments)
+    config = experiment.presets[preset]
+    workdir = f"runs/{experiment.name}-{preset}"
+    if verb == "train":
+        run, config = _parse(_description(experiment), arguments, Run(workdir=workdir), config)
+        logging.basicConfig(level=run.log_level.upper(), format="%(message)s", force=True)
+        initialize(run.distributed)
+        verbs.train_verb(experiment, config, run)
+    elif verb == "verify":
+        options, config = _parse(
+            verbs.Verify.__doc__, arguments, verbs.Verify(workdir=f"{workdir}-verify"), config
+        )
+        verbs.verify_verb(experiment, config, options, preset)
+    else:
+        kind = {
+            "evaluate": verbs.Evaluate,
+            "sample": verbs.Sample,
+            "encode": verbs.Encode,
+            "decode": verbs.Decode,
+        }[verb]
+        options = tyro.cli(kind, args=arguments, default=kind(workdir=workdir))
+        getattr(verbs, f"{verb}_verb")(experiment, options)
+
+
+def _take_preset(presets: Mapping[str, Any], arguments: list[str]) -> tuple[str, list[str]]:
+    rest, preset = [], next(iter(presets))
+    words = iter(arguments)
+    for word in words:
+        if word == "--preset":
+            preset = next(words, "")
+        elif word.startswith("--preset="):
+            preset = word.partition("=")[2]
+        else:
+            rest.append(word)
+    if preset not in presets:
+        raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
+    return preset, rest
+
+
+def _parse(description: str | None, arguments: list[str], options: Any, config: Any) -> tuple[Any, Any]:
+    """Fields of the options and of the configuration side by side, as flags without a prefix."""
+    unprefixed = tyro.conf.arg(name="")
+    command = dataclasses.make_dataclass(
+        "Command",
+        [("options", Annotated[type(options), unprefixed]), ("config", Annotated[type(config), unprefixed])],
+        frozen=True,
+    )
+    parsed = tyro.cli(
+        command,
+        args=arguments,
+        default=command(options, config),
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return parsed.options, parsed.config
+
+
+def _description(experiment: Any) -> str:
+    verbs = "\n".join(f"  {name:10}{text}" for name, text in _VERBS.items())
+    presets = ", ".join(experiment.presets)
+    doc = experiment.doc.strip()
+    return f"{doc}\n\nverbs (VERB --help for their flags)\n{verbs}\n\n--preset is one of: {presets}"

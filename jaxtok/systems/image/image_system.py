@@ -1,0 +1,122 @@
+"""A trained image system in one object: what `jaxtok.load` and `from_pretrained` return."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtok.codes import Latents
+from jaxtok.nn.byte_text import byte_ids
+from jaxtok.nn.images import to_float, to_uint8
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSystem:
+    """Model and variables of a tokenizer and its priors, with jitted methods on uint8 images.
+
+        system = jaxtok.load("runs/instella_t2i-tiny")
+        latents = system.encode(images)                     # codes int32 [B, N, Q]
+        images = system.decode(latents)                     # uint8 [B, H, W, C]
+        images, latents = system.sample(["a handwritten seven"] * 8, prior="diffusion")
+
+    Attributes:
+      model: sizes and assembly, such as `InstellaT2I`.
+      variables: by stage: "tokenizer", and the priors that were trained.
+      record: what is known about them: experiment, data, steps, licence.
+    """
+
+    model: Any
+    variables: Mapping[str, Any]
+    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def encode(self, images: Any) -> Latents:
+        """Latents of uint8 images or floats in [-1, 1], [B, H, W, C].
+
+        Raises:
+          ValueError: another dtype or range.
+        """
+        return self._encode(self._part("tokenizer"), to_float(np.asarray(images)))
+
+    def decode(self, latents: Latents | Any, size: tuple[int, int] | None = None) -> np.ndarray:
+        """uint8 images of latents or codes, at `size` (height, width) pixels or the model's own."""
+        if not isinstance(latents, Latents):
+            latents = Latents(codes=jnp.asarray(latents))
+        return np.asarray(self._decode(self._part("tokenizer"), latents, size))
+
+    def reconstruct(self, images: Any) -> np.ndarray:
+        """uint8 images after encoding and decoding, at their own size."""
+        images = np.asarray(images)
+        return self.decode(self.encode(images), (images.shape[1], images.shape[2]))
+
+    def sample(
+        self,
+        captions: Sequence[str],
+        prior: str = "diffusion",
+        seed: int = 0,
+        given: Latents | None = None,
+        **settings: Any,
+    ) -> tuple[np.ndarray, Latents]:
+        """Images of captions.
+
+        Args:
+          captions: B texts.
+          prior: which prior.
+          seed: of the noise; sample b depends on the seed and on b alone.
+          given: codes to keep, see `Prior.sample`.
+          **settings: replace recommended sampler settings (guidance, temperature, steps, ...).
+
+        Returns:
+          uint8 images [B, H, W, C] and their latents.
+
+        Raises:
+          ValueError: the prior was not trained, or an unknown setting.
+        """
+        params = self._part(prior)["params"]
+        default = self.model.prior_named(prior).rule.default_settings()
+        known = {field.name for field in dataclasses.fields(default)}
+        if unknown := sorted(set(settings) - known):
+            raise ValueError(
+                f"sampler settings {unknown} are unknown to the {prior} prior; it has {sorted(known)}"
+            )
+        chosen = dataclasses.replace(default, **settings)
+        ids, mask = byte_ids(captions, self.model.text.length)
+        sample = self._sampler(prior, chosen)
+        latents = sample(params, jnp.asarray(ids), jnp.asarray(mask), jax.random.key(seed), given)
+        return self.decode(latents), latents
+
+    def _part(self, name: str) -> Any:
+        if name not in self.variables:
+            raise ValueError(f"no {name!r} in this system; it has {sorted(self.variables)}")
+        return self.variables[name]
+
+    @functools.cached_property
+    def _encode(self):
+        return jax.jit(self.model.encode)
+
+    @functools.cached_property
+    def _decode(self):
+        def decode(variables, latents, size):
+            return to_uint8(self.model.decode(variables, latents, size))
+
+        return jax.jit(decode, static_argnums=2)
+
+    @functools.cached_property
+    def _samplers(self) -> dict[Any, Any]:
+        return {}
+
+    def _sampler(self, name: str, settings: Any):
+        """The compiled sampler of a prior, kept per settings."""
+        if (name, settings) not in self._samplers:
+            prior = self.model.prior_named(name)
+
+            @jax.jit
+            def sample(params, ids, mask, key, given):
+                condition = self.model.caption_condition(ids, mask)
+                return prior.sample(params, condition, key, given=given, settings=settings)
+
+            self._samplers[name, settings] = sample
+        return self._samplers[name, settings]

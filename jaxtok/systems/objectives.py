@@ -1,0 +1,222 @@
+"""What is minimised: objectives that systems of the same kind share.
+
+An objective has `init(key, batch, frozen) -> variables`, `loss(variables, batch, frozen, keys, step) ->
+Terms`, `update_collections(collections, statistics, key)` and `summarise(statistics)`; the stage builders of
+`jaxtok.train` turn it into an update. `frozen` holds the variables of earlier stages and of frozen networks
+by name.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.losses import reconstruction
+from jaxtok.losses.alignment import alignment_loss
+from jaxtok.losses.terms import Terms
+from jaxtok.nn.images import to_float
+from jaxtok.priors.contract import Prior
+from jaxtok.priors.independent import count_codes
+from jaxtok.quantize.binary import bit_statistics
+from jaxtok.quantize.vq import code_statistics
+
+Batch = dict[str, jax.Array]
+Variables = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerWeights:
+    """Weights of the terms of a tokenizer's loss; 0 leaves a term out.
+
+    Attributes:
+      pixels: which distance between pixels in [-1, 1].
+      pixel_weight: its weight.
+      smooth_l1_beta: where smooth-L1 turns from square to absolute.
+      quantizer_weight: of all losses of the quantizer but "bits".
+      bit_weight: of the bit regulariser mean p (1 - p), which pushes bits to saturation.
+      perceptual_weight: of the distance between the frozen network's features.
+      alignment_weight: of the alignment of decoder tokens with a frozen encoder's features.
+      temperature_start: sampling temperature of the quantizer at step 0; it falls geometrically to the
+        model's own.
+      temperature_steps: steps until it has; 0 for no annealing.
+    """
+
+    pixels: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
+    pixel_weight: float = 1.0
+    smooth_l1_beta: float = 0.1
+    quantizer_weight: float = 1.0
+    bit_weight: float = 0.01
+    perceptual_weight: float = 0.0
+    alignment_weight: float = 0.0
+    temperature_start: float = 1.0
+    temperature_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerObjective:
+    """Reconstruction, quantizer, perceptual and alignment terms of an image tokenizer.
+
+    Attributes:
+      tokenizer: Linen module that returns a `Reconstruction`.
+      weights: of the terms.
+      temperature: at which annealing ends.
+      perceptual: `(frozen variables, x, y) -> distance [B]`; its variables are `frozen["perceptual"]`.
+      alignment: `(frozen variables, images) -> features`; its variables are `frozen["alignment"]`.
+    """
+
+    tokenizer: Any
+    weights: TokenizerWeights = TokenizerWeights()
+    temperature: float = 0.1
+    perceptual: Callable[..., jax.Array] | None = None
+    alignment: Callable[..., jax.Array] | None = None
+
+    def __post_init__(self):
+        for name in ("perceptual", "alignment"):
+            weight = getattr(self.weights, f"{name}_weight")
+            if weight and getattr(self, name) is None:
+                raise ValueError(
+                    f"{name}_weight={weight}, but no frozen network was given; give its weights or set it to "
+                    "0"
+                )
+
+    def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
+        """Fresh variables."""
+        del frozen
+        images = to_float(batch["image"][:1])
+        return self.tokenizer.init({"params": key}, images, train=bool(self.alignment), key=key)
+
+    def loss(
+        self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array, step: jax.Array
+    ) -> Terms:
+        """All terms of a batch, see `Terms`; outputs "real" and "fake" images."""
+        images, w = to_float(batch["image"]), self.weights
+        out = self.tokenizer.apply(
+            variables, images, train=True, key=keys, temperature=self._temperature(step)
+        )
+        pixel_loss = getattr(reconstruction, w.pixels)
+        extra = {"beta": w.smooth_l1_beta} if w.pixels == "smooth_l1" else {}
+        pixels = pixel_loss(out.x_hat, images, **extra)
+        metrics = {f"loss/{w.pixels}": pixels}
+        total = w.pixel_weight * pixels
+        for name, value in out.quantized.losses.items():
+            metrics[f"loss/{name}"] = value
+            total = total + (w.bit_weight if name == "bits" else w.quantizer_weight) * value
+        if self.perceptual is not None and w.perceptual_weight:
+            value = jnp.mean(self.perceptual(frozen["perceptual"], out.x_hat, images))
+            metrics["loss/perceptual"] = value
+            total = total + w.perceptual_weight * value
+        if self.alignment is not None and w.alignment_weight:
+            target = jax.lax.stop_gradient(self.alignment(frozen["alignment"], images))
+            value = alignment_loss(out.features["alignment"], target)
+            metrics["loss/alignment"] = value
+            total = total + w.alignment_weight * value
+        mse = jnp.mean(jnp.square(out.x_hat - images), axis=(1, 2, 3))
+        # Pixels span 2; a floor keeps a perfect image finite.
+        metrics["psnr"] = jnp.mean(10 * jnp.log10(4 / jnp.maximum(mse, 1e-10)))
+        metrics["loss/total"] = total
+        return Terms(total, metrics, out.quantized.statistics, {"real": images, "fake": out.x_hat})
+
+    def update_collections(self, collections: Variables, statistics: Variables, key: jax.Array) -> Variables:
+        """State of the quantizer after an optimizer step."""
+        if "quantizer" not in collections:
+            return collections
+        return {
+            **collections,
+            "quantizer": self.tokenizer.update_quantizer(collections["quantizer"], statistics, key),
+        }
+
+    def summarise(self, statistics: Variables) -> dict[str, jax.Array]:
+        """Health of the codes of this batch."""
+        if "on" in statistics:
+            return {f"batch/{name}": value for name, value in bit_statistics(statistics).items()}
+        return (
+            {f"batch/{name}": value for name, value in code_statistics(statistics).items()}
+            if statistics
+            else {}
+        )
+
+    def _temperature(self, step):
+        w = self.weights
+        if not w.temperature_steps:
+            return self.temperature
+        done = jnp.clip(step / w.temperature_steps, 0.0, 1.0)
+        return w.temperature_start * (self.temperature / w.temperature_start) ** done
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorObjective:
+    """Likelihood of a frozen tokenizer's codes under a prior.
+
+    Attributes:
+      prior: network and rule.
+      encode: `(frozen variables of the tokenizer, images) -> Latents`.
+      condition: `(batch, frozen) -> Condition | None`.
+      tokenizer: name of the stage whose variables are frozen.
+    """
+
+    prior: Prior
+    encode: Callable[[Variables, jax.Array], Latents]
+    condition: Callable[[Batch, Variables], Condition | None]
+    tokenizer: str = "tokenizer"
+
+    def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
+        """Fresh variables."""
+        batch = {name: value[:1] for name, value in batch.items()}
+        space, tokens = self.prior.space, self.prior.tokens
+        latents = Latents(codes=jnp.zeros((1, tokens, space.slots), jnp.int32))
+        return {"params": self.prior.init(key, latents, self.condition(batch, frozen))}
+
+    def loss(
+        self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array, step: jax.Array
+    ) -> Terms:
+        """The prior's loss on codes that are made here, by the tokenizer in evaluation mode."""
+        del step
+        latents = jax.lax.stop_gradient(self.encode(frozen[self.tokenizer], batch["image"]))
+        total, metrics = self.prior.loss(variables["params"], latents, self.condition(batch, frozen), keys)
+        return Terms(total, {"loss/nll": total, **metrics}, {}, {})
+
+    def update_collections(self, collections: Variables, statistics: Variables, key: jax.Array) -> Variables:
+        """Priors have none."""
+        del statistics, key
+        return collections
+
+    def summarise(self, statistics: Variables) -> dict[str, jax.Array]:
+        """Nothing to summarise."""
+        del statistics
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class IndependentEstimator:
+    """Counts of codes per class, for the baseline of independent slots; for `jaxtok.train.cluster`.
+
+    Attributes:
+      space: alphabet of a token.
+      tokens: N.
+      classes: number of classes.
+      encode: `(frozen variables of the tokenizer, images) -> Latents`.
+      tokenizer: name of the stage whose variables are frozen.
+    """
+
+    space: CodeSpace
+    tokens: int
+    classes: int
+    encode: Callable[[Variables, jax.Array], Latents]
+    tokenizer: str = "tokenizer"
+
+    def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
+        """No counts yet."""
+        del key, batch, frozen
+        return {"counts": jnp.zeros((self.classes, self.tokens, sum(self.space.levels)), jnp.float32)}
+
+    def update(
+        self, params: Variables, batch: Batch, frozen: Variables, keys: jax.Array
+    ) -> tuple[Variables, dict[str, jax.Array]]:
+        """Adds the codes of a batch."""
+        del keys
+        codes = self.encode(frozen[self.tokenizer], batch["image"]).codes
+        counts = params["counts"] + count_codes(codes, batch["label"], self.space, self.classes)
+        return {"counts": counts}, {"images": jnp.sum(counts) / (self.tokens * self.space.slots)}

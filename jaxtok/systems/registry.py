@@ -1,0 +1,18 @@
+"""The systems by name: what a file on disk calls them and where they stand."""
+
+import importlib
+from typing import Any
+
+_CLASSES = {"instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I"}
+
+
+def system_class(name: str) -> Any:
+    """The dataclass of a system's sizes, such as `InstellaT2I`.
+
+    Raises:
+      ValueError: an unknown system.
+    """
+    if name not in _CLASSES:
+        raise ValueError(f"no system {name!r}; there are {sorted(_CLASSES)}")
+    module, _, attribute = _CLASSES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

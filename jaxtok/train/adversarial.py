@@ -1,0 +1,186 @@
+"""Generator and discriminator in one compiled step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxtok import keys as random
+from jaxtok.losses import adversarial as losses
+from jaxtok.losses.terms import Terms
+from jaxtok.param_trees import flatten
+from jaxtok.train.gradient import apply_gradients
+from jaxtok.train.optimizer import optimizer
+from jaxtok.train.schedules import Fit
+from jaxtok.train.stage import Objective, State, collections_of
+
+_LOSSES = {
+    "hinge": (losses.hinge_discriminator, losses.hinge_generator),
+    "nonsaturating": (losses.nonsaturating_discriminator, losses.nonsaturating_generator),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversaryWeights:
+    """How strongly a discriminator pulls, and from when on.
+
+    Attributes:
+      weight: of the generator's adversarial loss; 0 turns the adversary off.
+      start: step from which it counts; the discriminator trains from there on too.
+      ramp: steps until it counts fully.
+      loss: "hinge" or "nonsaturating".
+      lecam_weight: of the LeCam regulariser.
+      adaptive_limit: upper bound of the adaptive weight (ratio of the gradients of the other losses and of
+        the adversarial one at the decoder's last layer); 0 turns adaptation off, which saves one backward
+        pass.
+    """
+
+    weight: float = 0.0
+    start: int = 0
+    ramp: int = 1
+    loss: Literal["hinge", "nonsaturating"] = "hinge"
+    lecam_weight: float = 0.0
+    adaptive_limit: float = 1e4
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialUpdate:
+    """`Update` with an adversary, see `adversarial`.
+
+    Attributes:
+      objective: its outputs are "real" and "fake" images.
+      fit: of the generator.
+      discriminator: Linen module, images -> logits.
+      discriminator_fit: of the discriminator (its steps are those of the generator).
+      weights: how strongly.
+      last_layer: path in the generator's parameters at which the adaptive weight compares gradients.
+    """
+
+    objective: Objective
+    fit: Fit
+    discriminator: Any
+    discriminator_fit: Fit
+    weights: AdversaryWeights
+    last_layer: str
+
+    def init(self, key: jax.Array, batch: Any, frozen: Any) -> State:
+        """Fresh generator and discriminator."""
+        variables = self.objective.init(key, batch, frozen)
+        if self.last_layer not in flatten(variables["params"]):
+            names = [name for name in flatten(variables["params"]) if name.endswith("kernel")][-5:]
+            raise ValueError(
+                f"no parameter {self.last_layer!r} for the adaptive weight; there are, among others, {names}"
+            )
+        images = jnp.zeros_like(batch["image"][:1], jnp.float32)
+        adversary = self.discriminator.init(jax.random.fold_in(key, 1), images)["params"]
+        state = {
+            "step": jnp.int32(0),
+            **variables,
+            "optimizer": optimizer(self.fit).init(variables["params"]),
+            "adversary": {
+                "params": adversary,
+                "optimizer": optimizer(self.discriminator_fit).init(adversary),
+                "lecam": losses.lecam_init(),
+            },
+        }
+        if self.fit.ema_decay:
+            state["ema"] = jax.tree.map(jnp.copy, variables["params"])
+        return state
+
+    def __call__(
+        self, state: State, batch: Any, frozen: Any, key: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """One step of the generator, then one of the discriminator on the same images."""
+        key = jax.random.fold_in(key, state["step"])
+        keys = random.example_keys(key, jax.tree.leaves(batch)[0].shape[0])
+        discriminator_loss, generator_loss = _LOSSES[self.weights.loss]
+        adversary, w = state["adversary"], self.weights
+        active = losses.start_weight(state["step"], w.start, w.ramp)
+
+        def judge(params, images):
+            return self.discriminator.apply({"params": params}, images)
+
+        def both(params):
+            variables = {**collections_of(state), "params": params}
+            terms = self.objective.loss(variables, batch, frozen, keys, state["step"])
+            return (terms.total, generator_loss(judge(adversary["params"], terms.outputs["fake"]))), terms
+
+        (total, adversarial_loss), pull, terms = jax.vjp(both, state["params"], has_aux=True)
+        gradients, factor = self._generator_gradients(pull, w.weight * active)
+        metrics = {**terms.metrics, "loss/generator": adversarial_loss, "adversary/weight": factor}
+        real, fake = jax.lax.stop_gradient((terms.outputs["real"], terms.outputs["fake"]))
+        terms = Terms(total, metrics, terms.statistics, {})
+        new_state, metrics = apply_gradients(self.objective, self.fit, state, gradients, terms, key)
+
+        def discriminate(params):
+            on_real, on_fake = judge(params, real), judge(params, fake)
+            loss = discriminator_loss(on_real, on_fake)
+            lecam = losses.lecam_loss(adversary["lecam"], on_real, on_fake)
+            return active * (loss + w.lecam_weight * lecam), (loss, on_real, on_fake)
+
+        gradients, (loss, on_real, on_fake) = jax.grad(discriminate, has_aux=True)(adversary["params"])
+        updates, moments = optimizer(self.discriminator_fit).update(
+            gradients, adversary["optimizer"], adversary["params"]
+        )
+        # Weight decay and moments must not move a discriminator that has not started.
+        started = jax.tree.map(
+            lambda new, old: jnp.where(active > 0, new, old),
+            {
+                "params": optax.apply_updates(adversary["params"], updates),
+                "optimizer": moments,
+                "lecam": losses.lecam_update(adversary["lecam"], on_real, on_fake),
+            },
+            adversary,
+        )
+        metrics |= {
+            "loss/discriminator": loss,
+            "adversary/real": jnp.mean(on_real),
+            "adversary/fake": jnp.mean(on_fake),
+        }
+        return {**new_state, "adversary": started}, metrics
+
+    def _generator_gradients(self, pull: Callable[..., Any], weight: jax.Array) -> tuple[Any, jax.Array]:
+        one, zero = jnp.float32(1), jnp.float32(0)
+        if not self.weights.adaptive_limit:
+            return pull((one, weight))[0], weight
+        # Both gradients from one forward pass: the adaptive weight needs them apart.
+        from_losses, from_adversary = pull((one, zero))[0], pull((zero, one))[0]
+        ratio = losses.adaptive_weight(
+            flatten(from_losses)[self.last_layer],
+            flatten(from_adversary)[self.last_layer],
+            self.weights.adaptive_limit,
+        )
+        factor = weight * ratio
+        return jax.tree.map(lambda a, b: a + factor * b, from_losses, from_adversary), factor
+
+
+def adversarial(
+    objective: Objective,
+    fit: Fit,
+    discriminator: Any,
+    weights: AdversaryWeights,
+    last_layer: str,
+    discriminator_fit: Fit | None = None,
+) -> AdversarialUpdate:
+    """The update of a generator and its discriminator in one compiled step.
+
+    Args:
+      objective: an objective whose outputs are "real" and "fake" images.
+      fit: of the generator.
+      discriminator: Linen module, images -> logits.
+      weights: strength, start, loss and regularisation.
+      last_layer: path of the generator's last kernel, such as "decoder/pixels/kernel".
+      discriminator_fit: default that of the generator without its averages and groups.
+
+    Raises:
+      ValueError: micro-batches, which would need the discriminator's logits of the whole batch at once.
+    """
+    if fit.micro_batches != 1:
+        raise ValueError(
+            f"micro_batches={fit.micro_batches} with an adversary; use 1, remat, or a smaller batch"
+        )
+    own = discriminator_fit or dataclasses.replace(fit, ema_decay=0.0, groups=())
+    return AdversarialUpdate(objective, fit, discriminator, own, weights, last_layer)

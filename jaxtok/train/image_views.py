@@ -1,0 +1,374 @@
+"""How stages of image systems are measured and drawn: reconstructions of tokenizers, samples of priors."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.data.config import Data
+from jaxtok.data.sources import open_source
+from jaxtok.evaluate.codes import CodeStatistics
+from jaxtok.evaluate.images import ReconstructionMeter
+from jaxtok.evaluate.protocol import Result
+from jaxtok.inspect import plot_bit_usage, plot_code_usage, reconstruction_grid, sample_grid
+from jaxtok.nn.byte_text import byte_ids, byte_string
+from jaxtok.nn.images import to_uint8
+from jaxtok.priors.contract import Prior
+from jaxtok.priors.independent import sample_independent
+from jaxtok.train.config import to_json
+from jaxtok.train.stage import Trained
+
+# Judges say whether images show what they should: (uint8 images, labels, captions) -> results.
+Judge = Callable[[np.ndarray, np.ndarray, Sequence[str]], list[Result]]
+
+_LARGEST_EVALUATION = 4096  # images; larger evaluation splits are cut, and the results say how many they used
+
+
+@runtime_checkable
+class ImageModel(Protocol):
+    """What an image system offers to be looked at."""
+
+    @property
+    def space(self) -> CodeSpace:
+        """Alphabet of a token."""
+        ...
+
+    def encode(self, variables: Any, images: jax.Array) -> Latents:
+        """Images to codes."""
+        ...
+
+    def decode(
+        self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
+    ) -> jax.Array:
+        """Codes to float images."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerView:
+    """Measures and draws a tokenizer.
+
+    Attributes:
+      model: the system.
+      judge: for reconstructions of labelled or captioned images, or None.
+    """
+
+    model: ImageModel
+    judge: Judge | None = None
+
+    def evaluate(self, trained: Trained) -> list[Result]:
+        """PSNR and SSIM, statistics of the codes, and the judge's opinion of reconstructions, over the
+        evaluation split.
+        """
+        reconstruct = self._reconstruct()
+        meter, statistics = ReconstructionMeter(), None
+        images, labels, captions = [], [], []
+        for batch in trained.batches():
+            codes, restored = jax.device_get(reconstruct(trained.variables, batch["image"]))
+            if statistics is None:
+                statistics = CodeStatistics(self.model.space, codes.shape[1])
+            meter.update(batch["image"], restored, batch["mask"])
+            statistics.update(codes, batch["mask"])
+            images.append(restored[batch["mask"]])
+            labels.append(batch["label"][batch["mask"]])
+            captions += _captions(batch)
+            if sum(map(len, images)) >= _LARGEST_EVALUATION:
+                break
+        if statistics is None:
+            return []
+        protocol = {"weights": "average" if trained.averaged else "raw", "split": "eval"}
+        results = [*meter.results(**protocol), *statistics.results(**protocol)]
+        if self.judge is not None:
+            judged = self.judge(np.concatenate(images), np.concatenate(labels), captions)
+            results += [_renamed(r, f"reconstruction_{r.name}", protocol) for r in judged]
+        return results
+
+    def figures(self, trained: Trained) -> dict[str, Any]:
+        """A grid of reconstructions and how the codes are used."""
+        reconstruct = self._reconstruct()
+        statistics, grid = None, None
+        for batch in trained.batches():
+            codes, restored = jax.device_get(reconstruct(trained.variables, batch["image"]))
+            if grid is None or statistics is None:
+                count = min(20, int(batch["mask"].sum()))
+                grid = reconstruction_grid(batch["image"][:count], restored[:count], title="held-out images")
+                statistics = CodeStatistics(self.model.space, codes.shape[1])
+            statistics.update(codes, batch["mask"])
+            if statistics.images >= _LARGEST_EVALUATION:
+                break
+        if grid is None or statistics is None:
+            return {}
+        usage = plot_bit_usage if self.model.space.is_binary else plot_code_usage
+        return {"reconstructions": grid, "codes": usage(statistics, title="codes of held-out images")}
+
+    def _reconstruct(self):
+        @jax.jit
+        def reconstruct(variables, images):
+            codes = self.model.encode(variables, images).codes
+            return codes, to_uint8(self.model.decode(variables, codes, (images.shape[1], images.shape[2])))
+
+        return reconstruct
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Draws latents for `SampleView`; hashable."""
+
+    @property
+    def guidances(self) -> tuple[float, ...]:
+        """Strengths to compare, the recommended one first; (0,) where there is no guidance."""
+        ...
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Settings, for the protocol."""
+        ...
+
+    def __call__(
+        self,
+        variables: Any,
+        ids: jax.Array,
+        mask: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+        guidance: float,
+    ) -> Latents:
+        """Latents for captions (ids int32 [B, T], mask bool [B, T]) and labels int32 [B]; pure, `guidance` is
+        static.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorSampler:
+    """`Sampler` of a prior with its recommended settings, and without guidance.
+
+    Attributes:
+      prior: the prior.
+      condition: (ids, mask) -> condition.
+    """
+
+    prior: Prior
+    condition: Callable[[jax.Array, jax.Array], Condition | None]
+
+    @property
+    def guidances(self) -> tuple[float, ...]:
+        """The recommended strength, and none."""
+        recommended = self.prior.rule.default_settings().guidance
+        return (recommended, 0.0) if recommended else (0.0,)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Rule and settings."""
+        return {
+            "prior": type(self.prior.rule).__name__,
+            "settings": to_json(self.prior.rule.default_settings()),
+        }
+
+    def __call__(
+        self,
+        variables: Any,
+        ids: jax.Array,
+        mask: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+        guidance: float,
+    ) -> Latents:
+        """Samples of captions."""
+        settings = dataclasses.replace(self.prior.rule.default_settings(), guidance=guidance)
+        condition = self.condition(ids, mask)
+        return self.prior.sample(
+            variables["params"], condition, key, batch=labels.shape[0], settings=settings
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class IndependentSampler:
+    """`Sampler` of independent slots given the class.
+
+    Attributes:
+      space: alphabet of a token.
+    """
+
+    space: CodeSpace
+
+    @property
+    def guidances(self) -> tuple[float, ...]:
+        """None."""
+        return (0.0,)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What it is."""
+        return {"prior": "independent slots given the class"}
+
+    def __call__(
+        self,
+        variables: Any,
+        ids: jax.Array,
+        mask: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+        guidance: float,
+    ) -> Latents:
+        """Samples of classes."""
+        del ids, mask, guidance
+        return sample_independent(variables["params"]["counts"], labels, self.space, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleView:
+    """Measures and draws a prior by what it samples.
+
+    Attributes:
+      model: the system.
+      data: where captions (and labels) to sample come from: different ones of the evaluation split.
+      judge: of the samples, or None.
+      captions: how many different captions.
+      per_caption: samples of each.
+      sampler: draws latents.
+      objective: the prior's objective, for the likelihood of held-out images, or None.
+    """
+
+    model: ImageModel
+    data: Data
+    judge: Judge | None = None
+    captions: int = 10
+    per_caption: int = 50
+    sampler: Sampler | None = None
+    objective: Any = None
+
+    def evaluate(self, trained: Trained) -> list[Result]:
+        """Likelihood of held-out images, the judge's opinion of samples with each guidance, and sampling
+        speed.
+        """
+        sampler = self._sampler()
+        protocol = {"weights": "average" if trained.averaged else "raw", **sampler.description}
+        results = self._likelihood(trained, protocol)
+        captions, labels = self._captions(self.captions)
+        captions, labels = captions * self.per_caption, np.tile(labels, self.per_caption)
+        for guidance in sampler.guidances:
+            images, seconds = self._draw(trained, captions, labels, guidance, timed=True)
+            shared = {
+                **protocol,
+                "guidance": guidance,
+                "captions": self.captions,
+                "per_caption": self.per_caption,
+            }
+            suffix = f"_w{guidance:g}" if len(sampler.guidances) > 1 else ""
+            judged = self.judge(images, labels, captions) if self.judge is not None else []
+            results += [_renamed(result, f"sample_{result.name}{suffix}", shared) for result in judged]
+            speed = {
+                **shared,
+                "batch": len(captions),
+                "device": jax.devices()[0].device_kind,
+                "timed": "second call",
+            }
+            results.append(Result(f"samples_per_second{suffix}", len(captions) / seconds, speed))
+        return results
+
+    def figures(self, trained: Trained) -> dict[str, Any]:
+        """Samples of up to ten captions with each guidance."""
+        captions, labels = self._captions(min(self.captions, 10))
+        repeated = [caption for caption in captions for _ in range(8)]
+        guidances, figures = self._sampler().guidances, {}
+        for guidance in guidances:
+            images, _ = self._draw(trained, repeated, np.repeat(labels, 8), guidance, timed=False)
+            several = len(guidances) > 1
+            figures[f"samples_w{guidance:g}" if several else "samples"] = sample_grid(
+                images, captions, title=f"guidance {guidance:g}" if several else ""
+            )
+        return figures
+
+    def _sampler(self) -> Sampler:
+        if self.sampler is None:
+            raise ValueError("this view has no sampler; set one with dataclasses.replace(view, sampler=...)")
+        return self.sampler
+
+    def _captions(self, count: int) -> tuple[list[str], np.ndarray]:
+        """The first different captions of the evaluation split, by label, and their labels."""
+        found: dict[str, int] = {}
+        source = open_source(self.data, "eval")
+        for number in range(min(len(source), 100 * count)):
+            record = source[number]
+            found.setdefault(record["caption"], record["label"])
+            if len(found) == count:
+                break
+        ordered = sorted(found, key=lambda caption: found[caption])
+        return ordered, np.array([found[caption] for caption in ordered], np.int32)
+
+    def _draw(
+        self, trained: Trained, captions: Sequence[str], labels: np.ndarray, guidance: float, timed: bool
+    ) -> tuple[np.ndarray, float]:
+        """uint8 images, and the seconds of a second call (the first compiles)."""
+        sampler = self._sampler()
+
+        @jax.jit
+        def draw(variables, tokenizer, ids, mask, labels, key):
+            return to_uint8(
+                self.model.decode(tokenizer, sampler(variables, ids, mask, labels, key, guidance))
+            )
+
+        ids, mask = byte_ids(captions, max(self.data.text_length, 1))
+        arguments = (trained.variables, trained.frozen["tokenizer"], ids, mask, labels, trained.key)
+        images = jax.device_get(draw(*arguments))
+        start = time.perf_counter()
+        if timed:
+            jax.block_until_ready(draw(*arguments))
+        return images, time.perf_counter() - start
+
+    def _likelihood(self, trained: Trained, protocol: dict[str, Any]) -> list[Result]:
+        if self.objective is None:
+            return []
+
+        @jax.jit
+        def loss(variables, frozen, batch, keys):
+            return self.objective.loss(variables, batch, frozen, keys, 0).metrics["loss/nll"]
+
+        total = count = 0
+        for number, batch in enumerate(trained.batches()):
+            if not batch["mask"].all() or count >= _LARGEST_EVALUATION:
+                break  # the loss is a mean over the batch: padding rows cannot be taken out of it
+            arrays = {name: value for name, value in batch.items() if name not in ("index", "mask")}
+            value = loss(
+                trained.variables, dict(trained.frozen), arrays, jax.random.fold_in(trained.key, number)
+            )
+            total, count = total + float(value) * len(batch["mask"]), count + len(batch["mask"])
+        if not count:
+            return []
+        return [Result("nll_nats_per_slot", total / count, {**protocol, "images": count, "split": "eval"})]
+
+
+def judge_named(name: str) -> Judge | None:
+    """The judge of a data set: "digits", "shapes", or "none"."""
+    return {"digits": digit_accuracy, "shapes": scene_accuracy, "none": None}[name]
+
+
+def digit_accuracy(images: np.ndarray, labels: np.ndarray, captions: Sequence[str]) -> list[Result]:
+    """The independent classifier of digits as a judge."""
+    from jaxtok.evaluate.judge import digit_judge  # scikit-learn is slow to import
+
+    del captions
+    return [digit_judge().result(images, labels)]
+
+
+def scene_accuracy(images: np.ndarray, labels: np.ndarray, captions: Sequence[str]) -> list[Result]:
+    """Exact comparison of captioned shapes with their captions as a judge."""
+    from jaxtok.evaluate.scenes import scene_results
+
+    del labels
+    return scene_results(captions, images)
+
+
+def _captions(batch: Any) -> list[str]:
+    if "text" not in batch:
+        return []
+    return [byte_string(row) for row, keep in zip(batch["text"], batch["mask"], strict=True) if keep]
+
+
+def _renamed(result: Result, name: str, protocol: dict[str, Any]) -> Result:
+    return Result(name, result.value, {**result.protocol, **protocol})

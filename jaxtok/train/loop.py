@@ -1,0 +1,241 @@
+"""The shared train loop. It knows only `Stage.update`; everything about models stands elsewhere."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxtok.data.pipeline import Pipeline
+from jaxtok.evaluate.protocol import Result
+from jaxtok.train.checkpoints import Checkpoints
+from jaxtok.train.diagnostics import check_finite
+from jaxtok.train.gradient import GRADIENT_NORM
+from jaxtok.train.preemption import StopSignal
+from jaxtok.train.run import Run
+from jaxtok.train.sharding import make_mesh, shardings, to_global
+from jaxtok.train.stage import Stage, State, Trained, Variables, abstract_batch, inference_variables
+from jaxtok.train.writers import MultiWriter, default_writer
+
+log = logging.getLogger(__name__)
+
+Initialise = Callable[[State], State]
+
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved its state."""
+
+
+def fit(
+    stage: Stage,
+    run: Run,
+    frozen: Mapping[str, Variables],
+    *,
+    initialise: Initialise | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> tuple[State, list[Result]]:
+    """Trains one stage, or continues it from the newest whole checkpoint in `run.workdir`.
+
+    Args:
+      stage: what.
+      run: where and how.
+      frozen: variables of the stages and networks that it reads, by name.
+      initialise: changes a fresh state before the first step (official or other weights); not called when
+        resuming.
+      metadata: plain JSON to store with each checkpoint (the configuration).
+
+    Returns:
+      The final state and the results of the final evaluation.
+
+    Raises:
+      Stopped: it was asked to stop and has saved.
+      ValueError: data, mesh or checkpoint do not fit.
+      NonFiniteError: a metric is nan or infinite; names the step, the term and the module.
+    """
+    # -- data and mesh: errors of the user come first --
+    mesh = make_mesh(run.mesh)
+    pipeline = Pipeline(
+        stage.data, "train", run.seed, process_index=jax.process_index(), process_count=jax.process_count()
+    )
+    key = stage_key(run.seed, stage.name)
+    # -- state: shapes, shardings, then either a checkpoint or a fresh one that is born sharded --
+    replicated = NamedSharding(mesh, PartitionSpec())
+    frozen = {name: jax.device_put(frozen[name], replicated) for name in (*stage.frozen, *stage.networks)}
+
+    def init(key, batch, frozen):
+        return stage.update.init(key, batch, frozen)
+
+    shapes = jax.eval_shape(init, key, abstract_batch(stage.data), frozen)
+    placement = shardings(shapes, stage.rules, mesh)
+    target = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placement)
+    folder = Path(run.workdir) / "checkpoints" / stage.name
+    with Checkpoints(folder, run.keep) as checkpoints:
+        if checkpoints.latest() is None:
+            first = iter_closing(pipeline.batches(0))
+            batch = to_global(device_batch(next(first)), mesh)
+            first.close()
+            with jax.set_mesh(mesh):
+                state = jax.jit(init, out_shardings=placement)(key, batch, frozen)
+            if initialise is not None:
+                state = jax.device_put(initialise(state), placement)
+        else:
+            state, saved = checkpoints.restore(target)
+            check_same_data(saved.get("data"), pipeline.fingerprint, stage.name)
+        start = int(state["step"])
+        writer = default_writer(
+            Path(run.workdir),
+            stage.name,
+            total_steps=stage.steps,
+            examples_per_step=stage.data.batch_size,
+            step=start,
+            wandb_project=run.wandb_project,
+        )
+        describe = {**(metadata or {}), "stage": stage.name, "data": pipeline.fingerprint, "seed": run.seed}
+        try:
+            with jax.set_mesh(mesh), StopSignal() as stop:
+                loop = _Loop(stage, run, mesh, pipeline, frozen, key, checkpoints, writer, describe)
+                state = loop.train(state, start, stop)
+                results = loop.look(state, stage.steps)
+        finally:
+            writer.close()
+    return state, results
+
+
+class _Loop:
+    """The steps of one stage. The order inside matters: check before save, save before the next batch."""
+
+    def __init__(self, stage, run, mesh, pipeline, frozen, key, checkpoints, writer: MultiWriter, metadata):
+        self.stage, self.run, self.mesh, self.pipeline = stage, run, mesh, pipeline
+        self.frozen, self.key, self.checkpoints, self.writer, self.metadata = (
+            frozen,
+            key,
+            checkpoints,
+            writer,
+            metadata,
+        )
+        self.update = jax.jit(stage.update, donate_argnums=0)
+        self.pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self.last_finite = 0
+        self.saved = -1
+
+    def train(self, state: State, start: int, stop: StopSignal) -> State:
+        """Runs the steps from `start` on."""
+        stage, run = self.stage, self.run
+        self.last_finite = self.saved = start
+        batches = iter_closing(self.pipeline.batches(start) if start < stage.steps else iter(()))
+        for step in range(start + 1, stage.steps + 1):
+            batch = to_global(device_batch(next(batches)), self.mesh)
+            state, metrics = self.update(state, batch, self.frozen, self.key)
+            self.pending.append((step, metrics))
+            self.checkpoints.check()
+            last = step == stage.steps
+            # With several processes a stop is agreed on at the same steps, because agreeing is a collective.
+            ask = jax.process_count() == 1 or step % run.log_every == 0
+            stopping = not last and ask and stop.agreed()
+            if (
+                step % run.log_every == 0
+                or step % run.save_every == 0
+                or last
+                or stopping
+                or step == start + 1
+            ):
+                self.report(log=step % run.log_every == 0 or last or step == start + 1)
+            if step % run.save_every == 0 or last or stopping:
+                self.save(step, state)
+            if stopping:
+                self.checkpoints.wait()
+                batches.close()
+                raise Stopped(
+                    f"{stage.name} stopped at step {step} of {stage.steps}; the same command continues there"
+                )
+            if run.evaluate_every and step % run.evaluate_every == 0 and not last:
+                self.look(state, step)
+        batches.close()
+        if self.saved < stage.steps and self.checkpoints.latest() is None:
+            self.save(stage.steps, state)  # a stage of no steps still leaves its state
+        self.checkpoints.wait()
+        return state
+
+    def report(self, log: bool) -> None:
+        """Fetches the metrics of the steps since the last time, checks each of them, writes the newest."""
+        for step, values in jax.device_get(self.pending):
+            norms = {
+                k.removeprefix(GRADIENT_NORM): float(v)
+                for k, v in values.items()
+                if k.startswith(GRADIENT_NORM)
+            }
+            metrics = {k: float(v) for k, v in values.items() if not k.startswith(GRADIENT_NORM)}
+            check_finite(metrics, step, self.last_finite, norms)
+            self.last_finite = step
+        if log:
+            self.writer.scalars(step, metrics)
+        self.pending.clear()
+
+    def save(self, step: int, state: State) -> None:
+        """Starts an asynchronous checkpoint."""
+        self.checkpoints.save(step, state, {**self.metadata, "step": step})
+        self.saved = step
+
+    def look(self, state: State, step: int) -> list[Result]:
+        """Evaluates and draws."""
+        if self.stage.view is None:
+            return []
+        trained = Trained(
+            inference_variables(state),
+            self.frozen,
+            lambda: evaluation_batches(self.stage.data),
+            jax.random.fold_in(self.key, step),
+            "ema" in state,
+        )
+        results = self.stage.view.evaluate(trained)
+        if results:
+            self.writer.scalars(step, {f"eval/{result.name}": result.value for result in results})
+        for name, figure in self.stage.view.figures(trained).items():
+            self.writer.image(step, name, figure)
+        return results
+
+
+def stage_key(seed: int, name: str) -> jax.Array:
+    """The key of a stage: the run's seed and the stage's name, so that adding a stage does not change the
+    others.
+    """
+    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
+    return jax.random.fold_in(jax.random.key(seed), int.from_bytes(digest, "little"))
+
+
+def device_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What of a batch goes to the devices: not the record numbers, which are 64-bit and for the host."""
+    return {name: value for name, value in batch.items() if name not in ("index", "mask")}
+
+
+def evaluation_batches(data: Any) -> Iterator[Mapping[str, np.ndarray]]:
+    """One pass over the whole evaluation split, on every process alike."""
+    return Pipeline(data, "eval").evaluation_batches()
+
+
+def iter_closing(iterator: Iterator[Any]) -> Generator[Any, None, None]:
+    """An iterator whose worker processes end with it."""
+    try:
+        yield from iterator
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def check_same_data(saved: str | None, current: str, stage: str) -> None:
+    """Refuses to resume on other data than the checkpoint was trained on.
+
+    Raises:
+      ValueError: the fingerprints differ.
+    """
+    if saved is not None and saved != current:
+        raise ValueError(
+            f"stage {stage!r} was trained on data with fingerprint {saved}, the data is now {current}: its "
+            "records, size, crops or "
+            "captions changed. Restore them, or use another --workdir with --init-from this one."
+        )

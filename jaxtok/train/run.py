@@ -1,0 +1,45 @@
+"""Everything about a run that is not about the model: where, on what, how often."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxtok.train.distributed import Distributed
+from jaxtok.train.sharding import MeshShape
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how a run happens; none of it changes what is computed, except the seed.
+
+    Attributes:
+      workdir: where everything goes: checkpoints, metrics, figures, tables. Running the same command again
+        continues there.
+      seed: of parameters, noise and sampling.
+      mesh: how devices are arranged.
+      log_every: steps between lines of metrics.
+      save_every: steps between checkpoints; there is always one at the end.
+      evaluate_every: steps between evaluations; 0 for the end only.
+      keep: newest checkpoints that stay.
+      init_from: a run, a folder of `save_pretrained`, or official weights to start from; parameters of equal
+        name and shape are taken, and what was and was not is printed.
+      wandb_project: Weights & Biases project; empty for none.
+      distributed: how processes find each other.
+      log_level: how much the library tells beside the progress.
+    """
+
+    workdir: str = ""
+    seed: int = 0
+    mesh: MeshShape = field(default_factory=MeshShape)
+    log_every: int = 50
+    save_every: int = 1000
+    evaluate_every: int = 0
+    keep: int = 2
+    init_from: str = ""
+    wandb_project: str = ""
+    distributed: Distributed = field(default_factory=Distributed)
+    log_level: Literal["debug", "info", "warning"] = "warning"
+
+    def __post_init__(self) -> None:
+        for name, least in (("log_every", 1), ("save_every", 1), ("evaluate_every", 0), ("keep", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least {least}.")

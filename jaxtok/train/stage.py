@@ -1,0 +1,140 @@
+"""A stage is data: what is trained, on what, for how long, and how one looks at it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtok.data.config import Data
+from jaxtok.evaluate.protocol import Result
+from jaxtok.losses.terms import Terms
+from jaxtok.train.sharding import Rule
+
+Batch = Mapping[str, Any]
+State = dict[str, Any]
+Variables = dict[str, Any]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What `gradient` and `adversarial` minimise; see `jaxtok.systems.objectives`."""
+
+    def init(self, key: jax.Array, batch: Any, frozen: Any) -> Variables:
+        """Fresh variables: "params" and, if the model has state, other collections."""
+        ...
+
+    def loss(self, variables: Variables, batch: Any, frozen: Any, keys: jax.Array, step: jax.Array) -> Terms:
+        """The loss of a (micro-)batch with one key per example."""
+        ...
+
+    def update_collections(self, collections: Variables, statistics: Any, key: jax.Array) -> Variables:
+        """The other collections after an optimizer step, from sums over the whole batch."""
+        ...
+
+    def summarise(self, statistics: Any) -> dict[str, jax.Array]:
+        """Metrics from the sums."""
+        ...
+
+
+@runtime_checkable
+class Update(Protocol):
+    """One step of training, pure."""
+
+    def init(self, key: jax.Array, batch: Any, frozen: Any) -> State:
+        """A fresh state: "step" int32 [], "params", and what else the update keeps."""
+        ...
+
+    def __call__(
+        self, state: State, batch: Any, frozen: Any, key: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """The next state and scalar metrics; `key` is the stage's key, folded with the step inside."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What evaluations and figures may look at.
+
+    Attributes:
+      variables: of this stage, averaged parameters if there are any.
+      frozen: variables of earlier stages and frozen networks, by name.
+      batches: makes one pass over the evaluation split, see `Pipeline.evaluation_batches`.
+      key: for sampling.
+      averaged: whether `variables` are the running average.
+    """
+
+    variables: Variables
+    frozen: Mapping[str, Variables]
+    batches: Callable[[], Iterator[Mapping[str, np.ndarray]]]
+    key: jax.Array
+    averaged: bool
+
+
+@runtime_checkable
+class StageView(Protocol):
+    """How a stage is measured and drawn; see `jaxtok.train.image_views`."""
+
+    def evaluate(self, trained: Trained) -> list[Result]:
+        """Results on held-out data."""
+        ...
+
+    def figures(self, trained: Trained) -> dict[str, Any]:
+        """Matplotlib figures by name."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One thing that is trained.
+
+    Attributes:
+      name: of the stage, its checkpoints and its metrics.
+      update: how; made by `gradient`, `adversarial` or `cluster`.
+      data: on what.
+      steps: for how long, in optimizer steps.
+      frozen: names of earlier stages whose variables it reads.
+      networks: frozen networks that are no stage, name -> function that loads their variables.
+      rules: how its parameters are split over the mesh.
+      view: how it is measured and drawn; None for not at all.
+    """
+
+    name: str
+    update: Update
+    data: Data
+    steps: int
+    frozen: tuple[str, ...] = ()
+    networks: Mapping[str, Callable[[], Variables]] = dataclasses.field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    view: StageView | None = None
+
+
+# What a state holds beside the collections of the model.
+_BOOKKEEPING = ("step", "params", "optimizer", "ema", "adversary")
+
+
+def collections_of(state: State) -> Variables:
+    """The model's collections beside its parameters, such as the quantizer's state."""
+    return {name: value for name, value in state.items() if name not in _BOOKKEEPING}
+
+
+def inference_variables(state: State) -> Variables:
+    """The variables to use a trained model with: averaged parameters if there are any, and all other
+    collections.
+    """
+    return {"params": state.get("ema", state["params"]), **collections_of(state)}
+
+
+def abstract_batch(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch at the largest resolution, without opening the data."""
+    batch, side = data.batch_size, max(data.image_sizes)
+    shapes = {
+        "image": jax.ShapeDtypeStruct((batch, side, side, data.channels), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+    if data.text_length:
+        shapes["text"] = jax.ShapeDtypeStruct((batch, data.text_length), jnp.int32)
+        shapes["text_mask"] = jax.ShapeDtypeStruct((batch, data.text_length), jnp.bool_)
+    return shapes
