@@ -72,3 +72,8 @@ def test_half_precision_keeps_its_dtype():
     module = Attention(HEADS, HEAD_DIM, dtype=jnp.bfloat16)
     (y, own), _ = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), X, PREFIX, ROPE, MASK))
     assert y.dtype == own[0].dtype == own[1].dtype == jnp.bfloat16
+
+
+def test_groups_of_queries_need_whole_keys():
+    with pytest.raises(ValueError, match="key_heads=2 does not divide heads=3"):
+        jax.eval_shape(Attention(3, HEAD_DIM, key_heads=2).init, jax.random.key(0), X)
