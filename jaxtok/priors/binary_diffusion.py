@@ -148,6 +148,9 @@ class BinaryDiffusion:
 
         Returns:
           The loss and "bit_accuracy", how many clean bits are predicted right.
+
+        Raises:
+          ValueError: the network does not have one logit per bit.
         """
         del codec
         bits = latents.codes
@@ -157,7 +160,13 @@ class BinaryDiffusion:
         if condition is not None and self.condition_dropout:
             dropped = random.uniform(random.fold(keys, 2), ()) < self.condition_dropout
             condition = condition.select(dropped)
-        logits = self._x0(apply(params, noisy, condition, t), noisy)
+        output = apply(params, noisy, condition, t)
+        if output.shape != bits.shape:
+            raise ValueError(
+                f"bit-flip diffusion needs one logit per bit, codes are {bits.shape}, logits {output.shape}; "
+                "is the space of the network binary?"
+            )
+        logits = self._x0(output, noisy)
         nll = jax.nn.softplus(jnp.where(bits == 1, -logits, logits))
         accuracy = masked_mean(((logits > 0) == (bits == 1)).astype(jnp.float32), latents.mask)
         return masked_mean(nll, latents.mask), {"bit_accuracy": accuracy}

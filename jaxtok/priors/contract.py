@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition, Latents
-from jaxtok.nn.cache import KVCache
 
 Metrics = dict[str, jax.Array]
 
@@ -117,14 +116,14 @@ class Prior:
 
     def start(
         self, params: Any, condition: Condition | None, capacity: int, batch: int | None = None
-    ) -> KVCache:
-        """A cache that knows the condition, with room for `capacity` tokens."""
+    ) -> Any:
+        """A cache that knows the condition, with room for `capacity` tokens: a pytree with `keep`, such as `KVCache`."""
         return self.apply(params, condition, capacity, batch, method="start")
 
     def step(
         self,
         params: Any,
-        cache: KVCache,
+        cache: Any,
         inputs: jax.Array,
         positions: jax.Array,
         mask: jax.Array | None = None,

@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtok.codes import Condition
+from jaxtok.decoding.guidance import guide, guide_stacked, with_unconditional
+
+C, U = jnp.asarray([1.0, -2.0]), jnp.asarray([0.5, 1.0])
+
+
+def test_the_two_rules_differ_by_one_in_the_strength():
+    np.testing.assert_array_equal(guide(C, U, 0.0), C)
+    np.testing.assert_array_equal(guide(C, U, 0.0, "u+s(c-u)"), U)
+    np.testing.assert_allclose(guide(C, U, 2.0), 3 * np.asarray(C) - 2 * np.asarray(U))
+    np.testing.assert_allclose(guide(C, U, 2.0), guide(C, U, 3.0, "u+s(c-u)"))
+    with pytest.raises(ValueError, match="choose one of"):
+        guide(C, U, 1.0, "cfg")
+
+
+def test_both_halves_go_through_the_network_together():
+    null = Condition(jnp.full((2, 1, 3, 1), 9.0), jnp.asarray([[False, False, True]]), batch_axis=1)
+    condition = Condition(jnp.zeros((2, 4, 3, 1)), jnp.ones((4, 3), bool), null=null, batch_axis=1)
+    both = jax.jit(with_unconditional)(condition)
+    assert both.batch == 8 and both.null is None
+    np.testing.assert_array_equal(both.features[:, 4:], 9.0)
+    np.testing.assert_array_equal(both.mask, [[True] * 3] * 4 + [[False, False, True]] * 4)
+    guided = guide_stacked(jnp.concatenate([C[:, None], U[:, None]]), 2.0, "c+w(c-u)")
+    np.testing.assert_allclose(guided[:, 0], guide(C, U, 2.0))
+
+
+def test_a_null_text_keeps_its_mask_beside_texts_without_one():
+    null = Condition(jnp.zeros((1, 3), jnp.int32), jnp.asarray([[True, False, False]]))
+    both = with_unconditional(Condition(jnp.ones((2, 3), jnp.int32), null=null))
+    np.testing.assert_array_equal(both.mask, [[True] * 3] * 2 + [[True, False, False]] * 2)
