@@ -80,4 +80,6 @@ def _special_ids(folder: Path) -> tuple[int, list[int]]:
     # Llama 3 lists several ends.
     named = [config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")]
     named = [ids[0] if isinstance(ids, list) else ids for ids in named]
+    # Some configurations say -1 for none.
+    named = [None if token is None or token < 0 else token for token in named]
     return named[2] or 0, [token for token in named if token is not None][:1]

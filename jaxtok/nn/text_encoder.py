@@ -120,6 +120,8 @@ def encode_captions(
             f"{path} yields token {ids.max()}, the model knows {module.config.vocab} tokens; use its own "
             "tokenizer.json"
         )
+    # Once, not in every call; nothing happens to weights that are on a device already.
+    variables = jax.tree.map(jnp.asarray, variables)
     size = min(batch_size, len(ids))
     # Rows that fill up the last call repeat the empty caption.
     rows = np.minimum(np.arange(-(-len(ids) // size) * size), len(texts)).reshape(-1, size)

@@ -53,7 +53,7 @@ def test_an_empty_text_has_one_token(folder):
 
 
 def test_an_empty_text_needs_a_token_that_stands_for_it(folder):
-    configure(folder)
+    configure(folder, pad_token_id=-1)
     assert tokenize(folder, ["a"], 2)[0].tolist() == [[0, 4]]
     with pytest.raises(ValueError, match="has no tokens"):
         tokenize(folder, [""], 2)
