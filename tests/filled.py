@@ -9,8 +9,14 @@ import numpy as np
 
 
 def filled(module: Any, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
-    """Variables of a Linen module, shaped by `init` but drawn with NumPy: nothing zero, all of sensible size."""
-    shapes = jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, *args, **kwargs))
+    """Variables of a Linen module, shaped by `init` but drawn with NumPy, nothing zero, of sensible size."""
+    return draw_like(
+        jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, *args, **kwargs)), seed
+    )
+
+
+def draw_like(shapes: Any, seed: int = 0) -> Any:
+    """The same for a tree of shapes."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

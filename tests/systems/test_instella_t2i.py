@@ -1,0 +1,169 @@
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtok import convert
+from jaxtok.codes import CodeSpace, Condition
+from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I, TextShape, from_official
+from jaxtok.weights import read_tensors
+
+
+@pytest.mark.slow  # parity: five compilations per file
+@pytest.mark.parametrize("name", ["instella_t2i", "instella_t2i_scaled"])
+def test_the_official_code_gives_the_same(shared, name):
+    path = shared(f"goldens/{name}.safetensors")
+    loaded, (tensors, _) = convert.load("instella_t2i", path), read_tensors(path)
+    io = {key.removeprefix("io."): value for key, value in tensors.items() if key.startswith("io.")}
+    bae, images = loaded["bae"], jnp.asarray(io["image"].transpose(0, 2, 3, 1))
+    height, width = images.shape[1:3]
+
+    @jax.jit
+    def tokenizer(variables):
+        run = lambda *args, **kwargs: bae.module.apply(variables, *args, **kwargs)
+        out, latents = run(images), run(images, method="encode")
+        return {
+            "encoder": run(images, method="features"),
+            "logits": run(images, method="logits"),
+            "embeddings": latents.values,
+            "bits": latents.codes,
+            "bit_regulariser": out.quantized.losses["bits"][None],
+            "reconstruction": jnp.moveaxis(out.x_hat, -1, 1),
+            "decoded": jnp.moveaxis(run(latents, method="decode"), -1, 1),
+            "decoded_2x": jnp.moveaxis(run(latents.codes, (2 * height, 2 * width), method="decode"), -1, 1),
+        }
+
+    def prior(name, *time):
+        features, mask = io[f"{name}.text"], io[f"{name}.text_mask"].astype(bool)
+        condition = Condition(jnp.asarray(features), jnp.asarray(mask), batch_axis=1)
+        bits = io["bits"].astype(np.int32)
+        return jax.jit(loaded[name].module.apply)(loaded[name].variables, bits, condition, *time)
+
+    found = tokenizer(bae.variables)
+    found |= {"diff.output": prior("diff", io["diff.t"]), "ar.output": prior("ar")}
+    np.testing.assert_array_equal(found.pop("bits"), io["bits"])
+    inputs = {"image", "bits", "diff.t", *(f"{p}.{n}" for p in ("diff", "ar") for n in ("text", "text_mask"))}
+    assert set(found) == set(io) - inputs
+    for key, value in found.items():
+        np.testing.assert_allclose(value, io[key], atol=1e-4, err_msg=key)
+
+
+def elements(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def measured(bits):
+    """Parameters of our published sizes, by the component names of the official module tree."""
+    model = InstellaT2I.bae_1024(bits)
+    shapes = {name: tree["params"] for name, tree in model.shapes().items()}
+    tokenizer, width = shapes["tokenizer"], model.prior.heads * model.prior.head_dim
+    pixels = elements(tokenizer["decoder"]["pixels"])
+    # The official autoregressive model owns a time embedding that it never uses.
+    unused = width + width + width * width + width
+    return {
+        "BAE total": elements(tokenizer),
+        "BAE encoder": elements(tokenizer["encoder"]),
+        "BAE decoder": elements(tokenizer["decoder"]) - pixels,
+        "BAE to_pixel": pixels,
+        "BAE quantizer": elements(tokenizer["quantizer"]),
+        "diffusion prior": elements(shapes["diffusion"]),
+        "AR prior": elements(shapes["autoregressive"]) + unused,
+    }
+
+
+def test_published_sizes_have_the_published_numbers_of_parameters(shared):
+    rows = json.loads(shared("goldens/parameter_counts.json").read_text())
+    rows = [row for row in rows if row["system"] == "instella_t2i"]
+    ours = {bits: measured(bits) for bits in (64, 128)}
+    assert len(rows) == 11
+    for row in rows:
+        bits = 128 if "128 bits" in row["configuration"] else 64
+        assert ours[bits][row["component"]] == row["parameters"], row["configuration"]
+
+
+def test_the_parts_of_the_tiny_size_fit_together():
+    model = InstellaT2I.tiny()
+    images = jnp.zeros((2, model.image_size, model.image_size, model.channels), jnp.uint8)
+
+    def everything(key):
+        tokenizer = model.tokenizer()
+        variables = tokenizer.init({"params": key}, images)
+        latents = model.encode(variables, images)
+        condition = model.example_condition(2)
+        drawn = {}
+        for name in PRIORS:
+            prior = model.prior_named(name)
+            drawn[name] = prior.sample(prior.init(key, latents, condition), condition, key).codes
+        return latents.codes, model.decode(variables, latents), drawn
+
+    codes, decoded, drawn = jax.eval_shape(everything, jax.random.key(0))
+    assert codes.shape == (2, model.tokens, model.bits) and decoded.shape == images.shape
+    assert all(sample.shape == codes.shape for sample in drawn.values())
+
+
+def test_the_small_size_builds():
+    shapes = InstellaT2I.small().shapes()
+    assert set(shapes) == {"tokenizer", *PRIORS} and 1e6 < elements(shapes) < 1e8
+
+
+def test_the_comparison_with_one_codebook_has_an_autoregressive_prior_only():
+    model = dataclasses.replace(InstellaT2I.tiny(), quantizer="vq")
+    assert model.space == CodeSpace((256,)) and set(model.shapes()) == {"tokenizer", "autoregressive"}
+    with pytest.raises(ValueError, match="needs binary latents"):
+        model.diffusion()
+
+
+def test_an_unconditional_system_has_no_condition():
+    model = dataclasses.replace(InstellaT2I.tiny(), text=TextShape("none"))
+    assert model.example_condition() is None and set(model.shapes()) == {"tokenizer", *PRIORS}
+
+
+def test_an_unknown_prior_is_named():
+    with pytest.raises(ValueError, match="prior 'gan'"):
+        InstellaT2I.tiny().prior_named("gan")
+
+
+def test_captions_have_the_empty_caption_as_null():
+    model = InstellaT2I.tiny()
+    condition = model.caption_condition(jnp.full((2, 24), 5, jnp.int32), jnp.ones((2, 24), bool))
+    null = condition.unconditional()
+    assert null.features[:, 0].tolist() == [257, 257] and null.mask.sum() == 2
+
+
+def test_official_arguments_become_our_sizes():
+    published = from_official({})
+    assert published == InstellaT2I.bae_1024()
+    arguments = {
+        "bae": {
+            "in_channels": 1,
+            "encoder_layers": 3,
+            "encoder_num_heads": 2,
+            "encoder_head_dim": 8,
+            "axes_dims_rope": [4, 2, 2],
+            "downsample_idx": [0, 2],
+            "decoder_layers": 2,
+            "decoder_num_heads": 1,
+            "decoder_head_dim": 8,
+            "upsample_idx": [],
+            "patch_size": 4,
+            "num_latent_tkns": 5,
+            "codebook_size": 7,
+            "use_repa": True,
+            "repa_index": 1,
+            "repa_dim": 9,
+        },
+        "prior": {"num_layers": 2, "num_attention_heads": 3, "attention_head_dim": 4, "text_cond_dim": 6},
+        "image_size": 16,
+        "scale": 64,
+    }
+    model = from_official(arguments)
+    assert (model.channels, model.patch, model.tokens, model.bits, model.scale) == (1, 4, 5, 7, 16)
+    assert model.encoder.segments == (1, 2, 0) and model.decoder.segments == (2,)
+    assert (model.encoder.width, model.decoder.width) == (16, 8)
+    assert (model.align_after, model.align_width, model.rope_layout) == (1, 9, "instella")
+    assert (model.prior.layers, model.prior.heads, model.prior.head_dim, model.text.width) == (2, 3, 4, 6)
+    assert from_official({**arguments, "scale": None}).scale is None

@@ -1,0 +1,147 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from jaxtok.convert import load, save
+from jaxtok.systems.image.instella_t2i import official_components
+from jaxtok.weights import flatten, read_tensors, save_table, write_tensors
+from tests.filled import draw_like
+
+
+def config(down=(0,), up=(1,), layers=2):
+    return {
+        "bae": {
+            "in_channels": 3,
+            "encoder_layers": layers,
+            "encoder_head_dim": 8,
+            "encoder_num_heads": 2,
+            "patch_size": 2,
+            "num_latent_tkns": 3,
+            "axes_dims_rope": [4, 2, 2],
+            "downsample_idx": list(down),
+            "decoder_layers": layers,
+            "decoder_head_dim": 8,
+            "decoder_num_heads": 1,
+            "upsample_idx": list(up),
+            "codebook_size": 5,
+        },
+        "prior": {"num_layers": 2, "head_dim": 4, "heads": 2, "text_dim": 6},
+        "image_size": 16,
+        "scale": 16,
+    }
+
+
+def checkpoint(config):
+    """A random official state dict of that configuration, with every component behind its prefix."""
+    state = {}
+    for name, component in official_components(config).items():
+        tensors = save_table(component.table, draw_like(component.shapes["params"]), {})
+        state |= {f"{name}.{key}": np.ascontiguousarray(value) for key, value in tensors.items()}
+    # Tensors that the official modules own and our model does not use.
+    extras = {"ar.time_embed.linear_1.weight": (8, 1), "bae.decoder.repa_proj.0.weight": (8, 8)}
+    return state | {key: np.full(shape, 2.0, np.float32) for key, shape in extras.items()}
+
+
+@pytest.fixture(scope="module")
+def official():
+    return config(), checkpoint(config())
+
+
+@pytest.fixture(scope="module")
+def loaded(official):
+    return load("instella_t2i", official[1], official[0])
+
+
+def equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_components_are_named_and_extras_ride_along(loaded):
+    assert {name: part.role for name, part in loaded.items()} == {
+        "bae": "tokenizer",
+        "diff": "diffusion",
+        "ar": "autoregressive",
+    }
+    assert list(loaded["ar"].extras) == ["time_embed.linear_1.weight"] and loaded["diff"].extras == {}
+    assert list(loaded["bae"].extras) == ["decoder.repa_proj.0.weight"]
+    assert all(leaf.dtype == np.float32 for leaf in flatten(loaded["bae"].variables["params"]).values())
+
+
+def test_saving_what_was_loaded_preserves_every_tensor(official, loaded):
+    equal(save(loaded), official[1])
+
+
+@pytest.mark.parametrize("down, up", [((), ()), ((0, 1), (0, 2)), ((2,), (2,))], ids=str)
+def test_any_number_of_resampling_steps_loads_and_saves(down, up):
+    arguments = config(down, up, layers=3)
+    tensors = {key: value for key, value in checkpoint(arguments).items() if key.startswith("bae.")}
+    part = load("instella_t2i", tensors, arguments)
+    assert list(part) == ["bae"]
+    assert sum("down_layers" in key and key.endswith("weight") for key in tensors) == len(down)
+    equal(save(part), tensors)
+
+
+@pytest.mark.parametrize("name", ["bae", "diff", "ar"])
+def test_one_component_without_prefix_is_recognised(official, name):
+    arguments, tensors = official
+    own = {
+        key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+    }
+    part = load("instella_t2i", own, arguments)
+    assert list(part) == [name]
+    equal(save(part), own)
+
+
+def test_a_file_brings_its_configuration(official, tmp_path):
+    arguments, tensors = official
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, tensors, {"config": json.dumps(arguments)})
+    equal(save(load("instella_t2i", path)), tensors)
+
+
+def test_everything_that_does_not_fit_is_listed_at_once(official):
+    arguments, tensors = official
+    broken = {key: value for key, value in tensors.items() if key.startswith("bae.")}
+    del broken["bae.encoder.proj_out.bias"]
+    broken["bae.encoder.blocks.0.weight"] = np.zeros(3, np.float32)
+    broken["bae.quantizer.embed"] = np.zeros((6, 16), np.float32)
+    with pytest.raises(ValueError) as error:
+        load("instella_t2i", broken, arguments)
+    message = str(error.value)
+    for part in (
+        "missing tensors (1)",
+        "encoder.proj_out.bias",
+        "unexpected tensors (1)",
+        "encoder.blocks.0.weight",
+    ):
+        assert part in message
+    assert "mis-shaped tensors (1)" in message and "quantizer.embed (6, 16)" in message
+
+
+def test_tensors_of_no_component_are_mentioned_and_left(official, caplog):
+    arguments, tensors = official
+    tensors = {key: value for key, value in tensors.items() if key.startswith("bae.")}
+    with caplog.at_level(logging.WARNING):
+        part = load("instella_t2i", {**tensors, "io.image": np.zeros(3)}, arguments)
+    assert "1 tensors belong to no component" in caplog.text and "io" in caplog.text
+    equal(save(part), tensors)
+
+
+def test_what_is_no_checkpoint_of_the_system_is_refused(official):
+    with pytest.raises(
+        ValueError, match=r"no component of instella_t2i among 1 tensors such as \['head.weight'\]"
+    ):
+        load("instella_t2i", {"head.weight": np.zeros((2, 2))}, official[0])
+    with pytest.raises(ValueError, match="no converter for 'dalle'"):
+        load("dalle", {}, {})
+
+
+@pytest.mark.parametrize("name", ["instella_t2i", "instella_t2i_scaled"])
+def test_official_files_survive_the_round_trip(shared, name):
+    path = shared(f"goldens/{name}.safetensors")
+    tensors = {key: value for key, value in read_tensors(path)[0].items() if not key.startswith("io.")}
+    equal(save(load("instella_t2i", tensors, read_tensors(path)[1]["config"])), tensors)
