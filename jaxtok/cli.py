@@ -72,7 +72,9 @@ def _prepare_jax() -> None:
     """Settings that must precede JAX: compiled programs are kept between runs."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    # JAX declares its options at run time, so a type checker does not know their names.
+    config: Any = jax.config
+    if not config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxtok" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 

@@ -197,7 +197,7 @@ class CodeSpace:
         self._check_slots(codes)
         grouping = self.regroup(self._fields)
         return pack_fields(
-            grouping.merge(codes), [(level - 1).bit_length() for level in grouping.space.levels]
+            np.asarray(grouping.merge(codes)), [(level - 1).bit_length() for level in grouping.space.levels]
         )
 
     def unpack(
@@ -216,7 +216,7 @@ class CodeSpace:
             )
         grouping = self.regroup(self._fields)
         merged = unpack_fields(packed, tokens, [(level - 1).bit_length() for level in grouping.space.levels])
-        return grouping.split(merged)
+        return np.asarray(grouping.split(merged))
 
     # -- checks --
 

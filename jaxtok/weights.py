@@ -308,7 +308,8 @@ def load_table(
             for name in entry.names
             if name in tensors
         ]
-        if len(pieces) == depth and all(piece is not None for piece in pieces):
+        pieces = [piece for piece in pieces if piece is not None]  # those that fit
+        if len(pieces) == depth:
             kind = dtype if _is_float(pieces[0].dtype) else pieces[0].dtype
             params[path] = (
                 np.stack(pieces, dtype=kind, casting="unsafe") if stacked else pieces[0].astype(kind)

@@ -6,7 +6,7 @@ can be tested. Numbers made with it are about strokes, not natural images, and m
 """
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -54,7 +54,7 @@ def trained_variables() -> dict[str, Any]:
     module, optimizer = DigitFeatures(), optax.adam(LEARNING_RATE)
 
     def loss(variables: Any, rows: jax.Array) -> jax.Array:
-        _, logits = module.apply(variables, images[rows])
+        _, logits = cast(tuple[Any, jax.Array], module.apply(variables, images[rows]))
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]))
 
     @jax.jit

@@ -10,7 +10,7 @@ of the update (frozen and sharded like any other variables) and never closed ove
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxtok.losses.vgg import LPIPS, SMALLEST_IMAGE, feature_distance, lpips_tab
 from jaxtok.weights import load_table, read_tensors
 
 Source = str | os.PathLike | Mapping[str, Any]
+Distance = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 class Perceptual(NamedTuple):
@@ -33,7 +34,7 @@ class Perceptual(NamedTuple):
         variables: of the frozen network.
     """
 
-    distance: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    distance: Distance
     variables: Any
 
 
@@ -54,7 +55,7 @@ def load_lpips(*sources: Source, dtype: Any = jnp.float32) -> Perceptual:
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), image, image)["params"]
     params, _ = load_table(lpips_table(), tensors, expected)
-    return Perceptual(module.apply, {"params": params})
+    return Perceptual(cast(Distance, module.apply), {"params": params})
 
 
 def load_convnext(source: Source, size: int = 224, dtype: Any = jnp.float32) -> Perceptual:
@@ -96,7 +97,8 @@ def logit_distance(
 
     def logits(image: jax.Array) -> jax.Array:
         shape = (image.shape[0], size, size, 3)
-        return module.apply(variables, jax.image.resize(image.astype(jnp.float32), shape, "bilinear"))[1]
+        resized = jax.image.resize(image.astype(jnp.float32), shape, "bilinear")
+        return cast(tuple[Any, jax.Array], module.apply(variables, resized))[1]
 
     return jnp.mean(jnp.square(logits(x) - logits(y)), axis=-1)
 

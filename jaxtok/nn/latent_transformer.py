@@ -162,14 +162,15 @@ class LatentTransformer(nn.Module):
         return self.embedding(codes)
 
     def _head(self, x, time):
-        x = self.norm(x, time) if self.timed else self.norm(x)
+        norm: Any = self.norm  # which of the two kinds, `timed` says
+        x = norm(x, time) if self.timed else norm(x)
         return self.out(x.astype(jnp.float32))
 
     def _context(self, condition, cache):
         if cache is not None:
             text = cache.context
             return {"prefix": (cache.keys[:, :, :text], cache.values[:, :, :text])}, cache.context_mask
-        if condition is None:
+        if condition is None or self.conditioner is None:
             return {}, None
         features, mask = self.conditioner(condition)
         return {"context": for_layers(features.astype(self.dtype), self.layers)}, mask

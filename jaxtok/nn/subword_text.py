@@ -56,7 +56,8 @@ def tokenize(
 def _tokenizer(folder: Path, length: int) -> Any:
     """One per length: changing the truncation of a tokenizer that another thread is using would be a race."""
     try:
-        from tokenizers import Tokenizer
+        # Where the extra is not installed, pyright takes this name for our own `jaxtok.tokenizers`.
+        from tokenizers import Tokenizer  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError as error:
         raise ImportError(
             "subword text needs the package `tokenizers`: pip install 'jaxtok[text]'"

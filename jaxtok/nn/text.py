@@ -41,7 +41,7 @@ class ByteEncoder(nn.Module):
             self.dtype
         )
         positions = jnp.arange(ids.shape[1], dtype=jnp.float32)[:, None]
-        shared = {"rope": rope_tables(positions, (self.head_dim,))}
+        shared: dict[str, Any] = {"rope": rope_tables(positions, (self.head_dim,))}
         if mask is not None:
             shared["mask"] = mask[:, None, None, :]
         block = Block(self.heads, self.head_dim, 4 * width, dtype=self.dtype, parent=None)

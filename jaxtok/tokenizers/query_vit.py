@@ -212,13 +212,14 @@ class QueryDecoder(nn.Module):
                 cells = DCUp(dtype=self.dtype, name=f"up_{step - 1}")(cells)
                 grid = (grid[0] * 2, grid[1] * 2)
                 x = jnp.concatenate([x[:, :tokens], cells.reshape(batch, -1, self.shape.width)], axis=1)
-            tap = train and self.align_after is not None and first <= self.align_after < first + layers
+            index = -1 if self.align_after is None or not train else self.align_after - first
+            tap = 0 <= index < layers
             if layers:
                 rope = self.coordinates.tables(tokens, grid, doublings - step, self.shape.axes_dims)
                 stack = _stack(self.shape, layers, self.dtype, f"stack_{step}")
                 x, hidden = stack(x, shared={"rope": rope}, collect="hidden" if tap else "nothing")
                 if tap:
-                    features["alignment"] = self._alignment(hidden[self.align_after - first][:, tokens:])
+                    features["alignment"] = self._alignment(hidden[index][:, tokens:])
             first += layers
         x = RMSNorm(dtype=self.dtype, name="norm")(x[:, tokens:])
         pixels = Dense(self.patch**2 * self.channels, dtype=self.dtype, name="pixels")(x)

@@ -26,7 +26,7 @@ def from_json(kind: Any, value: Any, path: str = "config") -> Any:
     Raises:
       ValueError: an unknown field or a value of another type, named with its path.
     """
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ValueError(f"{path} is {value!r}; expected the fields of {getattr(kind, '__name__', kind)}")
         hints = get_type_hints(kind)

@@ -80,7 +80,7 @@ class TokenizerView:
                 break
         if statistics is None:
             return []
-        protocol = {"weights": "average" if trained.averaged else "raw", "split": "eval"}
+        protocol: dict[str, Any] = {"weights": "average" if trained.averaged else "raw", "split": "eval"}
         results = [*meter.results(**protocol), *statistics.results(**protocol)]
         if self.judge is not None:
             judged = self.judge(np.concatenate(images), np.concatenate(labels), captions)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def encode_data(
     return manifest
 
 
-def read_tokens(folder: Path) -> tuple[dict[str, Any], Iterator[dict[str, np.ndarray]]]:
+def read_tokens(folder: Path) -> tuple[dict[str, Any], Generator[dict[str, np.ndarray], None, None]]:
     """The manifest, and per shard "codes" int32 [n, N, Q], "labels" and "index".
 
     Raises:
@@ -102,7 +102,7 @@ def read_tokens(folder: Path) -> tuple[dict[str, Any], Iterator[dict[str, np.nda
         raise ValueError(f"encoding into {folder} has not finished; run the same command again")
     space = CodeSpace(tuple(manifest["levels"]))
 
-    def shards() -> Iterator[dict[str, np.ndarray]]:
+    def shards() -> Generator[dict[str, np.ndarray], None, None]:
         for number in range(manifest["shards"]):
             columns = {
                 name: np.load(folder / f"{name}-{number:05d}.npy") for name in ("tokens", "labels", "index")

@@ -215,7 +215,7 @@ def decode_verb(experiment: Experiment, options: Decode) -> None:
     out = Path(options.out or Path(options.workdir) / "decoded")
     size = (options.size, options.size) if options.size else None
     done = 0
-    with contextlib.closing(shards) if hasattr(shards, "close") else contextlib.nullcontext():
+    with contextlib.closing(shards):
         for shard in shards:
             for first in range(0, len(shard["codes"]), 64):
                 codes, index = shard["codes"][first : first + 64], shard["index"][first : first + 64]

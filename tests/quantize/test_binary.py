@@ -72,7 +72,7 @@ def test_a_token_is_the_sum_of_the_embeddings_of_its_on_bits(quantizer):
 
 
 def test_every_token_can_be_reached(quantizer):
-    module, variables, _ = quantizer
+    _, variables, _ = quantizer
     wide = BinaryQuantizer(bits=5, width=5)
     every = np.array([[(i >> q) & 1 for q in range(5)] for i in range(32)])[None]
     projection = {"kernel": np.eye(5, dtype=np.float32), "bias": np.zeros(5, np.float32)}

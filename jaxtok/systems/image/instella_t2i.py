@@ -8,7 +8,7 @@ trained and what is claimed about it stands in `experiments/image/instella_t2i.p
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -234,13 +234,13 @@ class InstellaT2I:
 
     def encode(self, variables: Any, images: jax.Array) -> Latents:
         """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any tokenizer variables."""
-        return self.tokenizer().apply(variables, images, method="encode")
+        return cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
 
     def decode(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images of latents or codes at `size` (height, width) pixels; pure."""
-        return self.tokenizer().apply(variables, latents, size, method="decode")
+        return cast(jax.Array, self.tokenizer().apply(variables, latents, size, method="decode"))
 
     def caption_condition(self, ids: jax.Array, mask: jax.Array) -> Condition:
         """Condition of caption bytes int32 [B, T] with the empty caption as "no condition"."""
@@ -309,10 +309,10 @@ def from_official(config: Mapping[str, Any]) -> InstellaT2I:
     Args:
       config: "bae" and "prior" dictionaries (the arguments of the official modules), and "image_size",
         "scale" (side in pixels of the image whose patch indices are the common coordinate range, None for
-        integer coordinates).
+        integer coordinates). What is left out is as in the released size.
 
     Raises:
-      ValueError: an argument is missing.
+      ValueError: arguments that contradict each other, see `ViTShape`.
     """
     published = InstellaT2I.bae_1024()
     bae, prior = config.get("bae", {}), config.get("prior", {})
