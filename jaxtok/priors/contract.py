@@ -114,10 +114,10 @@ class Prior:
         _check_latents(self, latents)
         return self.rule.loss(self.apply, params, latents, condition, key, codec)
 
-    def start(
-        self, params: Any, condition: Condition | None, capacity: int, batch: int | None = None
-    ) -> Any:
-        """A cache that knows the condition, with room for `capacity` tokens: a pytree with `keep`, such as `KVCache`."""
+    def start(self, params: Any, condition: Condition | None, capacity: int, batch: int | None = None) -> Any:
+        """A cache that knows the condition, with room for `capacity` tokens: a pytree with `keep`, such as
+        `KVCache`.
+        """
         return self.apply(params, condition, capacity, batch, method="start")
 
     def step(
@@ -165,7 +165,8 @@ class Prior:
             _check_latents(self, given)
             if given.mask.shape != given.codes.shape:
                 raise ValueError(
-                    f"the mask of `given` has shape {given.mask.shape}, its codes {given.codes.shape}; they must be equal"
+                    f"the mask of `given` has shape {given.mask.shape}, its codes {given.codes.shape}; they "
+                    "must be equal"
                 )
             if given.codes.shape[0] != batch:
                 raise ValueError(f"`given` has {given.codes.shape[0]} rows, the condition {batch}")
