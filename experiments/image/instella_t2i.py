@@ -5,8 +5,8 @@ an autoregressive prior learn those bits under a caption.
 
     python experiments/image/instella_t2i.py                          # tiny: 8x8 digits, 2 CPU cores, minutes
     python experiments/image/instella_t2i.py sample --captions "a handwritten seven" --prior autoregressive
-    python experiments/image/instella_t2i.py verify                   # the paper's claims in miniature, three
-    seeds python experiments/image/instella_t2i.py --preset shapes          # 32x32 captioned shapes
+    python experiments/image/instella_t2i.py verify                   # the paper's claims in miniature
+    python experiments/image/instella_t2i.py --preset shapes          # 32x32 captioned shapes
     python experiments/image/instella_t2i.py --preset cifar10 --data.path train.parquet
     python experiments/image/instella_t2i.py --preset bae-1024 --data.source folder --data.path images
 
@@ -21,6 +21,8 @@ from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.config import Data
+from jaxtok.losses.discriminators import PatchGAN
+from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I
 from jaxtok.systems.objectives import (
     IndependentEstimator,
@@ -28,6 +30,7 @@ from jaxtok.systems.objectives import (
     TokenizerObjective,
     TokenizerWeights,
 )
+from jaxtok.train.adversarial import AdversaryWeights, adversarial
 from jaxtok.train.claims import Arm, Claim, vary
 from jaxtok.train.cluster import cluster
 from jaxtok.train.gradient import gradient
@@ -45,6 +48,8 @@ class Config:
       data: images and captions.
       model: sizes.
       weights: of the tokenizer's loss.
+      perceptual: which frozen network compares images, where its weight is not 0.
+      adversary: discriminator of the tokenizer; off where its weight is 0.
       tokenizer: how the tokenizer is trained.
       prior: how each prior is trained.
       baseline_steps: batches that the baseline of independent bits counts; it exists where the data has
@@ -58,6 +63,8 @@ class Config:
     data: Data
     model: InstellaT2I
     weights: TokenizerWeights = TokenizerWeights()
+    perceptual: PerceptualNetwork = PerceptualNetwork()
+    adversary: AdversaryWeights = AdversaryWeights()
     tokenizer: Fit = Fit()
     prior: Fit = Fit()
     baseline_steps: int = 24
@@ -121,44 +128,41 @@ PRESETS = {
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, baseline of independent bits, diffusion prior, autoregressive prior."""
-    data, model, dtype, judge = (
-        config.data,
-        config.model,
-        compute_dtype(config.precision),
-        judge_named(config.judge),
-    )
+    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    data = dataclasses.replace(config.data, text_model=model.text.path)
+    yield tokenizer_stage(config, data)
 
-    objective = TokenizerObjective(model.tokenizer(dtype), config.weights, model.temperature)
-    yield Stage(
-        "tokenizer",
-        gradient(objective, config.tokenizer),
-        data,
-        config.tokenizer.steps,
-        view=TokenizerView(model, judge),
-    )
-    look = SampleView(
-        model, data, judge, captions=10 if config.classes else 200, per_caption=50 if config.classes else 1
-    )
+    # With classes a few captions are drawn often; without, many captions once.
+    captions, per_caption = (config.classes, 50) if config.classes else (200, 1)
+    look = SampleView(model, data, judge, captions, per_caption)
+    read = {"data": data, "frozen": ("tokenizer",)}
     if config.classes:
-        estimator = IndependentEstimator(model.space, model.tokens, config.classes, model.encode)
+        count = cluster(IndependentEstimator(model.space, model.tokens, config.classes, model.encode))
         view = dataclasses.replace(look, sampler=IndependentSampler(model.space))
-        yield Stage(
-            "independent", cluster(estimator), data, config.baseline_steps, frozen=("tokenizer",), view=view
-        )
+        yield Stage("independent", count, steps=config.baseline_steps, view=view, **read)
     for name in model.priors:
         prior = model.prior_named(name, dtype)
         objective = PriorObjective(prior, model.encode, model.batch_condition)
-        view = dataclasses.replace(
-            look, sampler=PriorSampler(prior, model.caption_condition), objective=objective
-        )
-        yield Stage(
-            name,
-            gradient(objective, config.prior),
-            data,
-            config.prior.steps,
-            frozen=("tokenizer",),
-            view=view,
-        )
+        sampler = PriorSampler(prior, model.caption_condition)
+        view = dataclasses.replace(look, sampler=sampler, objective=objective)
+        update = gradient(objective, config.prior)
+        yield Stage(name, update, steps=config.prior.steps, networks=model.networks(), view=view, **read)
+
+
+def tokenizer_stage(config: Config, data: Data) -> Stage:
+    """The binary autoencoder, with a perceptual network and a discriminator where they have weight."""
+    model, weights, perceptual = config.model, config.weights, None
+    networks = {}
+    if weights.perceptual_weight:
+        perceptual, networks = config.perceptual, {"perceptual": config.perceptual.variables}
+    tokenizer = model.tokenizer(compute_dtype(config.precision))
+    objective = TokenizerObjective(tokenizer, weights, model.temperature, perceptual)
+    update = gradient(objective, config.tokenizer)
+    if config.adversary.weight:
+        judge = PatchGAN(layers=2 if min(data.image_sizes) < 64 else 3)
+        update = adversarial(objective, config.tokenizer, judge, config.adversary, "decoder/pixels/kernel")
+    view = TokenizerView(model, judge_named(config.judge))
+    return Stage("tokenizer", update, data, config.tokenizer.steps, networks=networks, view=view)
 
 
 ACCURACY = "sample_class_accuracy_digits_svc"

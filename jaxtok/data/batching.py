@@ -10,7 +10,7 @@ from jaxtok.data.errors import BadDataError, BadRecord
 from jaxtok.data.order import augmentation_generator, record_at, size_at
 from jaxtok.data.records import Source
 from jaxtok.data.transforms import augment, prepare
-from jaxtok.nn.byte_text import byte_ids
+from jaxtok.nn.caption_ids import caption_ids
 
 Batch = dict[str, np.ndarray]
 Failures = list[tuple[str, str]]  # (key, reason) of records that were replaced
@@ -42,7 +42,7 @@ class TrainingBatch:
             index, record = _read_or_replace(self.source, wanted, failures)
             generator = augmentation_generator(example, self.data.seed)
             made.append((index, record, augment(record["image"], size, self.data, generator), True))
-        return _collate(made, self.data.text_length), failures
+        return _collate(made, self.data), failures
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class EvaluationBatch:
             index, record = _read_or_replace(self.source, wanted, failures)
             # A replacement counts in its own place already.
             made.append((index, record, prepare(record["image"], self.size, self.data), index == wanted))
-        return _collate(made, self.data.text_length), failures
+        return _collate(made, self.data), failures
 
 
 def _read_or_replace(source: Source, wanted: int, failures: Failures) -> tuple[int, dict[str, Any]]:
@@ -93,7 +93,7 @@ def _read_or_replace(source: Source, wanted: int, failures: Failures) -> tuple[i
     )
 
 
-def _collate(rows: list[tuple[int, dict[str, Any], np.ndarray, bool]], text_length: int) -> Batch:
+def _collate(rows: list[tuple[int, dict[str, Any], np.ndarray, bool]], data: Data) -> Batch:
     indices, records, images, mask = zip(*rows)
     batch = {
         "image": np.stack(images),
@@ -101,6 +101,7 @@ def _collate(rows: list[tuple[int, dict[str, Any], np.ndarray, bool]], text_leng
         "index": np.array(indices, np.int64),
         "mask": np.array(mask, bool),
     }
-    if text_length:
-        batch["text"], batch["text_mask"] = byte_ids([record["caption"] for record in records], text_length)
+    if data.text_length:
+        captions = [record["caption"] for record in records]
+        batch["text"], batch["text_mask"] = caption_ids(captions, data.text_length, data.text_model)
     return batch

@@ -33,7 +33,9 @@ class Data:
     batch_size: int = 64
     """Images per step over all hosts together."""
     text_length: int = 0
-    """Tokens (bytes) kept of a caption. 0 leaves captions out of the batches."""
+    """Tokens kept of a caption. 0 leaves captions out of the batches."""
+    text_model: str = ""
+    """Folder of a Hugging Face language model whose tokenizer makes the tokens. Empty: tokens are bytes."""
     crop: Crop = "center"
     """none stretches the image; center and random take a largest square; random_resized varies its area."""
     crop_scale: tuple[float, float] = (0.8, 1.0)

@@ -27,7 +27,7 @@ _FEW_RECORDS = 100  # a fraction of fewer records than this says nothing yet
 _KEYS_SHOWN = 5
 _CONTENT = (  # what changes the images and captions of a batch
     *("image_sizes", "channels", "crop", "crop_scale", "crop_ratio", "flip", "resize"),
-    "text_length",
+    *("text_length", "text_model"),
 )
 
 

@@ -7,10 +7,11 @@ of the update (frozen and sharded like any other variables) and never closed ove
     loss = jnp.mean(perceptual.distance(variables, x_hat, x))
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,43 @@ class Perceptual(NamedTuple):
 
     distance: Distance
     variables: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class PerceptualNetwork:
+    """Which network to use, without loading it yet; itself the distance `(variables, x, y) -> float32 [B]`.
+
+    Attributes:
+        kind: "lpips" or "convnext", which need weights, or "embedded", which needs nothing.
+        paths: local files with the weights.
+    """
+
+    kind: Literal["lpips", "convnext", "embedded"] = "embedded"
+    paths: tuple[str, ...] = ()
+
+    def variables(self) -> Any:
+        """The frozen variables; loads (or trains) them at the first call.
+
+        Raises:
+            ValueError: no files for a network that needs them, or files that do not fit.
+        """
+        return _loaded(self).variables
+
+    def __call__(self, variables: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        """The distance."""
+        return _loaded(self).distance(variables, x, y)
+
+
+@functools.cache
+def _loaded(network: PerceptualNetwork) -> Perceptual:
+    if network.kind == "embedded":
+        return embedded_features()
+    if not network.paths:
+        raise ValueError(
+            f"the perceptual network {network.kind!r} needs its weights as local files; give their paths, "
+            "use 'embedded', or set the perceptual weight to 0"
+        )
+    return load_lpips(*network.paths) if network.kind == "lpips" else load_convnext(network.paths[0])
 
 
 def load_lpips(*sources: Source, dtype: Any = jnp.float32) -> Perceptual:

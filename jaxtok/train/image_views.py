@@ -15,7 +15,8 @@ from jaxtok.evaluate.codes import CodeStatistics
 from jaxtok.evaluate.images import ReconstructionMeter
 from jaxtok.evaluate.protocol import Result
 from jaxtok.inspect import plot_bit_usage, plot_code_usage, reconstruction_grid, sample_grid
-from jaxtok.nn.byte_text import byte_ids, byte_string
+from jaxtok.nn.byte_text import byte_string
+from jaxtok.nn.caption_ids import caption_ids
 from jaxtok.nn.images import to_uint8
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.independent import sample_independent
@@ -131,14 +132,22 @@ class Sampler(Protocol):
     def __call__(
         self,
         variables: Any,
+        frozen: Any,
         ids: jax.Array,
         mask: jax.Array,
         labels: jax.Array,
         key: jax.Array,
         guidance: float,
     ) -> Latents:
-        """Latents for captions (ids int32 [B, T], mask bool [B, T]) and labels int32 [B]; pure, `guidance` is
-        static.
+        """Draws latents; pure.
+
+        Args:
+          variables: of this stage.
+          frozen: variables of earlier stages and frozen networks, by name.
+          ids, mask: captions, int32 and bool [B, T].
+          labels: int32 [B].
+          key: scalar key.
+          guidance: static strength, one of `guidances`.
         """
         ...
 
@@ -149,11 +158,11 @@ class PriorSampler:
 
     Attributes:
       prior: the prior.
-      condition: (ids, mask) -> condition.
+      condition: (ids, mask, frozen) -> condition.
     """
 
     prior: Prior
-    condition: Callable[[jax.Array, jax.Array], Condition | None]
+    condition: Callable[[jax.Array, jax.Array, Any], Condition | None]
 
     @property
     def guidances(self) -> tuple[float, ...]:
@@ -172,6 +181,7 @@ class PriorSampler:
     def __call__(
         self,
         variables: Any,
+        frozen: Any,
         ids: jax.Array,
         mask: jax.Array,
         labels: jax.Array,
@@ -180,7 +190,7 @@ class PriorSampler:
     ) -> Latents:
         """Samples of captions."""
         settings = dataclasses.replace(self.prior.rule.default_settings(), guidance=guidance)
-        condition = self.condition(ids, mask)
+        condition = self.condition(ids, mask, frozen)
         return self.prior.sample(
             variables["params"], condition, key, batch=labels.shape[0], settings=settings
         )
@@ -209,6 +219,7 @@ class IndependentSampler:
     def __call__(
         self,
         variables: Any,
+        frozen: Any,
         ids: jax.Array,
         mask: jax.Array,
         labels: jax.Array,
@@ -216,7 +227,7 @@ class IndependentSampler:
         guidance: float,
     ) -> Latents:
         """Samples of classes."""
-        del ids, mask, guidance
+        del frozen, ids, mask, guidance
         return sample_independent(variables["params"]["counts"], labels, self.space, key)
 
 
@@ -308,13 +319,12 @@ class SampleView:
         sampler = self._sampler()
 
         @jax.jit
-        def draw(variables, tokenizer, ids, mask, labels, key):
-            return to_uint8(
-                self.model.decode(tokenizer, sampler(variables, ids, mask, labels, key, guidance))
-            )
+        def draw(variables, frozen, ids, mask, labels, key):
+            latents = sampler(variables, frozen, ids, mask, labels, key, guidance)
+            return to_uint8(self.model.decode(frozen["tokenizer"], latents))
 
-        ids, mask = byte_ids(captions, max(self.data.text_length, 1))
-        arguments = (trained.variables, trained.frozen["tokenizer"], ids, mask, labels, trained.key)
+        ids, mask = caption_ids(captions, max(self.data.text_length, 1), self.data.text_model)
+        arguments = (trained.variables, dict(trained.frozen), ids, mask, labels, trained.key)
         images = jax.device_get(draw(*arguments))
         start = time.perf_counter()
         if timed:

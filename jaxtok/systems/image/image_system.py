@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtok.codes import Latents
-from jaxtok.nn.byte_text import byte_ids
+from jaxtok.nn.caption_ids import caption_ids
 from jaxtok.nn.images import to_float, to_uint8
 
 
@@ -83,15 +83,22 @@ class ImageSystem:
                 f"sampler settings {unknown} are unknown to the {prior} prior; it has {sorted(known)}"
             )
         chosen = dataclasses.replace(default, **settings)
-        ids, mask = byte_ids(captions, self.model.text.length)
+        ids, mask = caption_ids(captions, self.model.text.length, self.model.text.path)
         sample = self._sampler(prior, chosen)
-        latents = sample(params, jnp.asarray(ids), jnp.asarray(mask), jax.random.key(seed), given)
+        latents = sample(
+            params, self._networks, jnp.asarray(ids), jnp.asarray(mask), jax.random.key(seed), given
+        )
         return self.decode(latents), latents
 
     def _part(self, name: str) -> Any:
         if name not in self.variables:
             raise ValueError(f"no {name!r} in this system; it has {sorted(self.variables)}")
         return self.variables[name]
+
+    @functools.cached_property
+    def _networks(self) -> dict[str, Any]:
+        """Frozen networks that the priors need, loaded at the first sample."""
+        return {name: load() for name, load in self.model.networks().items()}
 
     @functools.cached_property
     def _encode(self):
@@ -114,8 +121,8 @@ class ImageSystem:
             prior = self.model.prior_named(name)
 
             @jax.jit
-            def sample(params, ids, mask, key, given):
-                condition = self.model.caption_condition(ids, mask)
+            def sample(params, frozen, ids, mask, key, given):
+                condition = self.model.caption_condition(ids, mask, frozen)
                 return prior.sample(params, condition, key, given=given, settings=settings)
 
             self._samplers[name, settings] = sample

@@ -7,18 +7,22 @@ trained and what is claimed about it stands in `experiments/image/instella_t2i.p
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition, Latents
-from jaxtok.nn.byte_text import byte_ids
+from jaxtok.nn.caption_ids import caption_ids
 from jaxtok.nn.conditioning import LayerwiseConditioner, TextConditioner
 from jaxtok.nn.latent_transformer import LatentTransformer
+from jaxtok.nn.llama import LlamaEncoder
+from jaxtok.nn.llama_config import LlamaConfig
 from jaxtok.nn.rope import RopeLayout
 from jaxtok.nn.text import ByteEncoder
+from jaxtok.nn.text_encoder import load_text_encoder
 from jaxtok.nn.transformer import Remat
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.binary_diffusion import BinaryDiffusion, DiffusionSettings
@@ -59,6 +63,7 @@ class TextShape:
       length: text tokens; longer captions are cut.
       layers, heads, head_dim: of the byte encoder.
       width: of the frozen language model's features.
+      path: folder of the frozen language model in Hugging Face format; needed to train and to sample.
     """
 
     source: Literal["bytes", "layers", "none"] = "bytes"
@@ -67,6 +72,7 @@ class TextShape:
     heads: int = 2
     head_dim: int = 32
     width: int = 2048
+    path: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,36 +248,59 @@ class InstellaT2I:
         """Float images of latents or codes at `size` (height, width) pixels; pure."""
         return cast(jax.Array, self.tokenizer().apply(variables, latents, size, method="decode"))
 
-    def caption_condition(self, ids: jax.Array, mask: jax.Array) -> Condition:
-        """Condition of caption bytes int32 [B, T] with the empty caption as "no condition"."""
-        null_ids, null_mask = byte_ids([""], ids.shape[1])
-        return Condition(ids, mask, null=Condition(jnp.asarray(null_ids), jnp.asarray(null_mask)))
+    def caption_condition(
+        self, ids: jax.Array, mask: jax.Array, frozen: Mapping[str, Any] | None = None
+    ) -> Condition | None:
+        """What the priors are told by captions, with the empty caption as "no condition".
+
+        Args:
+          ids, mask: from `jaxtok.nn.caption_ids`, int32 and bool [B, T].
+          frozen: "text", the variables of the frozen language model, if there is one.
+
+        Raises:
+          ValueError: captions go through a language model that is not there.
+        """
+        text = self.text
+        if text.source == "none":
+            return None
+        null_ids, null_mask = (jnp.asarray(x) for x in caption_ids([""], ids.shape[1], text.path))
+        if text.source == "bytes":
+            return Condition(ids, mask, null=Condition(null_ids, null_mask))
+        if not text.path or frozen is None or "text" not in frozen:
+            raise ValueError(
+                "captions of this model go through a frozen language model; set --model.text.path to its "
+                "folder"
+            )
+        encoder = LlamaEncoder(LlamaConfig.from_hugging_face(Path(text.path) / "config.json"))
+        null = Condition(encoder.apply(frozen["text"], null_ids, null_mask), null_mask, batch_axis=1)
+        return Condition(encoder.apply(frozen["text"], ids, mask), mask, null=null, batch_axis=1)
 
     def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
         """Condition of a training batch, for `PriorObjective`.
 
         Raises:
-          ValueError: the batch has no captions, or they need a language model that is not there.
+          ValueError: the batch has no captions, or see `caption_condition`.
         """
-        del frozen
         if self.text.source == "none":
             return None
-        if self.text.source == "layers":
-            raise ValueError(
-                "captions go through a frozen language model; encode them first, see `jaxtok.nn.llama`"
-            )
         if "text" not in batch:
             raise ValueError(
                 "this prior is conditioned on captions, but the batches have none; set --data.text-length"
             )
-        return self.caption_condition(batch["text"], batch["text_mask"])
+        return self.caption_condition(batch["text"], batch["text_mask"], frozen)
+
+    def networks(self) -> dict[str, Callable[[], Any]]:
+        """Frozen networks that the priors need, as functions that load them: the language model, if any."""
+        if self.text.source != "layers":
+            return {}
+        return {"text": lambda: load_text_encoder(self.text.path)[1]}
 
     def example_condition(self, batch: int = 1) -> Condition | None:
         """A condition of the right shape, for initialisation."""
         text = self.text
         mask = jnp.ones((batch, text.length), bool)
         if text.source == "bytes":
-            return self.caption_condition(jnp.zeros((batch, text.length), jnp.int32), mask)
+            return Condition(jnp.zeros((batch, text.length), jnp.int32), mask)
         if text.source == "layers":
             shape = (self.prior.layers, batch, text.length, text.width)
             return Condition(jnp.zeros(shape, jnp.float32), mask, batch_axis=1)
