@@ -52,6 +52,11 @@ class Autoregressive:
     condition_dropout: float = 0.1
     settings: AutoregressiveSettings = AutoregressiveSettings()
 
+    @property
+    def measure(self) -> str:
+        """What the loss is: the likelihood."""
+        return "nll"
+
     def example_inputs(self, latents: Latents) -> tuple[Any, ...]:
         """Nothing beside codes and condition."""
         del latents

@@ -42,6 +42,11 @@ class Rule(Protocol):
         """Scalar loss and metrics. `key` is a scalar, or one key per example."""
         ...
 
+    @property
+    def measure(self) -> str:
+        """What the loss is: "nll", or the name of a loss that is not a likelihood."""
+        ...
+
     def example_inputs(self, latents: Latents) -> tuple[Any, ...]:
         """What the network takes beside codes and condition, for its initialisation."""
         ...

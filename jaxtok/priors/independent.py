@@ -1,5 +1,6 @@
-"""The baseline that knows nothing of dependence: every slot of every token drawn from its own marginal, per
-class.
+"""The baseline that knows nothing of dependence: every slot of every token drawn from its own marginal.
+
+Marginals are of all images, or of each class.
 """
 
 import jax
@@ -13,19 +14,29 @@ from jaxtok.codes import CodeSpace, Latents, Vocab
 def count_codes(
     codes: Int[jax.Array, "B N Q"], labels: Int[jax.Array, " B"], space: CodeSpace, classes: int
 ) -> Float[jax.Array, "K N V"]:
-    """How often each value of each slot occurs per class and token; V is the sum of the levels, rows without
-    class (-1) go to 0.
+    """How often each value of each slot occurs per class and token; V is the sum of the levels.
+
+    Labels are clipped to [0, classes), so that one class counts everything together.
     """
     ids = Vocab(space).from_codes(codes)
     counts = jnp.zeros((classes, codes.shape[1], sum(space.levels)), jnp.float32)
-    rows = jnp.maximum(labels, 0)[:, None, None]
+    rows = jnp.clip(labels, 0, classes - 1)[:, None, None]
     return counts.at[rows, jnp.arange(codes.shape[1])[:, None], ids].add(1.0)
+
+
+def slot_log_probabilities(
+    counts: Float[jax.Array, "K N V"], labels: Int[jax.Array, " B"], space: CodeSpace
+) -> list[Float[jax.Array, "B N L"]]:
+    """Smoothed log-marginals, `log((count + 1/2) / (n + levels / 2))`, one array per slot, given the class."""
+    rows = counts[jnp.clip(labels, 0, counts.shape[0] - 1)] + 0.5
+    edges = [sum(space.levels[:q]) for q in range(1, space.slots)]
+    return [jnp.log(slot / jnp.sum(slot, axis=-1, keepdims=True)) for slot in jnp.split(rows, edges, axis=-1)]
 
 
 def sample_independent(
     counts: Float[jax.Array, "K N V"], labels: Int[jax.Array, " B"], space: CodeSpace, key: jax.Array
 ) -> Latents:
-    """Draws every slot from its smoothed marginal, `(count + 1/2) / (n + levels / 2)`, given the class.
+    """Draws every slot from its smoothed marginal given the class.
 
     Args:
       counts: from `count_codes`.
@@ -34,10 +45,22 @@ def sample_independent(
       key: scalar, or one key per example.
     """
     keys = random.example_keys(key, labels.shape[0])
-    logits = jnp.log(counts[jnp.maximum(labels, 0)] + 0.5)
-    slots, first = [], 0
-    for q, level in enumerate(space.levels):
-        slot = logits[..., first : first + level]
-        slots.append(jnp.argmax(slot + random.gumbel(random.fold(keys, q), slot.shape[1:]), axis=-1))
-        first += level
+    slots = [
+        jnp.argmax(logits + random.gumbel(random.fold(keys, q), logits.shape[1:]), axis=-1)
+        for q, logits in enumerate(slot_log_probabilities(counts, labels, space))
+    ]
     return Latents(codes=jnp.stack(slots, axis=-1).astype(jnp.int32))
+
+
+def independent_nll(
+    counts: Float[jax.Array, "K N V"],
+    codes: Int[jax.Array, "B N Q"],
+    labels: Int[jax.Array, " B"],
+    space: CodeSpace,
+) -> Float[jax.Array, ""]:
+    """Mean negative log-likelihood per slot in nats."""
+    per_slot = [
+        jnp.take_along_axis(logits, codes[..., q, None], axis=-1)
+        for q, logits in enumerate(slot_log_probabilities(counts, labels, space))
+    ]
+    return -jnp.mean(jnp.stack(per_slot))

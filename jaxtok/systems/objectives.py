@@ -19,7 +19,7 @@ from jaxtok.losses.alignment import alignment_loss
 from jaxtok.losses.terms import Terms
 from jaxtok.nn.images import to_float
 from jaxtok.priors.contract import Prior
-from jaxtok.priors.independent import count_codes
+from jaxtok.priors.independent import count_codes, independent_nll
 from jaxtok.quantize.binary import bit_statistics
 from jaxtok.quantize.vq import code_statistics
 
@@ -178,6 +178,19 @@ class PriorObjective:
         total, metrics = self.prior.loss(variables["params"], latents, self.condition(batch, frozen), keys)
         return Terms(total, {"loss/nll": total, **metrics}, {}, {})
 
+    @property
+    def measure(self) -> str:
+        """What `held_out` gives: a likelihood, or a loss that bounds nothing."""
+        return self.prior.rule.measure
+
+    def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
+        """The prior's loss with every caption kept, in nats per slot."""
+        latents = self.encode(frozen[self.tokenizer], batch["image"])
+        rule: Any = self.prior.rule
+        rule = dataclasses.replace(rule, condition_dropout=0.0)
+        prior = dataclasses.replace(self.prior, rule=rule)
+        return prior.loss(variables["params"], latents, self.condition(batch, frozen), keys)[0]
+
     def update_collections(self, collections: Variables, statistics: Variables, key: jax.Array) -> Variables:
         """Priors have none."""
         del statistics, key
@@ -196,7 +209,7 @@ class IndependentEstimator:
     Attributes:
       space: alphabet of a token.
       tokens: N.
-      classes: number of classes.
+      classes: number of classes; 1 for the marginals of all images together.
       encode: `(frozen variables of the tokenizer, images) -> Latents`.
       tokenizer: name of the stage whose variables are frozen.
     """
@@ -220,3 +233,11 @@ class IndependentEstimator:
         codes = self.encode(frozen[self.tokenizer], batch["image"]).codes
         counts = params["counts"] + count_codes(codes, batch["label"], self.space, self.classes)
         return {"counts": counts}, {"images": jnp.sum(counts) / (self.tokens * self.space.slots)}
+
+    measure = "nll"
+
+    def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
+        """Negative log-likelihood in nats per slot."""
+        del keys
+        codes = self.encode(frozen[self.tokenizer], batch["image"]).codes
+        return independent_nll(variables["params"]["counts"], codes, batch["label"], self.space)

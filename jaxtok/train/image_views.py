@@ -242,7 +242,8 @@ class SampleView:
       captions: how many different captions.
       per_caption: samples of each.
       sampler: draws latents.
-      objective: the prior's objective, for the likelihood of held-out images, or None.
+      objective: has `held_out(variables, batch, frozen, key)`, a loss in nats per slot, and says what it is
+        in `measure`; None leaves it out.
     """
 
     model: ImageModel
@@ -259,7 +260,7 @@ class SampleView:
         """
         sampler = self._sampler()
         protocol = {"weights": "average" if trained.averaged else "raw", **sampler.description}
-        results = self._likelihood(trained, protocol)
+        results = self._held_out(trained, protocol)
         captions, labels = self._captions(self.captions)
         captions, labels = captions * self.per_caption, np.tile(labels, self.per_caption)
         for guidance in sampler.guidances:
@@ -331,26 +332,20 @@ class SampleView:
             jax.block_until_ready(draw(*arguments))
         return images, time.perf_counter() - start
 
-    def _likelihood(self, trained: Trained, protocol: dict[str, Any]) -> list[Result]:
+    def _held_out(self, trained: Trained, protocol: dict[str, Any]) -> list[Result]:
         if self.objective is None:
             return []
-
-        @jax.jit
-        def loss(variables, frozen, batch, keys):
-            return self.objective.loss(variables, batch, frozen, keys, 0).metrics["loss/nll"]
-
+        held_out = jax.jit(self.objective.held_out)
         total = count = 0
         for number, batch in enumerate(trained.batches()):
             if not batch["mask"].all() or count >= _LARGEST_EVALUATION:
                 break  # the loss is a mean over the batch: padding rows cannot be taken out of it
             arrays = {name: value for name, value in batch.items() if name not in ("index", "mask")}
-            value = loss(
-                trained.variables, dict(trained.frozen), arrays, jax.random.fold_in(trained.key, number)
-            )
+            key = jax.random.fold_in(trained.key, number)
+            value = held_out(trained.variables, arrays, dict(trained.frozen), key)
             total, count = total + float(value) * len(batch["mask"]), count + len(batch["mask"])
-        if not count:
-            return []
-        return [Result("nll_nats_per_slot", total / count, {**protocol, "images": count, "split": "eval"})]
+        name = f"{self.objective.measure}_nats_per_slot"
+        return [Result(name, total / count, {**protocol, "images": count, "split": "eval"})] if count else []
 
 
 def judge_named(name: str) -> Judge | None:
