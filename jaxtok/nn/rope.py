@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Shaped
 
 RopeLayout = Literal["half", "interleaved", "instella"]
@@ -101,9 +102,10 @@ def grid_coordinates(height: int, width: int, scale: float | int | None = None) 
     """
 
     def axis(cells):
-        index = jnp.arange(cells, dtype=jnp.float32)
+        index = np.arange(cells, dtype=np.float32)
         # A single cell has no extent to stretch; it sits at the origin.
-        return index if scale is None else index / max(cells - 1, 1) * (scale - 1)
+        return index if scale is None else index / np.float32(max(cells - 1, 1)) * np.float32(scale - 1)
 
-    rows, columns = jnp.meshgrid(axis(height), axis(width), indexing="ij")
-    return jnp.stack([rows, columns], axis=-1).reshape(-1, 2)
+    # On the host: a compiler may fold the two factors into one, and the corners would no longer be exact.
+    rows, columns = np.meshgrid(axis(height), axis(width), indexing="ij")
+    return jnp.asarray(np.stack([rows, columns], axis=-1).reshape(-1, 2))

@@ -73,13 +73,12 @@ def test_the_dtype_of_queries_is_kept():
 
 
 def test_corners_have_the_same_coordinates_at_every_resolution():
-    for height, width in ((2, 2), (4, 8), (16, 3)):
-        grid = np.asarray(grid_coordinates(height, width, 64)).reshape(height, width, 2)
-        np.testing.assert_array_equal(
-            grid[[0, 0, -1, -1], [0, -1, 0, -1]], [[0, 0], [0, 63], [63, 0], [63, 63]]
-        )
-    assert np.asarray(grid_coordinates(1, 2, 64)).tolist() == [[0, 0], [0, 63]]
-    assert np.asarray(grid_coordinates(2, 3)).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    corners = [[0, 0], [0, 63], [63, 0], [63, 63]]
+    for height, width in ((2, 2), (16, 3), (50, 7)):
+        cells = np.asarray(grid_coordinates(height, width, 64)).reshape(height, width, 2)
+        np.testing.assert_array_equal(cells[[0, 0, -1, -1], [0, -1, 0, -1]], corners)
+    np.testing.assert_array_equal(grid_coordinates(1, 2, 64), [[0, 0], [0, 63]])
+    np.testing.assert_array_equal(grid_coordinates(2, 3), [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]])
 
 
 @pytest.mark.parametrize("dims, message", [((16,), "3 axes"), ((5, 5, 6), "even number of channels")])

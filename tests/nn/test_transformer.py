@@ -5,6 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtok.nn.attention import Attention
+from jaxtok.nn.feedforward import FeedForward
+from jaxtok.nn.linear import Dense
+from jaxtok.nn.modulation import Modulation
+from jaxtok.nn.normalization import LayerNorm
 from jaxtok.nn.transformer import Block, Stack
 from tests.filled import filled, normal
 
@@ -52,13 +57,25 @@ def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
 
 
-def test_a_scan_equals_a_loop_over_layers(variables, reference, collected):
+def by_formula(p, x, context):
+    """The block of the official priors, written out of its parts."""
+    norm = lambda x: LayerNorm(affine=False).apply({}, x)
+    vectors = Modulation(6, 8).apply({"params": p["modulation"]}, SHARED["modulation"])
+    shift1, scale1, gate1, shift2, scale2, gate2 = vectors
+    attention, params = Attention(2, 4), {"params": p["attention"]}
+    text = attention.apply(params, Dense(8).apply({"params": p["context"]}, context), method="keys_values")
+    h = norm(x) * (1 + scale1) + shift1 + p["positions"][:TOKENS]
+    x = x + gate1 * attention.apply(params, h, text, None, MASK)[0]
+    h = norm(x) * (1 + scale2) + shift2
+    return x + gate2 * FeedForward(16, "gelu", use_bias=True).apply({"params": p["feed_forward"]}, h)
+
+
+def test_a_scan_equals_the_formula_layer_after_layer(variables, reference, collected):
     @jax.jit
     def loop(params):
         x, hidden = X, []
         for layer in range(LAYERS):
-            own = jax.tree.map(lambda p, i=layer: p[i], params)
-            x, _ = BLOCK.apply({"params": own}, x, {"context": PER_LAYER["context"][layer]}, SHARED)
+            x = by_formula(jax.tree.map(lambda p, i=layer: p[i], params), x, PER_LAYER["context"][layer])
             hidden.append(x)
         return x, jnp.stack(hidden)
 

@@ -93,7 +93,8 @@ def test_the_parts_of_the_tiny_size_fit_together():
         tokenizer = model.tokenizer()
         variables = tokenizer.init({"params": key}, images)
         latents = model.encode(variables, images)
-        condition = model.example_condition(2)
+        example = model.example_condition(2)
+        condition = model.caption_condition(example.features, example.mask)
         drawn = {}
         for name in PRIORS:
             prior = model.prior_named(name)
