@@ -54,6 +54,38 @@ def moving_average_update(
     return {"codebook": sums / smoothed[:, None], "counts": counts, "sums": sums}
 
 
+def split_dead_codes(
+    state: dict[str, jax.Array], key: jax.Array, threshold: float, noise: float = 1e-2
+) -> dict[str, jax.Array]:
+    """Moves codes that hardly anything is assigned to beside codes with many assignments (LBG splitting).
+
+    A code is dead when its count is below `threshold` times the mean count. It becomes a copy of a live code,
+    drawn in proportion to the counts, plus noise; all of its state is reset with it. Needs nothing but the
+    state, so it is the same on any number of devices and micro-batches.
+
+    Args:
+      state: "codebook" [K, D], "counts" [K], "sums" [K, D].
+      key: scalar key.
+      threshold: share of the mean count; 0 leaves everything alone.
+      noise: its standard deviation, as a share of that of the codebook.
+    """
+    codebook, counts = state["codebook"], state["counts"]
+    mean = jnp.mean(counts)
+    dead = counts < threshold * mean
+    key_donor, key_noise = jax.random.split(key)
+    logits = jnp.where(dead, -jnp.inf, jnp.log(jnp.maximum(counts, 1e-30)))
+    donors = jax.random.categorical(key_donor, logits, shape=counts.shape)
+    drawn = jax.random.normal(key_noise, codebook.shape) * noise * jnp.std(codebook)
+    moved = jnp.where(dead[:, None], codebook[donors] + drawn, codebook)
+    # With the mean count a revived code has time to gather assignments before it can be dead again.
+    counts = jnp.where(dead, mean, counts)
+    return {
+        "codebook": moved,
+        "counts": counts,
+        "sums": jnp.where(dead[:, None], moved * mean, state["sums"]),
+    }
+
+
 class VectorQuantizer(nn.Module):
     """One codebook. Everything is float32: bfloat16 distances merge neighbouring codes.
 
@@ -65,6 +97,8 @@ class VectorQuantizer(nn.Module):
         moved by `update` toward the mean of its assigned features).
       commitment: weight of `mean |z - sg(e)|^2`, which keeps features near their codes.
       decay: of the moving averages.
+      revive_below: share of the mean count below which a code of an "ema" codebook is dead and is moved
+        beside a live one; 0 for never.
     """
 
     codes: int
@@ -73,6 +107,7 @@ class VectorQuantizer(nn.Module):
     learning: Literal["gradient", "ema"] = "gradient"
     commitment: float = 0.25
     decay: float = 0.99
+    revive_below: float = 0.0
 
     @property
     def space(self) -> CodeSpace:
@@ -84,17 +119,16 @@ class VectorQuantizer(nn.Module):
         if self.code_width:
             self.inward, self.outward = linear(inner), linear(self.width)
         shape = (self.codes, inner)
-        # Uniform of unit-scale features over the number of codes, as in the Kaiming-uniform default of the
-        # field.
-        init = nn.initializers.uniform(2 * (6 / (self.codes * inner)) ** 0.5)
-
-        def centred(key):
-            return init(key, shape, jnp.float32) - (6 / (self.codes * inner)) ** 0.5
-
         if self.learning == "gradient":
-            self.codebook = self.param("codebook", centred)
+            # Small, as in the Kaiming-uniform default of the field: features grow towards the codes they
+            # chose.
+            self.codebook = self.param(
+                "codebook", nn.initializers.variance_scaling(2.0, "fan_in", "uniform"), shape
+            )
         else:
-            start = self.variable("quantizer", "codebook", lambda: centred(self.make_rng("params")))
+            # At the scale of the features, which must find codes around them: averages do not come to them.
+            init = nn.initializers.normal(1.0)
+            start = self.variable("quantizer", "codebook", lambda: init(self.make_rng("params"), shape))
             self.variable("quantizer", "counts", lambda: jnp.ones((self.codes,), jnp.float32))
             # A copy: two leaves that share one buffer cannot be donated.
             self.variable("quantizer", "sums", lambda: jnp.array(start.value))
@@ -140,9 +174,11 @@ class VectorQuantizer(nn.Module):
 
     @nn.nowrap
     def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """The moving-average step; state passes through for a gradient codebook."""
-        del key
-        return moving_average_update(state, statistics, self.decay) if self.learning == "ema" else state
+        """The moving-average step and revival; state passes through for a gradient codebook."""
+        if self.learning == "gradient":
+            return state
+        state = moving_average_update(state, statistics, self.decay)
+        return split_dead_codes(state, key, self.revive_below) if self.revive_below else state
 
     def _inward(self, z):
         z = z.astype(jnp.float32)

@@ -180,7 +180,14 @@ class InstellaT2I:
         if self.quantizer == "binary":
             quantizer = BinaryQuantizer(self.bits, width, self.temperature)
         else:
-            quantizer = VectorQuantizer(self.codebook, width, self.codebook_width, self.codebook_learning)
+            quantizer = VectorQuantizer(
+                self.codebook,
+                width,
+                self.codebook_width,
+                self.codebook_learning,
+                decay=0.95,
+                revive_below=0.1,
+            )
         return QueryTokenizer(
             QueryEncoder(self.encoder, self.tokens, self.patch, coordinates, dtype),
             quantizer,
