@@ -192,8 +192,6 @@ class Tokenizer(nn.Module):
         pixels = self.to_pixel(self.decoder(latents)).view(batch, rows, columns, p, p, channels)
         return pixels.permute(0, 5, 1, 3, 2, 4).reshape(images.shape), regulariser
 
-    def loss(
-        self, images: Tensor, temperature: float, beta: float = 0.1, bit_weight: float = 0.01
-    ) -> Tensor:
+    def loss(self, images: Tensor, temperature: float, beta: float = 0.1, bit_weight: float = 0.01) -> Tensor:
         restored, regulariser = self(images, temperature)
         return F.smooth_l1_loss(restored, images, beta=beta) + bit_weight * regulariser

@@ -75,8 +75,8 @@ class Config:
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=24),
     model=InstellaT2I.tiny(),
-    tokenizer=Fit(steps=1000, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995),
-    prior=Fit(steps=1000, learning_rate=1e-3, warmup_steps=50, ema_decay=0.995),
+    tokenizer=Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    prior=Fit(steps=600, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
     classes=10,
     judge="digits",
 )

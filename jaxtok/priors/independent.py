@@ -27,7 +27,7 @@ def count_codes(
 def slot_log_probabilities(
     counts: Float[jax.Array, "K N V"], labels: Int[jax.Array, " B"], space: CodeSpace
 ) -> list[Float[jax.Array, "B N L"]]:
-    """Log of the smoothed marginals `(count + 1/2) / (n + levels / 2)`, one array per slot, given the class."""
+    """Log of the smoothed marginals `(count + 1/2) / (n + levels / 2)` given the class, an array per slot."""
     rows = counts[jnp.clip(labels, 0, counts.shape[0] - 1)] + 0.5
     edges = [sum(space.levels[:q]) for q in range(1, space.slots)]
     return [jnp.log(slot / jnp.sum(slot, axis=-1, keepdims=True)) for slot in jnp.split(rows, edges, axis=-1)]
