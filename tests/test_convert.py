@@ -140,6 +140,7 @@ def test_what_is_no_checkpoint_of_the_system_is_refused(official):
         load("dalle", {}, {})
 
 
+@pytest.mark.slow  # with the parity tests
 @pytest.mark.parametrize("name", ["instella_t2i", "instella_t2i_scaled"])
 def test_official_files_survive_the_round_trip(shared, name):
     path = shared(f"goldens/{name}.safetensors")
