@@ -12,6 +12,7 @@ from jaxtok._lazy import attach
 
 if TYPE_CHECKING:
     from jaxtok.inspect.bits import plot_bit_correlation, plot_bit_usage, plot_code_usage
+    from jaxtok.inspect.cells import plot_codes
     from jaxtok.inspect.curves import read_metrics, training_curves
     from jaxtok.inspect.flips import FlipInfluence, flip_influence, plot_flip_influence
     from jaxtok.inspect.grids import prefix_ladder, prefix_lengths, reconstruction_grid, sample_grid
@@ -26,6 +27,7 @@ _NAMES = {
     "plot_bit_usage": "bits",
     "plot_bit_correlation": "bits",
     "plot_code_usage": "bits",
+    "plot_codes": "cells",
     "FlipInfluence": "flips",
     "flip_influence": "flips",
     "plot_flip_influence": "flips",
@@ -47,6 +49,7 @@ __all__ = [
     "plot_bit_correlation",
     "plot_bit_usage",
     "plot_code_usage",
+    "plot_codes",
     "plot_flip_influence",
     "plot_hamming",
     "plot_interpolation",
