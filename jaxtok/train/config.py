@@ -1,6 +1,7 @@
 """Configurations as JSON and back: frozen dataclasses of numbers, strings, tuples and other dataclasses."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ def to_json(config: Any) -> Any:
         return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, tuple | list):
         return [to_json(value) for value in config]
+    if isinstance(config, float) and not math.isfinite(config):
+        raise ValueError(f"a configuration holds {config}, which JSON cannot hold; use a finite number")
     if config is None or isinstance(config, bool | int | float | str):
         return config
     raise ValueError(f"a configuration holds {config!r} ({type(config).__name__}), which JSON cannot hold")

@@ -1,0 +1,139 @@
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxtok.losses.adversarial import hinge_generator
+from jaxtok.losses.terms import Terms
+from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.train.gradient import gradient
+from jaxtok.train.schedules import Fit
+from tests.small_system import assert_trees_close
+
+KEY = jax.random.key(0)
+BATCH = {"image": np.random.default_rng(0).standard_normal((4, 4, 4, 1)).astype(np.float32)}
+FIT = Fit(steps=10, learning_rate=1e-2, warmup_steps=0, schedule="constant", weight_decay=0.1, ema_decay=0.9)
+WEIGHTS = AdversaryWeights(weight=0.5, start=2, lecam_weight=0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Painter:
+    """Images times a matrix per pixel row, then a last layer: an objective without a network."""
+
+    def init(self, key, batch, frozen):
+        first, last = jax.random.normal(key, (2, 4, 4)) * 0.3
+        return {"params": {"first": {"kernel": first}, "last": {"kernel": last}}}
+
+    def loss(self, variables, batch, frozen, keys, step):
+        params, real = variables["params"], batch["image"]
+        hidden = jnp.tanh(jnp.einsum("bhwc,hk->bkwc", real, params["first"]["kernel"]))
+        fake = jnp.einsum("bkwc,kh->bhwc", hidden, params["last"]["kernel"])
+        loss = jnp.mean(jnp.square(fake - real))
+        return Terms(loss, {"loss/l2": loss}, {}, {"real": real, "fake": fake})
+
+    def update_collections(self, collections, statistics, key):
+        return collections
+
+    def summarise(self, statistics):
+        return {}
+
+
+class Critic(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(3)(nn.tanh(nn.Dense(5)(images.reshape(len(images), -1))))
+
+
+def build(weights=WEIGHTS, fit=FIT):
+    return adversarial(Painter(), fit, Critic(), weights, "last/kernel")
+
+
+def run(update, steps):
+    states, rows = [update.init(KEY, BATCH, {})], []
+    step = jax.jit(update)
+    for _ in range(steps):
+        state, metrics = step(states[-1], BATCH, {}, KEY)
+        states.append(state)
+        rows.append(metrics)
+    return states, rows
+
+
+def changed(before, after):
+    return [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after))]
+
+
+def test_both_move_from_the_start_on_and_the_discriminator_not_before():
+    states, rows = run(build(), 4)
+    for before, after in zip(states, states[1:]):
+        assert all(changed(before["params"], after["params"]))
+        moved = changed(before["adversary"], after["adversary"])
+        assert all(moved) if before["step"] >= 2 else not any(moved)
+    assert [float(row["adversary/weight"]) > 0 for row in rows] == [False, False, True, True]
+    assert rows[3]["loss/discriminator"] < rows[2]["loss/discriminator"]
+
+
+def test_lecam_averages_the_logits():
+    (_, _, before, after, _), (_, _, row, _) = run(build(), 4)
+    assert before["adversary"]["lecam"] == {"real": 0, "fake": 0}
+    for name, value in after["adversary"]["lecam"].items():
+        np.testing.assert_allclose(value, 0.001 * row[f"adversary/{name}"], rtol=1e-4)
+
+
+def test_adaptive_weight_and_gradient_as_by_hand():
+    update = build(dataclasses.replace(WEIGHTS, start=0, ramp=4))
+    (state, after), (row,) = run(update, 1)
+    critic = state["adversary"]["params"]
+
+    def pixel(params):
+        return Painter().loss({"params": params}, BATCH, {}, None, 0).total
+
+    def fooling(params):
+        fake = Painter().loss({"params": params}, BATCH, {}, None, 0).outputs["fake"]
+        return hinge_generator(Critic().apply({"params": critic}, fake))
+
+    one, two = jax.grad(pixel)(state["params"]), jax.grad(fooling)(state["params"])
+    norms = [np.linalg.norm(g["last"]["kernel"]) for g in (one, two)]
+    factor = 0.5 * 0.25 * norms[0] / (norms[1] + 1e-4)  # weight, first step of a ramp of four, ratio
+    np.testing.assert_allclose(row["adversary/weight"], factor, rtol=1e-5)
+    total = jax.tree.map(lambda a, b: a + factor * b, one, two)
+    np.testing.assert_allclose(row["norm/gradients"], optax.tree.norm(total), rtol=1e-5)
+    np.testing.assert_allclose(row["loss/generator"], fooling(state["params"]), rtol=1e-5)
+    assert all(changed(state["adversary"], after["adversary"]))
+
+
+def test_limit_zero_turns_adaptation_off():
+    _, (row,) = run(build(AdversaryWeights(weight=0.5, adaptive_limit=0.0)), 1)
+    assert row["adversary/weight"] == 0.5
+
+
+@pytest.mark.parametrize("adaptive_limit", [0.0, 1e4])
+def test_weight_zero_equals_no_adversary(adaptive_limit):
+    states, _ = run(build(AdversaryWeights(weight=0.0, adaptive_limit=adaptive_limit)), 3)
+    plain, _ = run(gradient(Painter(), FIT), 3)
+    generator = {name: value for name, value in states[-1].items() if name != "adversary"}
+    assert_trees_close(generator, plain[-1], 1e-6)
+
+
+def test_nonsaturating_loss_trains_too():
+    _, rows = run(build(dataclasses.replace(WEIGHTS, start=0, loss="nonsaturating")), 4)
+    assert rows[-1]["loss/discriminator"] < rows[0]["loss/discriminator"]
+
+
+def test_discriminator_has_its_own_fit():
+    own = dataclasses.replace(FIT, learning_rate=1e-6, ema_decay=0.0)
+    update = adversarial(Painter(), FIT, Critic(), AdversaryWeights(1.0), "last/kernel", own)
+    (before, after), _ = run(update, 1)
+    steps = jax.tree.map(lambda a, b: np.abs(a - b).max(), before["adversary"], after["adversary"])
+    assert max(jax.tree.leaves(steps["params"])) < 2e-6
+    assert build().discriminator_fit.ema_decay == 0
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match="micro_batches=2 with an adversary"):
+        build(fit=dataclasses.replace(FIT, micro_batches=2))
+    with pytest.raises(ValueError, match=r"no parameter 'decoder/out'.*last/kernel"):
+        adversarial(Painter(), FIT, Critic(), WEIGHTS, "decoder/out").init(KEY, BATCH, {})

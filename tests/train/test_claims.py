@@ -1,0 +1,97 @@
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+
+from jaxtok.train.claims import Arm, Claim, identity_of, judge, measure, vary, with_steps
+from jaxtok.train.schedules import Fit
+
+
+@dataclass(frozen=True)
+class Parts:
+    fit: Fit = Fit(steps=100)
+    bits: int = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: Parts = Parts()
+    tokenizer: Fit = Fit(steps=100)
+    rate: float = 1.0
+
+
+GROWS = Claim("more is more", vary("model.bits", 4, 8, 16, metric="tokenizer/psnr"), margin=1.0)
+
+
+def test_arms_change_only_their_field():
+    configs = [arm.configure(Settings()) for arm in GROWS.arms]
+    assert [config.model.bits for config in configs] == [4, 8, 16]
+    assert configs[1] == Settings() and [arm.label for arm in GROWS.arms][0] == "model.bits=4"
+    assert {arm.stage for arm in GROWS.arms} == {"tokenizer"}
+
+
+@pytest.mark.parametrize(
+    "values, holds, smallest, reached",
+    [
+        ([[1, 2], [3, 3], [5, 5]], True, 1.5, True),
+        ([[1, 2], [3, 2], [5, 5]], False, 1.0, True),  # equal in one seed
+        ([[1, 2], [3, 1.5], [5, 5]], False, 0.75, False),
+        ([[1, 2], [1.5, 2.5], [5, 5]], True, 0.5, False),  # holds, by less than hoped
+        ([[1, 2], [float("nan"), 3], [5, 5]], False, None, False),
+    ],
+)
+def test_a_claim_holds_when_every_step_goes_its_way_in_every_seed(values, holds, smallest, reached):
+    labels = [arm.label for arm in GROWS.arms]
+    values = [[float(value) for value in row] for row in values]
+    outcome = judge(GROWS, dict(zip(labels, values)))
+    assert outcome["holds"] is holds and outcome["margin_reached"] is reached
+    if smallest is not None:
+        assert outcome["smallest_mean_difference"] == pytest.approx(smallest)
+    assert [arm["values"] for arm in outcome["arms"]] == [pytest.approx(row, nan_ok=True) for row in values]
+    falling = dataclasses.replace(GROWS, relation="decreasing", margin=None)
+    reverse = judge(falling, dict(zip(labels, values[::-1])))
+    assert reverse["holds"] is holds and reverse["margin_reached"] is None
+
+
+def test_one_arm_is_no_comparison():
+    with pytest.raises(ValueError, match="'alone' has 1 arms"):
+        Claim("alone", vary("bits", 1, metric="a/b"))
+
+
+def test_equal_arms_are_trained_once_with_all_their_stages():
+    claims = [
+        GROWS,
+        Claim("prior", (Arm("low", "prior/accuracy_w0"), Arm("high", "prior/accuracy_w3"))),
+        Claim("rate", (Arm("slow", "prior/accuracy_w0", (("rate", 0.5),)), Arm("1", "prior/accuracy_w0"))),
+    ]
+    calls = []
+
+    def run_arm(config, seed, stages, identity):
+        assert identity == identity_of(config)
+        calls.append((config.model.bits, config.rate, seed, stages))
+        value = config.model.bits + config.rate + 0.1 * seed
+        return {"tokenizer/psnr": value, "prior/accuracy_w0": value, "prior/accuracy_w3": value + 1}
+
+    outcomes = measure(claims, Settings(), (0, 1), run_arm)
+    assert [outcome["holds"] for outcome in outcomes] == [True] * 3
+    assert len(calls) == len(set(calls)) == 4 * 2
+    assert {stages for bits, rate, _, stages in calls if bits == 8 and rate == 1} == {("prior", "tokenizer")}
+    assert {stages for bits, _, _, stages in calls if bits == 16} == {("tokenizer",)}
+    assert outcomes[0]["arms"][2]["values"] == pytest.approx([17.0, 17.1])
+
+
+def test_an_unknown_metric_is_named_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"no metric 'tokenizer/psnr'; there are \['tokenizer/ssim'\]"):
+        measure([GROWS], Settings(), (0,), lambda *_: {"tokenizer/ssim": 1.0})
+
+
+def test_identity_follows_the_values_and_nothing_else():
+    assert identity_of(Settings()) == identity_of(Settings(model=Parts()))
+    assert identity_of(Settings()) != identity_of(Settings(rate=2.0))
+    assert len({identity_of(arm.configure(Settings())) for arm in GROWS.arms}) == 3
+
+
+def test_with_steps_reaches_every_fit():
+    changed = with_steps(Settings(), 3)
+    assert changed.tokenizer.steps == 3 and changed.model.fit.steps == 3
+    assert dataclasses.replace(changed, tokenizer=Fit(steps=100), model=Parts()) == Settings()
