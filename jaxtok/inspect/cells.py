@@ -59,7 +59,8 @@ def plot_codes(
     if other is not None:
         differing = np.argwhere(codes != np.asarray(other))
         for token, slot in differing:
-            frame = Rectangle((slot - 0.5, token - 0.5), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2)
+            corner = (slot - 0.41, token - 0.41)  # inside the cell, so that neighbours' frames stay apart
+            frame = Rectangle(corner, 0.82, 0.82, fill=False, edgecolor=COLOURS[1], linewidth=2, zorder=3)
             axes.add_patch(frame)
         text = f"{len(differing)} of {codes.size} codes differ"
     clean(axes, title or text, "slot", "token")

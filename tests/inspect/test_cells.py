@@ -24,7 +24,7 @@ def test_frames_mark_the_differences():
     other[[2, 7], [3, 15]] ^= 1
     figure = plot_codes(codes, other)
     render(figure)
-    frames = {(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in figure.axes[0].patches}
+    frames = {(round(patch.get_x()), round(patch.get_y())) for patch in figure.axes[0].patches}
     assert frames == {(3, 2), (15, 7)}
     assert "2 of 128 codes differ" in texts(figure)
 
