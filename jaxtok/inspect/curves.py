@@ -16,7 +16,10 @@ _MOST_PANELS = 24
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Reads a metrics file: one JSON object per line with a "step" and any numbers.
+    """Reads a metrics file: one JSON object per line with a "step", any numbers, and perhaps a "stage".
+
+    Stages count their own steps and share names such as `loss/total`, so a stage becomes part of the name:
+    `tokenizer/loss/total`.
 
     A run that was killed and resumed writes some steps twice: the later line counts. A last line cut off by
     the kill is ignored. Entries that are not numbers are skipped.
@@ -46,9 +49,10 @@ def read_metrics(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, np.ndar
             raise ValueError(
                 f'{file}, line {number}: expected a JSON object with a "step", found {line[:80]!r}'
             ) from error
+        stage = f"{record['stage']}/" if "stage" in record else ""
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
-                series.setdefault(name, {})[step] = float(value)
+                series.setdefault(stage + name, {})[step] = float(value)
     ordered = {name: sorted(values.items()) for name, values in series.items()}
     return {
         name: (

@@ -17,6 +17,13 @@ def test_resumed_and_cut_off_files(tmp_path):
     np.testing.assert_array_equal(metrics["loss"], [[0, 10], [3, 1.5]])
 
 
+def test_stages_with_the_same_metric_stay_apart(tmp_path):
+    lines = [{"stage": stage, "step": 1, "loss": value} for stage, value in (("a", 1.0), ("b", 2.0))]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    metrics = read_metrics(tmp_path)
+    assert {name: list(values) for name, (_, values) in metrics.items()} == {"a/loss": [1.0], "b/loss": [2.0]}
+
+
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\n{"loss": 2}\n{"step": 10, "loss": 1.5}\n')
