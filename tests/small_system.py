@@ -69,10 +69,21 @@ def take_steps(
     shape: MeshShape | None = None,
     rules: tuple[Rule, ...] = (),
 ) -> tuple[Any, list[dict[str, np.ndarray]]]:
-    """Final state and metrics per step, on the host; on device 0 without a mesh, else as the loop does it."""
+    """Final state and metrics per step, on the host; on device 0 without a mesh, else as the loop does it.
+
+    The first state is drawn here: compiling `init` would take as long as compiling a step.
+    """
     frozen, key, metrics = frozen or {}, jax.random.key(7), []
+    shapes = jax.eval_shape(update.init, key, batches[0], frozen)
+    state = {
+        "step": jnp.int32(0),
+        "optimizer": jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes["optimizer"]),
+        "params": random_like(shapes["params"]),
+        "ema": random_like(shapes["params"]),
+    }
+    # Sums of a codebook are of any sign; its counts must be positive.
+    state |= {name: jax.tree.map(jnp.abs, random_like(s)) for name, s in shapes.items() if name not in state}
     if shape is None:
-        state = jax.jit(update.init)(key, batches[0], frozen)
         step = jax.jit(update)
         for batch in batches:
             state, values = step(state, batch, frozen, key)
@@ -80,11 +91,8 @@ def take_steps(
         return jax.device_get(state), metrics
     mesh = make_mesh(shape)
     frozen = jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
-    shapes = jax.eval_shape(update.init, key, batches[0], frozen)
     with jax.set_mesh(mesh):
-        first = to_global(batches[0], mesh)
-        placement = shardings(shapes, rules, mesh)
-        state = jax.jit(update.init, out_shardings=placement)(key, first, frozen)
+        state = jax.device_put(state, shardings(shapes, rules, mesh))
         step = jax.jit(update, donate_argnums=0)
         for batch in batches:
             state, values = step(state, to_global(batch, mesh), frozen, key)

@@ -100,6 +100,10 @@ def fit(
                 loop = _Loop(stage, run, mesh, pipeline, frozen, key, checkpoints, writer, describe)
                 state = loop.train(state, start, stop)
                 results = loop.look(state, stage.steps)
+                if stop.agreed():
+                    raise Stopped(
+                        f"{stage.name} is trained and evaluated; the same command continues after it"
+                    )
         finally:
             writer.close()
     return state, results
@@ -155,7 +159,8 @@ class _Loop:
             if run.evaluate_every and step % run.evaluate_every == 0 and not last:
                 self.look(state, step)
         batches.close()
-        if self.saved < stage.steps and self.checkpoints.latest() is None:
+        self.checkpoints.wait()
+        if self.checkpoints.latest() is None:
             self.save(stage.steps, state)  # a stage of no steps still leaves its state
         self.checkpoints.wait()
         return state

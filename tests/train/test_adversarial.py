@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import flax.linen as nn
 import jax
@@ -68,7 +69,7 @@ def changed(before, after):
 
 def test_both_move_from_the_start_on_and_the_discriminator_not_before():
     states, rows = run(build(), 4)
-    for before, after in zip(states, states[1:]):
+    for before, after in itertools.pairwise(states):
         assert all(changed(before["params"], after["params"]))
         moved = changed(before["adversary"], after["adversary"])
         assert all(moved) if before["step"] >= 2 else not any(moved)

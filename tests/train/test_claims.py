@@ -26,7 +26,7 @@ GROWS = Claim("more is more", vary("model.bits", 4, 8, 16, metric="tokenizer/psn
 def test_arms_change_only_their_field():
     configs = [arm.configure(Settings()) for arm in GROWS.arms]
     assert [config.model.bits for config in configs] == [4, 8, 16]
-    assert configs[1] == Settings() and [arm.label for arm in GROWS.arms][0] == "model.bits=4"
+    assert configs[1] == Settings() and GROWS.arms[0].label == "model.bits=4"
     assert {arm.stage for arm in GROWS.arms} == {"tokenizer"}
 
 

@@ -1,0 +1,272 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtok import keys as random
+from jaxtok.data.config import Data
+from jaxtok.evaluate.protocol import Result
+from jaxtok.losses.terms import Terms
+from jaxtok.train import loop
+from jaxtok.train.checkpoints import Checkpoints
+from jaxtok.train.diagnostics import NonFiniteError
+from jaxtok.train.gradient import gradient
+from jaxtok.train.loop import Stopped, fit, stage_key
+from jaxtok.train.run import Run
+from jaxtok.train.schedules import Fit
+from jaxtok.train.sharding import MeshShape, make_mesh
+from jaxtok.train.stage import Stage
+from tests.small_system import assert_trees_close
+
+DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=8)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curve:
+    """Fits brightness squared by a line with noise: two parameters, any resolution, compiles at once.
+
+    No two are equal, because JAX compiles equal updates once for the whole process.
+    """
+
+    traced: list = dataclasses.field(default_factory=list)
+    nan_at: int = -1
+
+    def init(self, key, batch, frozen):
+        return {"params": {"line": {"slope": jax.random.normal(key, ()), "offset": jnp.float32(0)}}}
+
+    def loss(self, variables, batch, frozen, keys, step):
+        self.traced.append(batch["image"].shape)
+        x = batch["image"].astype(jnp.float32) / 255
+        line, noise = variables["params"]["line"], 0.1 * random.normal(keys, x.shape[1:])
+        error = jnp.square(line["slope"] * x + line["offset"] + noise - x**2)
+        loss = jnp.mean(error) * jnp.where(step == self.nan_at, jnp.nan, 1.0)
+        return Terms(loss, {"loss/curve": loss, "fine": jnp.float32(1)}, {}, {})
+
+    def update_collections(self, collections, statistics, key):
+        return collections
+
+    def summarise(self, statistics):
+        return {}
+
+
+class View:
+    """Remembers what it was shown."""
+
+    def __init__(self, act=lambda: None):
+        self.seen, self.act = [], act
+
+    def evaluate(self, trained):
+        self.act()
+        self.seen.append(trained)
+        return [Result("images", sum(int(batch["mask"].sum()) for batch in trained.batches()))]
+
+    def figures(self, trained):
+        return {"grey": np.zeros((4, 4), np.uint8)}
+
+
+def stage(steps=12, data=DATA, objective=None, **fields):
+    update = gradient(objective or Curve(), Fit(steps=12, learning_rate=0.05, warmup_steps=0, ema_decay=0.9))
+    return Stage("curve", update, data, steps, **fields)
+
+
+def run_in(folder, **fields):
+    return Run(**{"workdir": str(folder), "log_every": 5, "save_every": 4, "seed": 3, **fields})
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def stop_at(monkeypatch, batch_number):
+    """Sends SIGTERM to this process when a batch is on its way to the devices."""
+    seen = []
+
+    def device_batch(batch):
+        seen.append(1)
+        if len(seen) == batch_number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(batch)
+
+    original = loop.device_batch
+    monkeypatch.setattr(loop, "device_batch", device_batch)
+
+
+def assert_equal_bitwise(actual, expected):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run: folder, state, results, view."""
+    folder, view = tmp_path_factory.mktemp("whole"), View()
+    state, results = fit(
+        stage(view=view), run_in(folder, evaluate_every=6), {}, metadata={"config": {"a": 1}}
+    )
+    return folder, state, results, view
+
+
+def test_what_a_run_leaves(whole):
+    folder, state, results, view = whole
+    assert state["step"] == 12 and results == [Result("images", 297)]
+    assert [trained.averaged for trained in view.seen] == [True, True]  # step 6 and the end
+    assert view.seen[-1].variables["params"] == state["ema"]
+    training = [row for row in lines(folder) if "loss/curve" in row]
+    assert [row["step"] for row in training] == [1, 5, 10, 12]
+    assert training[-1]["loss/curve"] < training[0]["loss/curve"]
+    assert not any(name.startswith("gradient_norm") for name in training[0])
+    assert [row["step"] for row in lines(folder) if "eval/images" in row] == [6, 12]
+    figures = sorted(path.name for path in (folder / "figures").iterdir())
+    assert figures == ["curve_grey_0000006.png", "curve_grey_0000012.png"]
+    with Checkpoints(folder / "checkpoints" / "curve") as checkpoints:
+        assert checkpoints.steps() == [8, 12]
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), jax.device_get(state))
+        stored, metadata = checkpoints.restore(shapes)
+    assert_equal_bitwise(stored, state)
+    fingerprint = metadata.pop("data")
+    assert len(fingerprint) == 16
+    assert metadata == {"config": {"a": 1}, "stage": "curve", "seed": 3, "step": 12}
+
+
+@pytest.mark.parametrize("batch_number", [2, 7])
+def test_stopped_by_a_signal_and_continued_ends_bitwise_equal(whole, tmp_path, monkeypatch, batch_number):
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        stop_at(patch, batch_number + 1)  # the first batch is for the initialisation
+        with pytest.raises(Stopped, match=f"curve stopped at step {batch_number} of 12; the same command"):
+            fit(stage(), run_in(tmp_path), {})
+    assert signal.getsignal(signal.SIGTERM) is before
+    state, _ = fit(stage(), run_in(tmp_path), {})
+    assert_equal_bitwise(state, whole[1])
+    steps = [row["step"] for row in lines(tmp_path)]
+    assert steps == sorted(steps) and steps[-1] == 12
+
+
+def test_a_signal_during_the_evaluation_stops_before_the_next_stage(tmp_path):
+    view = View(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped, match="curve is trained and evaluated"):
+        fit(stage(steps=2, view=view), run_in(tmp_path), {})
+
+
+def test_a_finished_run_trains_nothing(whole):
+    folder, state, results, _ = whole
+    objective, fresh = Curve(), []
+    before = [row for row in lines(folder) if "loss/curve" in row]
+    again, same = fit(stage(objective=objective, view=View()), run_in(folder), {}, initialise=fresh.append)
+    assert_equal_bitwise(again, state)
+    assert same == results and objective.traced == [] and fresh == []
+    assert [row for row in lines(folder) if "loss/curve" in row] == before
+
+
+def test_eight_devices_equal_one(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "make_mesh", lambda shape: make_mesh(MeshShape(1), jax.devices()[:1]))
+    state, _ = fit(stage(), run_in(tmp_path), {})
+    assert len(state["step"].devices()) == 1 and len(whole[1]["step"].devices()) == 8
+    assert_trees_close(jax.device_get(state), jax.device_get(whole[1]), 1e-5)
+
+
+def test_other_data_is_refused(whole):
+    other = dataclasses.replace(DATA, flip=True)
+    with pytest.raises(ValueError, match=r"stage 'curve' was trained on data with fingerprint .*--init-from"):
+        fit(stage(data=other), run_in(whole[0]), {})
+
+
+def test_other_batches_and_workers_are_the_same_data(whole):
+    other = dataclasses.replace(DATA, batch_size=16, prefetch=0)
+    state, _ = fit(stage(data=other), run_in(whole[0]), {})
+    assert state["step"] == 12
+
+
+def test_a_batch_that_does_not_fit_the_mesh_is_an_early_error(tmp_path):
+    with pytest.raises(ValueError, match=r"global batch 12 .* does not divide over 8 devices"):
+        fit(stage(data=dataclasses.replace(DATA, batch_size=12)), run_in(tmp_path), {})
+
+
+def test_a_metric_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(NonFiniteError) as error:
+        fit(stage(objective=Curve(nan_at=6)), run_in(tmp_path, log_every=2), {})
+    message = str(error.value)
+    assert "loss/curve is nan" in message and "fine is" not in message
+    assert "at step 7" in message and "Last finite step 6" in message
+    assert "Largest gradient norm: line/" in message
+    with Checkpoints(tmp_path / "checkpoints" / "curve") as checkpoints:
+        assert checkpoints.steps() == [4]  # the poisoned state was not saved
+
+
+def test_each_resolution_compiles_once(tmp_path):
+    objective, data = Curve(), dataclasses.replace(DATA, image_sizes=(8, 16))
+    state, _ = fit(stage(objective=objective, data=data), run_in(tmp_path), {})
+    assert sorted(set(objective.traced)) == [(8, 8, 8, 1), (8, 16, 16, 1)]
+    assert len(objective.traced) == 2 and state["step"] == 12
+
+
+def test_initialise_changes_a_fresh_state(tmp_path):
+    def initialise(state):
+        return {**state, "params": {"line": {"slope": jnp.float32(5), "offset": jnp.float32(6)}}}
+
+    state, _ = fit(stage(steps=0), run_in(tmp_path), {}, initialise=initialise)
+    assert state["params"] == {"line": {"slope": 5, "offset": 6}}
+    with Checkpoints(tmp_path / "checkpoints" / "curve") as checkpoints:
+        assert checkpoints.steps() == [0]  # a stage of no steps leaves its state too
+
+
+def test_frozen_variables_and_networks_reach_the_update(tmp_path):
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Reads(Curve):
+        def loss(self, variables, batch, frozen, keys, step):
+            terms = super().loss(variables, batch, frozen, keys, step)
+            value = frozen["earlier"]["params"] + frozen["network"]["params"]
+            return dataclasses.replace(terms, metrics={**terms.metrics, "sum": value})
+
+    frozen = {
+        name: {"params": jnp.float32(value)} for name, value in (("earlier", 2), ("network", 3), ("x", 4))
+    }
+    reads = stage(1, objective=Reads(), frozen=("earlier",), networks={"network": lambda: None})
+    fit(reads, run_in(tmp_path), frozen)
+    assert lines(tmp_path)[0]["sum"] == 5
+    with pytest.raises(KeyError, match="earlier"):
+        fit(reads, run_in(tmp_path), {})
+
+
+def test_keys_of_stages_differ_and_stay():
+    data = {
+        (seed, name): jax.random.key_data(stage_key(seed, name)).tolist() for seed in (0, 1) for name in "ab"
+    }
+    assert len({tuple(value) for value in data.values()}) == 4
+    assert data[0, "a"] == jax.random.key_data(stage_key(0, "a")).tolist()
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_ends_bitwise_equal(tmp_path):
+    script = Path(__file__).with_name("killed_run.py")
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def start(name):
+        command = [sys.executable, "-W", "error", str(script), str(tmp_path / name)]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def finish(process):
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, output
+        return output
+
+    killed = start("killed")
+    for line in killed.stdout:
+        if line.startswith("tokenizer 17/"):
+            killed.kill()
+            break
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    again, whole = finish(start("killed")), finish(start("whole"))
+    assert "tokenizer 17/40" in whole and "tokenizer 1/40" not in again, "it started over"
+    assert again.splitlines()[-1] == whole.splitlines()[-1]  # hashes of every array of the state
