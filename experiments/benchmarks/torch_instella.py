@@ -1,8 +1,8 @@
 """Instella-T2I's tokenizer and priors as one writes them in PyTorch: the other side of `step_time.py`.
 
-Parameters have the names of the official state dict, so that `jaxtok`'s weight tables carry them over; the byte
-encoder, which the official checkpoints do not have, follows the same style. PyTorch's fused functions are used
-wherever there is one (attention, norms, losses), and nothing is computed that a step does not need.
+Parameters have the names of the official state dict, so that `jaxtok`'s weight tables carry them over; the
+byte encoder, which the official checkpoints do not have, follows the same style. PyTorch's fused functions
+are used wherever there is one (attention, norms, losses), and nothing is computed that a step does not need.
 """
 
 from collections.abc import Sequence
@@ -158,7 +158,7 @@ class Decoder(ViT):
 
 
 class Quantizer(nn.Module):
-    """Bits sampled at a temperature (0: thresholded) with a straight-through gradient, and their embedding."""
+    """Bits sampled at a temperature (0: thresholded), with a straight-through gradient, and embedded."""
 
     def __init__(self, width: int, bits: int):
         super().__init__()
