@@ -167,4 +167,6 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path} holds a {type(loaded).__name__}, expected a state dict; re-save its state dict"
         )
-    return _named_arrays(loaded, path.name)
+    # DeepSpeed keeps the state dict under "module", beside counters of the training run.
+    module = loaded.get("module")
+    return _named_arrays(module if isinstance(module, Mapping) else loaded, path.name)

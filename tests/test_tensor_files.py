@@ -88,6 +88,8 @@ def test_torch_files_hold_tensors_only(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"w": torch.ones(2, dtype=torch.bfloat16, requires_grad=True)}, tmp_path / "a.pt")
     assert_same(read_tensors(tmp_path / "a.pt")[0], {"w": np.ones(2, np.float32)})
+    torch.save({"module": {"w": torch.ones(2)}, "global_steps": 7}, tmp_path / "deepspeed.pt")
+    assert_same(read_tensors(tmp_path / "deepspeed.pt")[0], {"w": np.ones(2, np.float32)})
     torch.save({"model": {"w": torch.ones(2)}}, tmp_path / "b.pt")
     with pytest.raises(ValueError, match="more than tensors"):
         read_tensors(tmp_path / "b.pt")

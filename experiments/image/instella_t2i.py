@@ -37,6 +37,7 @@ from jaxtok.train.gradient import gradient
 from jaxtok.train.image_views import IndependentSampler, PriorSampler, SampleView, TokenizerView, judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
+from jaxtok.train.sharding import TRANSFORMER_RULES
 from jaxtok.train.stage import Stage
 
 
@@ -147,7 +148,15 @@ def stages(config: Config) -> Iterator[Stage]:
         sampler = PriorSampler(prior, model.caption_condition)
         view = dataclasses.replace(look, sampler=sampler, objective=objective)
         update = gradient(objective, config.prior)
-        yield Stage(name, update, steps=config.prior.steps, networks=model.networks(), view=view, **read)
+        yield Stage(
+            name,
+            update,
+            steps=config.prior.steps,
+            networks=model.networks(),
+            rules=TRANSFORMER_RULES,
+            view=view,
+            **read,
+        )
 
 
 def tokenizer_stage(config: Config, data: Data) -> Stage:
@@ -163,7 +172,15 @@ def tokenizer_stage(config: Config, data: Data) -> Stage:
         judge = PatchGAN(layers=2 if min(data.image_sizes) < 64 else 3)
         update = adversarial(objective, config.tokenizer, judge, config.adversary, "decoder/pixels/kernel")
     view = TokenizerView(model, judge_named(config.judge))
-    return Stage("tokenizer", update, data, config.tokenizer.steps, networks=networks, view=view)
+    return Stage(
+        "tokenizer",
+        update,
+        data,
+        config.tokenizer.steps,
+        networks=networks,
+        rules=TRANSFORMER_RULES,
+        view=view,
+    )
 
 
 ACCURACY = "sample_class_accuracy_digits_svc"

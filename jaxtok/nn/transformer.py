@@ -189,11 +189,14 @@ class Stack(nn.Module):
             # Inside a scan XLA cannot merge the recomputation with the forward pass, so the barrier is not
             # needed.
             body = nn.remat(body, policy=_POLICIES[self.remat], prevent_cse=False)
+        # An unrolled stack has many collectives that are ready at once. XLA's fake CPU devices deadlock on
+        # them when they have fewer threads, and on real devices a loop costs nothing.
+        mesh = jax.sharding.get_abstract_mesh()
         scan = nn.scan(
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.layers,
-            unroll=self.unroll,
+            unroll=self.unroll if mesh.empty or mesh.size == 1 else 1,
         )
         return scan(self.block, x, per_layer)

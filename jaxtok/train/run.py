@@ -31,7 +31,7 @@ class Run:
     seed: int = 0
     mesh: MeshShape = field(default_factory=MeshShape)
     log_every: int = 50
-    save_every: int = 1000
+    save_every: int = 500
     evaluate_every: int = 0
     keep: int = 2
     init_from: str = ""

@@ -93,6 +93,16 @@ class Rule:
         return re.search(rf"(?:^|/)(?:{self.pattern})$", path) is not None
 
 
+# The transformers of `jaxtok.nn`: the inner width (heads, feed-forward channels) over `tensor`, the outer one
+# over `fsdp`, so that a block needs one reduction after attention and one after the feed-forward half.
+TRANSFORMER_RULES = (
+    Rule(r"attention/(query|key|value)/kernel", ("fsdp", "tensor")),
+    Rule(r"attention/out/kernel", ("tensor", "fsdp")),
+    Rule(r"feed_forward/(up|gate)/kernel", ("fsdp", "tensor")),
+    Rule(r"feed_forward/down/kernel", ("tensor", "fsdp")),
+)
+
+
 def shardings(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
     """Chooses a sharding for every leaf of a state.
 
