@@ -3,6 +3,8 @@ and `--help`.
 """
 
 import dataclasses
+import difflib
+import inspect
 import logging
 import os
 import sys
@@ -12,8 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-_PLAIN_ERRORS = (ValueError, FileNotFoundError, ImportError, RuntimeError, FloatingPointError)
-
+# What users can mend is told in one line; `--debug` shows where it comes from.
+_PLAIN_ERRORS = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 
 _VERBS = {
     "train": "train all stages, or continue where they stopped (the default)",
@@ -47,11 +49,14 @@ def main(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_jax()
+    import jax
+
     from jaxtok.train.experiment import Experiment
     from jaxtok.train.loop import Stopped
 
     experiment = Experiment(name, doc or "", presets, stages, claims)
-    debug = "--log-level" in arguments and "debug" in arguments
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
     try:
         verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
         if verb not in _VERBS:
@@ -61,8 +66,10 @@ def main(
         _run(experiment, verb, arguments)
     except Stopped as stopped:
         print(stopped)
+    except BrokenPipeError:  # `--help | head`
+        raise SystemExit(0) from None
     except _PLAIN_ERRORS as error:
-        if debug:
+        if debug or isinstance(error, jax.errors.JaxRuntimeError):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -88,23 +95,17 @@ def _run(experiment: Any, verb: str, arguments: list[str]) -> None:
     config = experiment.presets[preset]
     workdir = f"runs/{experiment.name}-{preset}"
     if verb == "train":
-        run, config = _parse(_description(experiment), arguments, Run(workdir=workdir), config)
+        run, config = _parse(verb, _description(experiment), arguments, Run(workdir=workdir), config)
         logging.basicConfig(level=run.log_level.upper(), format="%(message)s", force=True)
         initialize(run.distributed)
         verbs.train_verb(experiment, config, run)
     elif verb == "verify":
-        options, config = _parse(
-            verbs.Verify.__doc__, arguments, verbs.Verify(workdir=f"{workdir}-verify"), config
-        )
+        default = verbs.Verify(workdir=f"{workdir}-verify")
+        options, config = _parse(verb, _summary(verbs.Verify), arguments, default, config)
         verbs.verify_verb(experiment, config, options, preset)
     else:
-        kind = {
-            "evaluate": verbs.Evaluate,
-            "sample": verbs.Sample,
-            "encode": verbs.Encode,
-            "decode": verbs.Decode,
-        }[verb]
-        options = tyro.cli(kind, args=arguments, default=kind(workdir=workdir))
+        kind = getattr(verbs, verb.capitalize())
+        options, _ = _parse(verb, _summary(kind), arguments, kind(workdir=workdir), None)
         getattr(verbs, f"{verb}_verb")(experiment, options)
 
 
@@ -123,26 +124,51 @@ def _take_preset(presets: Mapping[str, Any], arguments: list[str]) -> tuple[str,
     return preset, rest
 
 
-def _parse(description: str | None, arguments: list[str], options: Any, config: Any) -> tuple[Any, Any]:
-    """Fields of the options and of the configuration side by side, as flags without a prefix."""
+def _parse(verb: str, description: str, arguments: list[str], options: Any, config: Any) -> tuple[Any, Any]:
+    """Fields of the options and of the configuration (if any) side by side, as flags without a prefix."""
     unprefixed = tyro.conf.arg(name="")
+    parts = {"options": options} if config is None else {"options": options, "config": config}
     command = dataclasses.make_dataclass(
-        "Command",
-        [("options", Annotated[type(options), unprefixed]), ("config", Annotated[type(config), unprefixed])],
-        frozen=True,
+        "Command", [(name, Annotated[type(part), unprefixed]) for name, part in parts.items()], frozen=True
     )
-    parsed = tyro.cli(
+    parsed, unknown = tyro.cli(
         command,
         args=arguments,
-        default=command(options, config),
+        default=command(**parts),
+        prog=f"{Path(sys.argv[0]).name} {verb}",
         description=description,
         config=(tyro.conf.AvoidSubcommands,),
+        return_unknown_args=True,
     )
-    return parsed.options, parsed.config
+    if unknown:
+        known = [flag for part in parts.values() for flag in _flags(part)]
+        close = difflib.get_close_matches(unknown[0].partition("=")[0].replace("_", "-"), known)
+        meant = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(f"unknown {' '.join(unknown)!r}; {meant}{verb} --help lists the flags")
+    return parsed.options, getattr(parsed, "config", None)
+
+
+def _flags(config: Any, prefix: str = "--") -> Iterable[str]:
+    """The flags of a configuration and of those inside it."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from _flags(value, f"{name}.")
+        else:
+            yield name
+
+
+def _summary(kind: type) -> str:
+    """The docstring of a verb's options, without their list, which are the flags."""
+    return inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[0].strip()
 
 
 def _description(experiment: Any) -> str:
     verbs = "\n".join(f"  {name:10}{text}" for name, text in _VERBS.items())
     presets = ", ".join(experiment.presets)
     doc = experiment.doc.strip()
-    return f"{doc}\n\nverbs (VERB --help for their flags)\n{verbs}\n\n--preset is one of: {presets}"
+    return (
+        f"{doc}\n\nThe verb comes first (VERB --help for its flags):\n{verbs}\n\n"
+        f"--preset is one of {presets}; flags change single fields of it.\n"
+        "--debug shows where an error comes from."
+    )

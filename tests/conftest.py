@@ -55,3 +55,15 @@ def shared():
         return found
 
     return path
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """A whole run of the verb `train` with the smallest model, three steps per stage: work directory and output.
+
+    Tests only read in it.
+    """
+    from tests.small_run import train_small
+
+    workdir = tmp_path_factory.mktemp("runs") / "small"
+    return workdir, train_small(workdir)

@@ -152,7 +152,7 @@ def _prior_case(setting: _PriorSetting, compile_torch: bool) -> Case:
         return jnp.mean(jax.nn.softplus(jnp.where(target, -logits, logits))), logits
 
     bits = torch.from_numpy(s.codes == 1)
-    noise = (None, torch.from_numpy(t[0]) if t else None, torch.from_numpy(flips))
+    noise = (None, torch.from_numpy(t[0]) if t else None, torch.from_numpy(flips) if t else None)
     (value, logits), gradients = jax.jit(jax.value_and_grad(fixed_loss, has_aux=True))(s.params)
     differences = _compare(
         value,
@@ -173,7 +173,11 @@ def _prior_case(setting: _PriorSetting, compile_torch: bool) -> Case:
         return module.loss(bits, *s.text)
 
     # The codes stand where the images would, so that the frozen tokenizer costs nothing.
-    objective = PriorObjective(s.prior, lambda _, codes: Latents(codes), lambda batch, _: batch["condition"])
+    def condition(batch: Any, frozen: Any) -> Any:
+        del frozen
+        return batch["condition"]
+
+    objective = PriorObjective(s.prior, lambda _, codes: Latents(codes), condition)
     sides = {
         "torch": _torch_training(s.theirs, step_loss, compile_torch=False),
         "jaxtok": _jax_training(loss, s.params, {"latents": s.latents, "condition": s.condition}),

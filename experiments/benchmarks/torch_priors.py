@@ -1,5 +1,7 @@
 """The priors of Instella-T2I as one writes them in PyTorch, see `torch_instella.py`."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class GELUFeedForward(nn.Module):
         super().__init__()
         up = nn.Module()
         up.proj = nn.Linear(width, 4 * width)
-        self.net = nn.ModuleList([up, nn.Identity(), nn.Linear(4 * width, width)])
+        self.net: Any = nn.ModuleList([up, nn.Identity(), nn.Linear(4 * width, width)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net[2](F.gelu(self.net[0].proj(x), approximate="tanh"))
@@ -107,7 +109,7 @@ class Prior(nn.Module):
         self.bits, self.tokens, self.timed, self.dropout = bits, tokens, timed, dropout
         self.text, self.null = text, null
         self.x_embedder = nn.Linear(bits, width)
-        self.transformer_blocks = nn.ModuleList(
+        self.transformer_blocks: Any = nn.ModuleList(
             PriorBlock(heads, head_dim, tokens + (not timed), text_width, timed) for _ in range(layers)
         )
         if timed:
@@ -144,7 +146,7 @@ class Prior(nn.Module):
             ids = torch.where(dropped[:, None], self.null[0], ids)
             mask = torch.where(dropped[:, None], self.null[1], mask)
         contexts = self.contexts(ids, mask)
-        if not self.timed:
+        if flips is None:
             return F.binary_cross_entropy_with_logits(self(bits, contexts, mask), bits.float())
         # The cross-entropy of the clean bit is that of "was it flipped".
         return F.binary_cross_entropy_with_logits(self(bits ^ flips, contexts, mask, t), flips.float())

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -47,7 +48,7 @@ def torch_tokenizer(model: InstellaT2I) -> Tokenizer:
 def torch_prior(model: InstellaT2I, timed: bool, dropout: float) -> Prior:
     """One of the priors of a configuration whose text is caption bytes, with fresh weights."""
     text, shape = model.text, model.prior
-    positions = np.arange(text.length, dtype=np.float32)[:, None]
+    positions = jnp.arange(text.length, dtype=jnp.float32)[:, None]
     encoder = ByteEncoder(
         BYTE_VOCAB, text.layers, text.heads, text.head_dim, _rope(rope_tables(positions, (text.head_dim,)))
     )
@@ -81,7 +82,7 @@ def torch_names(model: InstellaT2I, part: str, tree: Mapping[str, Any]) -> dict[
 
 
 def _rope(tables: Any) -> Rope:
-    return tuple(torch.from_numpy(np.array(x)) for x in (tables.cos, tables.sin))
+    return torch.from_numpy(np.array(tables.cos)), torch.from_numpy(np.array(tables.sin))
 
 
 def _official_config(model: InstellaT2I) -> dict[str, Any]:

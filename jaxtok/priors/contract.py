@@ -154,8 +154,9 @@ class Prior:
           condition: what to generate, B rows; None for an unconditional prior.
           key: scalar key, or one key per example.
           batch: B, needed only without a condition.
-          given: codes to keep where its mask [B, N, Q] is True. A diffusion prior draws the rest given them; an
-            autoregressive one draws each token given those before it, so later given tokens do not reach back.
+          given: codes to keep where its mask [B, N, Q] is True. A diffusion prior draws the rest given them;
+            an autoregressive one draws each token given those before it, so later given tokens do not reach
+            back.
           settings: the rule's settings; its own defaults if None.
           codec: see `Codec`.
 

@@ -36,11 +36,12 @@ class ViTShape:
 
     Attributes:
       layers: number of blocks.
-      heads, head_dim: attention heads; the width is their product.
+      heads: attention heads.
+      head_dim: width of a head; the width of a token is heads times head_dim.
       resample_after: block indices after which the image grid is halved (encoder) or doubled (decoder).
       axes_dims: rotary channels of the axes (query index, row, column); they sum to `head_dim`.
-      remat: see `Stack`.
-      unroll: see `Stack`.
+      remat: what the backward pass recomputes: nothing, everything, or all but matrix products ("dots").
+      unroll: blocks per iteration of the layer scan; more compile slower and run faster on CPU.
     """
 
     layers: int

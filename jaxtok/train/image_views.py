@@ -1,6 +1,7 @@
 """How stages of image systems are measured and drawn: reconstructions of tokenizers, samples of priors."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -8,8 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Condition, Latents
 from jaxtok.data.config import Data
+from jaxtok.data.errors import BadRecord
 from jaxtok.data.sources import open_source
 from jaxtok.evaluate.codes import CodeStatistics
 from jaxtok.evaluate.images import ReconstructionMeter
@@ -65,7 +68,7 @@ class TokenizerView:
         """PSNR and SSIM, statistics of the codes, and the judge's opinion of reconstructions, over the
         evaluation split.
         """
-        reconstruct = self._reconstruct()
+        reconstruct = _reconstructor(self.model)
         meter, statistics = ReconstructionMeter(), None
         images, labels, captions = [], [], []
         for batch in trained.batches():
@@ -90,7 +93,7 @@ class TokenizerView:
 
     def figures(self, trained: Trained) -> dict[str, Any]:
         """A grid of reconstructions and how the codes are used."""
-        reconstruct = self._reconstruct()
+        reconstruct = _reconstructor(self.model)
         statistics, grid = None, None
         for batch in trained.batches():
             codes, restored = jax.device_get(reconstruct(trained.variables, batch["image"]))
@@ -106,13 +109,32 @@ class TokenizerView:
         usage = plot_bit_usage if self.model.space.is_binary else plot_code_usage
         return {"reconstructions": grid, "codes": usage(statistics, title="codes of held-out images")}
 
-    def _reconstruct(self):
-        @jax.jit
-        def reconstruct(variables, images):
-            codes = self.model.encode(variables, images).codes
-            return codes, to_uint8(self.model.decode(variables, codes, (images.shape[1], images.shape[2])))
 
-        return reconstruct
+# Compiled functions are kept, so that an evaluation, its figures and the next evaluation share them.
+
+
+@functools.lru_cache(maxsize=8)
+def _reconstructor(model: ImageModel) -> Callable[[Any, Any], tuple[jax.Array, jax.Array]]:
+    """(tokenizer variables, images) -> codes and uint8 images."""
+
+    @jax.jit
+    def reconstruct(variables, images):
+        codes = model.encode(variables, images).codes
+        return codes, to_uint8(model.decode(variables, codes, (images.shape[1], images.shape[2])))
+
+    return reconstruct
+
+
+@functools.lru_cache(maxsize=8)
+def _drawer(model: ImageModel, sampler: "Sampler", guidance: float) -> Callable[..., jax.Array]:
+    """(variables, frozen, ids, mask, labels, keys) -> uint8 images."""
+
+    @jax.jit
+    def draw(variables, frozen, ids, mask, labels, keys):
+        latents = sampler(variables, frozen, ids, mask, labels, keys, guidance)
+        return to_uint8(model.decode(frozen["tokenizer"], latents))
+
+    return draw
 
 
 @runtime_checkable
@@ -264,7 +286,7 @@ class SampleView:
         captions, labels = self._captions(self.captions)
         captions, labels = captions * self.per_caption, np.tile(labels, self.per_caption)
         for guidance in sampler.guidances:
-            images, seconds = self._draw(trained, captions, labels, guidance, timed=True)
+            images, speed = self._draw(trained, captions, labels, guidance, timed=True)
             shared = {
                 **protocol,
                 "guidance": guidance,
@@ -274,13 +296,13 @@ class SampleView:
             suffix = f"_w{guidance:g}" if len(sampler.guidances) > 1 else ""
             judged = self.judge(images, labels, captions) if self.judge is not None else []
             results += [_renamed(result, f"sample_{result.name}{suffix}", shared) for result in judged]
-            speed = {
+            timing = {
                 **shared,
-                "batch": len(captions),
+                "batch": self.data.batch_size,
                 "device": jax.devices()[0].device_kind,
                 "timed": "second call",
             }
-            results.append(Result(f"samples_per_second{suffix}", len(captions) / seconds, speed))
+            results.append(Result(f"samples_per_second{suffix}", speed, timing))
         return results
 
     def figures(self, trained: Trained) -> dict[str, Any]:
@@ -306,7 +328,10 @@ class SampleView:
         found: dict[str, int] = {}
         source = open_source(self.data, "eval")
         for number in range(min(len(source), 100 * count)):
-            record = source[number]
+            try:
+                record = source[number]
+            except BadRecord:
+                continue  # the pipeline counts and names it
             found.setdefault(record["caption"], record["label"])
             if len(found) == count:
                 break
@@ -316,21 +341,21 @@ class SampleView:
     def _draw(
         self, trained: Trained, captions: Sequence[str], labels: np.ndarray, guidance: float, timed: bool
     ) -> tuple[np.ndarray, float]:
-        """uint8 images, and the seconds of a second call (the first compiles)."""
-        sampler = self._sampler()
-
-        @jax.jit
-        def draw(variables, frozen, ids, mask, labels, key):
-            latents = sampler(variables, frozen, ids, mask, labels, key, guidance)
-            return to_uint8(self.model.decode(frozen["tokenizer"], latents))
-
+        """uint8 images, drawn in batches of the training's size, and how many a second if it is `timed`."""
+        draw, size, count = _drawer(self.model, self._sampler(), guidance), self.data.batch_size, len(labels)
+        rows = np.arange(-(-count // size) * size) % count  # the last batch is filled up
         ids, mask = caption_ids(captions, max(self.data.text_length, 1), self.data.text_model)
-        arguments = (trained.variables, dict(trained.frozen), ids, mask, labels, trained.key)
-        images = jax.device_get(draw(*arguments))
-        start = time.perf_counter()
-        if timed:
-            jax.block_until_ready(draw(*arguments))
-        return images, time.perf_counter() - start
+        keys = random.example_keys(trained.key, len(rows))
+        frozen, images, speed = dict(trained.frozen), [], 0.0
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            arguments = (trained.variables, frozen, ids[part], mask[part], labels[part], keys[first:][:size])
+            images.append(jax.device_get(draw(*arguments)))
+            if timed and not speed:
+                start = time.perf_counter()
+                jax.block_until_ready(draw(*arguments))  # the first call compiled
+                speed = size / (time.perf_counter() - start)
+        return np.concatenate(images)[:count], speed
 
     def _held_out(self, trained: Trained, protocol: dict[str, Any]) -> list[Result]:
         if self.objective is None:

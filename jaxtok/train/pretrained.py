@@ -1,5 +1,6 @@
 """Trained systems from disk and to disk: a run, or a folder of `config.json` and `model.safetensors`."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,27 +55,52 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 def run_variables(workdir: Path, model: Any, averaged: bool) -> dict[str, Any]:
     """Variables of every stage of a run that has a checkpoint, on this host."""
-    variables = {}
-    for stage, shapes in model.shapes().items():
-        folder = workdir / "checkpoints" / stage
-        if not folder.exists():
-            continue
-        with Checkpoints(folder) as checkpoints:
-            if checkpoints.latest() is not None:
-                variables[stage] = _restore(checkpoints, shapes, averaged)
-    return variables
+    found = {name: restore_stage(workdir, name, shapes, averaged) for name, shapes in model.shapes().items()}
+    return {name: restored.variables for name, restored in found.items() if restored is not None}
 
 
-def _restore(checkpoints: Checkpoints, shapes: Mapping[str, Any], averaged: bool) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """The variables of one stage of a run.
+
+    Attributes:
+      variables: "params" and other collections, on this host.
+      averaged: whether the parameters are the running average.
+      step: after how many optimizer steps they were saved.
+    """
+
+    variables: dict[str, Any]
+    averaged: bool
+    step: int
+
+
+def restore_stage(
+    workdir: Path, stage: str, shapes: Mapping[str, Any], averaged: bool = True
+) -> Restored | None:
+    """The newest whole checkpoint of a stage, or None where it has none.
+
+    Args:
+      workdir: the run.
+      stage: name of the stage.
+      shapes: of its "params" and other collections.
+      averaged: take the running average where the stage has one.
+    """
+    folder = workdir / "checkpoints" / stage
+    if not folder.exists():
+        return None
     collections = {name: value for name, value in shapes.items() if name != "params"}
-    if averaged:
-        try:
-            state, _ = checkpoints.restore({"ema": shapes["params"], **collections}, partial=True)
-            return {"params": state["ema"], **{name: state[name] for name in collections}}
-        except ValueError as error:
-            if "ema/" not in str(error):
-                raise  # it is not the average that is missing
-    return checkpoints.restore({"params": shapes["params"], **collections}, partial=True)[0]
+    with Checkpoints(folder) as checkpoints:
+        if checkpoints.latest() is None:
+            return None
+        if averaged:
+            try:
+                state, saved = checkpoints.restore({"ema": shapes["params"], **collections}, partial=True)
+                return Restored({"params": state.pop("ema"), **state}, True, saved["step"])
+            except ValueError as error:
+                if "ema/" not in str(error):
+                    raise  # it is not the average that is missing
+        state, saved = checkpoints.restore({"params": shapes["params"], **collections}, partial=True)
+        return Restored(state, False, saved["step"])
 
 
 def save_pretrained(system: ImageSystem, folder: str | Path, licence: str = "not stated") -> None:

@@ -13,8 +13,7 @@ class Fit:
     Attributes:
       steps: Optimizer steps.
       learning_rate: Its highest value.
-      schedule: What follows the warm-up: `constant`, or down to zero at the last step by half a `cosine` or
-        `linear`.
+      schedule: What follows the warm-up: a constant rate, or down to zero at the last step.
       warmup_steps: Steps in which the learning rate rises linearly from zero.
       weight_decay: Decoupled decay, times the learning rate; vectors, biases and norm scales do not decay.
       betas: Decay rates of Adam's moments.

@@ -1,8 +1,8 @@
 """What the verbs of an experiment do beside `train`: measure, sample, encode, decode, verify."""
 
-import contextlib
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +15,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result, write_results
 from jaxtok.inspect import sample_grid
 from jaxtok.train.claims import measure, with_steps
 from jaxtok.train.config import from_json
 from jaxtok.train.experiment import Experiment, commit_of_source, train, write_json
-from jaxtok.train.loop import stage_key
-from jaxtok.train.pretrained import load, read_config
+from jaxtok.train.loop import evaluation_batches, stage_key
+from jaxtok.train.pretrained import load, read_config, restore_stage
 from jaxtok.train.run import Run
-from jaxtok.train.stage import Trained
+from jaxtok.train.stage import Trained, abstract_batch, collections_of
 from jaxtok.train.token_files import encode_data, read_tokens, tokenizer_hash
 
 
@@ -137,24 +136,29 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
     workdir = Path(options.workdir)
     record = read_config(workdir)
     config = from_json(type(next(iter(experiment.presets.values()))), record["config"])
-    system = load(workdir)
+    variables: dict[str, Any] = {}
     results: dict[str, list[Result]] = {}
     for stage in experiment.stages(config):
-        if stage.name not in system.variables or stage.view is None:
+        if not set(stage.frozen) <= set(variables):
             continue
-        frozen = {name: system.variables[name] for name in stage.frozen} | {
+        frozen = {name: variables[name] for name in stage.frozen} | {
             n: f() for n, f in stage.networks.items()
         }
-        key = jax.random.fold_in(stage_key(record["seed"], stage.name), stage.steps)
-        data = stage.data
-        trained = Trained(
-            system.variables[stage.name],
-            frozen,
-            lambda data=data: Pipeline(data, "eval").evaluation_batches(),
-            key,
-            True,
-        )
+        key = stage_key(record["seed"], stage.name)
+        shapes = jax.eval_shape(stage.update.init, key, abstract_batch(stage.data), frozen)
+        shapes = {"params": shapes["params"], **collections_of(shapes)}
+        restored = restore_stage(workdir, stage.name, shapes)
+        if restored is None:
+            continue
+        variables[stage.name] = restored.variables
+        if stage.view is None:
+            continue
+        batches = functools.partial(evaluation_batches, stage.data)
+        key = jax.random.fold_in(key, restored.step)
+        trained = Trained(restored.variables, frozen, batches, key, restored.averaged)
         results[stage.name] = stage.view.evaluate(trained)
+    if not results:
+        raise FileNotFoundError(f"no checkpoint in {workdir}; train first")
     print_results(results)
     flat = [
         dataclasses.replace(row, name=f"{stage}/{row.name}")
@@ -215,16 +219,16 @@ def decode_verb(experiment: Experiment, options: Decode) -> None:
     out = Path(options.out or Path(options.workdir) / "decoded")
     size = (options.size, options.size) if options.size else None
     done = 0
-    with contextlib.closing(shards):
-        for shard in shards:
-            for first in range(0, len(shard["codes"]), 64):
-                codes, index = shard["codes"][first : first + 64], shard["index"][first : first + 64]
-                if options.count:
-                    codes, index = codes[: options.count - done], index[: options.count - done]
-                if not len(codes):
-                    break
-                write_images(out, system.decode(jnp.asarray(codes), size), index)
-                done += len(codes)
+    for shard in shards:
+        for first in range(0, len(shard["codes"]), 64):
+            end = first + (min(64, options.count - done) if options.count else 64)
+            codes = jnp.asarray(shard["codes"][first:end])
+            write_images(out, system.decode(codes, size), shard["index"][first:end])
+            done += len(codes)
+            if done == options.count:
+                break
+        if done == options.count:
+            break
     print(f"{done} images in {out}")
 
 

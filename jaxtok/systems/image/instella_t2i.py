@@ -41,8 +41,10 @@ class PriorShape:
     """Size of both priors.
 
     Attributes:
-      layers, heads, head_dim: of the transformer.
-      remat: what the backward pass recomputes, see `jaxtok.nn.transformer.Stack`.
+      layers: number of blocks.
+      heads: attention heads.
+      head_dim: width of a head; the width of a token is heads times head_dim.
+      remat: what the backward pass recomputes: nothing, everything, or all but matrix products ("dots").
       unroll: layers per iteration of the layer scan.
     """
 
@@ -61,7 +63,9 @@ class TextShape:
       source: "bytes" (an encoder over caption bytes that is trained with the prior), "layers" (features of
         every layer of a frozen language model, made beforehand) or "none".
       length: text tokens; longer captions are cut.
-      layers, heads, head_dim: of the byte encoder.
+      layers: blocks of the byte encoder.
+      heads: its attention heads.
+      head_dim: width of a head.
       width: of the frozen language model's features.
       path: folder of the frozen language model in Hugging Face format; needed to train and to sample.
     """
@@ -90,14 +94,16 @@ class InstellaT2I:
       codebook_width: width in which its codes are compared.
       codebook_learning: how its codebook is learned.
       temperature: of the bit sampling in training, at its end if it is annealed.
-      encoder, decoder: transformer sizes of the tokenizer.
+      encoder: size of the transformer that reads images.
+      decoder: size of the transformer that writes them.
       scale: common coordinate range of all resolutions, in patches; None counts patches.
       rope_layout: rotary layout; the released weights need "instella".
       align_after: decoder block whose image tokens are aligned with a frozen vision encoder; None for off.
       align_width: width of those features.
       prior: size of the priors.
       text: where they get their text from.
-      diffusion_settings, autoregressive_settings: recommended sampler settings.
+      diffusion_settings: recommended sampler settings of the diffusion prior.
+      autoregressive_settings: recommended sampler settings of the autoregressive prior.
     """
 
     image_size: int = 1024
