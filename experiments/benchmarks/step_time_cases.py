@@ -135,7 +135,8 @@ class _PriorSetting:
         self.condition = model.caption_condition(jnp.asarray(ids), jnp.asarray(mask))
         init = jax.jit(lambda key: self.prior.init(key, self.latents, self.condition))
         self.params = _perturbed(init(jax.random.key(0)))
-        self.theirs = torch_prior(model, self.timed, self.prior.rule.condition_dropout)
+        rule: Any = self.prior.rule
+        self.theirs = torch_prior(model, self.timed, rule.condition_dropout)
         self.theirs.load_state_dict(torch_names(model, name, self.params))
         self.text = (torch.from_numpy(ids), torch.from_numpy(mask))
 
