@@ -59,7 +59,7 @@ def shared():
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
-    """A whole run of the verb `train` with the smallest model, three steps per stage: work directory and output.
+    """A run of the verb `train` with the smallest model, three steps per stage: work directory and output.
 
     Tests only read in it.
     """

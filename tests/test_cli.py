@@ -1,0 +1,279 @@
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.image import instella_t2i
+from jaxtok import cli
+from jaxtok.data.sources import open_source
+from jaxtok.evaluate.protocol import read_results
+from jaxtok.train import pretrained
+from jaxtok.train.pretrained import load
+from tests.small_run import SMALL_CONFIG, small_cli, train_small
+
+STAGES = ["tokenizer", "independent", "independent_by_class", "diffusion", "autoregressive"]
+CAPTIONS = ("--captions", "a handwritten seven", "a handwritten two")
+
+
+@pytest.fixture(scope="module")
+def workdir(small_run):
+    return small_run[0]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def image(path):
+    return np.asarray(Image.open(path))
+
+
+def error_of(capsys, *argv):
+    """The one line that a command which fails prints."""
+    with pytest.raises(SystemExit) as stopped:
+        small_cli(*argv)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+def help_of(*argv):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as stopped:
+        experiment = instella_t2i
+        cli.main("instella_t2i", experiment.PRESETS, experiment.stages, (), experiment.__doc__, argv)
+    assert stopped.value.code == 0
+    return out.getvalue()
+
+
+def test_train_writes_everything_and_prints_a_table(small_run):
+    workdir, output = small_run
+    expected = {
+        "checkpoints",
+        "config.json",
+        "figures",
+        "metrics.jsonl",
+        "results.json",
+        "run.lock",
+        "summary.json",
+    }
+    assert expected <= set(names(workdir))
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["experiment"] == "instella_t2i" and config["config"]["tokenizer"]["steps"] == 3
+    assert config["versions"]["jax"] == jax.__version__ and config["seed"] == 0
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert list(summary) == STAGES and [row["steps"] for row in summary.values()] == [3] * 5
+    results = {result.name: result for result in read_results(workdir / "results.json")}
+    assert {name.partition("/")[0] for name in results} == set(STAGES)
+    for stage, row in summary.items():
+        for name in set(row) - {"steps", "seconds"}:
+            assert results[f"{stage}/{name}"].value == row[name]
+    figures = names(workdir / "figures")
+    assert (
+        "tokenizer_reconstructions_0000003.png" in figures and "diffusion_samples_w3_0000003.png" in figures
+    )
+    assert (
+        "tokenizer        9,652 parameters" in output.replace("        9,652", " 9,652", 1)
+        or "9,652" in output
+    )
+    assert "held-out results" in output and str(workdir) in output.splitlines()[-1]
+
+
+def test_other_settings_are_refused_with_the_list_of_differences(workdir, capsys):
+    with pytest.raises(SystemExit):
+        train_small(workdir, "--model.bits", "5", "--seed", "2")
+    message = capsys.readouterr().err
+    assert "holds a run with another configuration" in message
+    assert "config.model.bits: 4 -> 5" in message and "seed: 0 -> 2" in message and "--init-from" in message
+
+
+def test_evaluate_repeats_the_results_of_training(workdir, tmp_path):
+    before = read_results(workdir / "results.json")
+    output = small_cli("evaluate", "--workdir", workdir)
+    after = read_results(workdir / "results.json")
+    assert [result.name for result in after] == [result.name for result in before]
+    for old, new in zip(before, after):
+        assert old.protocol == new.protocol
+        if "per_second" not in old.name:
+            assert new.value == pytest.approx(old.value, abs=1e-5), old.name
+    weights = {result.name.partition("/")[0]: result.protocol["weights"] for result in after}
+    assert weights == {
+        "tokenizer": "average", "independent": "raw", "independent_by_class": "raw",
+        "diffusion": "average", "autoregressive": "average",
+    }  # fmt: skip
+    assert "independent" in output and "results.json" in output
+
+
+@pytest.mark.parametrize("prior", ["diffusion", "autoregressive"])
+def test_sample_writes_images_and_a_grid(workdir, tmp_path, prior):
+    arguments = ("sample", "--workdir", workdir, "--prior", prior, "--count", "3", *CAPTIONS)
+    output = small_cli(*arguments, "--out", tmp_path / "a", "--guidance", "1.5")
+    assert names(tmp_path / "a") == [*(f"{number:06d}.png" for number in range(6)), "grid.png"]
+    assert image(tmp_path / "a" / "000005.png").shape == (8, 8)
+    assert f"6 images and grid.png in {tmp_path / 'a'}" in output
+    expected, _ = load(workdir).sample(
+        ["a handwritten seven"] * 3 + ["a handwritten two"] * 3, prior, guidance=1.5
+    )
+    written = np.stack([image(tmp_path / "a" / f"{number:06d}.png") for number in range(6)])
+    np.testing.assert_array_equal(written, expected[..., 0])
+
+
+def test_encode_and_decode(workdir, tmp_path):
+    arguments = ("encode", "--workdir", workdir, "--split", "eval", "--shard-size", "100")
+    output = small_cli(*arguments, "--out", tmp_path / "tokens")
+    assert "297 images as 2 bytes each in 3 files" in output  # 3 tokens of 4 bits
+    decoded = ("decode", "--workdir", workdir, "--tokens", tmp_path / "tokens", "--out")
+    assert "130 images" in small_cli(*decoded, tmp_path / "some", "--count", "130")
+    assert "297 images" in small_cli(*decoded, tmp_path / "all", "--count", "0", "--size", "16")
+    assert len(names(tmp_path / "some")) == 130 and len(names(tmp_path / "all")) == 297
+    assert image(tmp_path / "all" / "000000.png").shape == (16, 16)
+    source = open_source(SMALL_CONFIG.data, "eval")
+    held_out = np.stack([source[number]["image"] for number in (0, 129)])
+    restored = load(workdir).reconstruct(held_out)[..., 0]
+    np.testing.assert_array_equal(image(tmp_path / "some" / "000000.png"), restored[0])
+    np.testing.assert_array_equal(image(tmp_path / "some" / "000129.png"), restored[1])
+
+
+def test_verify_judges_a_claim(tmp_path):
+    flags = ("--steps", "3", "--seeds", "0", "--only", "equal token count")
+    output = small_cli("verify", "--workdir", tmp_path, *flags, "--out", tmp_path / "out" / "claims.json")
+    outcome = json.loads((tmp_path / "out" / "claims.json").read_text())
+    assert outcome["seeds"] == [0] and outcome["steps"] == 3 and outcome["preset"] == "tiny"
+    (claim,) = outcome["claims"]
+    assert [arm["label"] for arm in claim["arms"]] == ["one of 256 codes", "16 bits"]
+    assert claim["holds"] == (claim["arms"][1]["values"][0] > claim["arms"][0]["values"][0])
+    assert "holds in every seed" in output
+    runs = [folder for folder in tmp_path.iterdir() if (folder / "seed-0").exists()]
+    assert len(runs) == 2
+    assert all(names(folder / "seed-0" / "checkpoints") == ["tokenizer"] for folder in runs)  # and no prior
+
+
+@pytest.mark.slow
+def test_verify_runs_every_claim(tmp_path):
+    small_cli("verify", "--workdir", tmp_path, "--steps", "3", "--seeds", "0")
+    outcome = json.loads((tmp_path / "claims.json").read_text())
+    assert [claim["name"] for claim in outcome["claims"]] == [claim.name for claim in instella_t2i.CLAIMS]
+
+
+def test_help_says_what_there_is():
+    text = help_of("--help")
+    flat = " ".join(text.replace("│", " ").split())
+    assert "arXiv 2506.21022" in flat and "tiny, shapes, cifar10, bae-1024" in flat
+    for verb in ("train", "evaluate", "sample", "encode", "decode", "verify", "plan", "sweep"):
+        assert f"\n  {verb} " in text
+    for flag, description in (
+        ("--workdir", "Running the same command again continues there. (default: runs/instella_t2i-tiny)"),
+        ("--data.batch-size", "Images per step over all hosts together. (default: 64)"),
+        ("--model.bits", "n, bits per token of binary latents. (default: 16)"),
+        ("--model.encoder.heads", "attention heads."),
+        ("--model.diffusion-settings.steps", "network evaluations."),
+        ("--weights.bit-weight", "of the bit regulariser"),
+        ("--tokenizer.learning-rate", "Its highest value. (default: 0.002)"),
+        ("--mesh.fsdp", "share one copy of the parameters"),
+    ):
+        assert f"{flag} " in flat and description in flat.partition(f"{flag} ")[2][:400], flag
+
+
+def test_every_flag_has_a_description():
+    lines = [line.strip("│ \n") for line in help_of("--help").splitlines()]
+    bare = [
+        flag
+        for flag, text in itertools.pairwise(lines)
+        if flag.startswith("--") and text.startswith("(default")
+    ]
+    assert bare == []
+
+
+def test_help_of_verbs_and_presets():
+    assert "runs/instella_t2i-shapes" in help_of("--preset", "shapes", "--help")
+    text = help_of("sample", "--help")
+    assert "Draws images of captions" in text and "--prior" in text and "Attributes" not in text
+    assert "--tokenizer.steps" in help_of("verify", "--help")
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (
+            ["trian"],
+            "no verb 'trian'; there are train, evaluate, sample, encode, decode, verify, plan, sweep",
+        ),
+        (["plan"], "the verb 'plan' is not there yet"),
+        (["sweep"], "the verb 'sweep' is not there yet"),
+        (["--preset", "huge"], "no preset 'huge'; there are tiny, other"),
+        (["--preset=huge"], "no preset 'huge'"),
+        (["--tokeniser.steps", "3"], "unknown '--tokeniser.steps 3'; did you mean --tokenizer.steps"),
+        (["evaluate", "--wrkdir", "x"], "unknown '--wrkdir x'; did you mean --workdir"),
+        (["--preset", "tiny", "evaluate"], "unknown 'evaluate'"),
+        (["evaluate", "--workdir", "/nowhere"], "/nowhere holds no run"),
+        (["decode", "--workdir", "/nowhere"], "/nowhere holds no run"),
+        (["verify", "--only", "zebra"], "no claim has any of the words ['zebra'] in its name"),
+        (["--init-from", "/nowhere"], "--init-from /nowhere: there is no such run, folder or file"),
+    ],
+)
+def test_errors_are_one_line(capsys, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in error_of(capsys, *argv)
+
+
+def test_a_value_that_cannot_be_names_its_flag(capsys):
+    for words, message in (
+        (["--tokenizer.steps", "-1"], "steps is -1, it has to be 0 or more"),
+        (["--seed", "x"], "--seed"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            small_cli(*words)
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_errors_of_sampling_are_one_line(capsys, workdir, tmp_path):
+    assert "no captions to draw" in error_of(capsys, "sample", "--workdir", workdir)
+    error = error_of(capsys, "sample", "--workdir", workdir, "--prior", "flow", *CAPTIONS)
+    assert "no 'flow' in this system" in error
+    error = error_of(
+        capsys, "sample", "--workdir", workdir, "--prior", "autoregressive", "--steps", "3", *CAPTIONS
+    )
+    assert "sampler settings ['steps'] are unknown to the autoregressive prior" in error
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        small_cli("evaluate", "--workdir", tmp_path, "--debug")
+
+
+def test_what_training_was_stopped_at_is_no_error(monkeypatch, tmp_path):
+    from jaxtok.train import verbs
+    from jaxtok.train.loop import Stopped
+
+    def stopped(*_):
+        raise Stopped("tokenizer stopped at step 2 of 3; the same command continues there")
+
+    monkeypatch.setattr(verbs, "train_verb", stopped)
+    assert "the same command continues there" in small_cli("--workdir", tmp_path)
+
+
+def test_presets_are_changed_by_flags(monkeypatch, tmp_path):
+    from jaxtok.train import verbs
+
+    seen = []
+    monkeypatch.setattr(verbs, "train_verb", lambda experiment, config, run: seen.append((config, run)))
+    small_cli("--preset", "other", "--model.bits", "9", "--data.image-sizes", "8", "16", "--seed", "5")
+    ((config, run),) = seen
+    model = dataclasses.replace(SMALL_CONFIG.model, bits=9)
+    data = dataclasses.replace(SMALL_CONFIG.data, image_sizes=(8, 16))
+    assert config == dataclasses.replace(SMALL_CONFIG, classes=0, model=model, data=data)
+    assert run.seed == 5 and run.workdir == "runs/instella_t2i-other"
+
+
+def test_a_run_without_averages_says_raw(workdir):
+    shapes = SMALL_CONFIG.model.shapes()["tokenizer"]
+    assert pretrained.restore_stage(workdir, "tokenizer", shapes).averaged
+    assert not pretrained.restore_stage(workdir, "tokenizer", shapes, averaged=False).averaged
+    assert pretrained.restore_stage(workdir, "nothing", shapes) is None
