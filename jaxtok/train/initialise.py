@@ -33,9 +33,10 @@ def initialiser(source: str, system: str, stage: str) -> Callable[[State], State
     """
     if not Path(source).exists():
         raise FileNotFoundError(f"--init-from {source}: there is no such run, folder or file")
-    candidates = _variables(source, system)
 
     def initialise(state: State) -> State:
+        # Here, because a run that continues needs none of it.
+        candidates = _variables(source, system)
         if stage not in candidates:
             _tell(f"{stage}: {source} has only {sorted(candidates)}, so it starts fresh")
             return state

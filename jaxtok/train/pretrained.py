@@ -32,6 +32,7 @@ def load(path: str | Path, averaged: bool = True) -> ImageSystem:
     if (path / "model.safetensors").exists():
         return from_pretrained(path)
     record = read_config(path)
+    _check_fields(path, record, ("experiment", "config"))
     model = from_json(system_class(record["experiment"]), record["config"]["model"], "model")
     variables = run_variables(path, model, averaged)
     if "tokenizer" not in variables:
@@ -141,6 +142,7 @@ def from_pretrained(folder: str | Path) -> ImageSystem:
     """
     folder = Path(folder)
     content = json.loads((folder / "config.json").read_text())
+    _check_fields(folder, content, ("system", "model"))
     model = from_json(system_class(content["system"]), content["model"], "model")
     tensors, _ = read_tensors(folder / "model.safetensors")
     variables = unflatten(tensors)
@@ -159,5 +161,14 @@ def from_pretrained(folder: str | Path) -> ImageSystem:
     return ImageSystem(
         model,
         variables,
-        {**content["record"], "experiment": content["system"], "licence": content["licence"]},
+        {
+            **content.get("record", {}),
+            "experiment": content["system"],
+            "licence": content.get("licence", "not stated"),
+        },
     )
+
+
+def _check_fields(folder: Path, content: Any, names: tuple[str, ...]) -> None:
+    if absent := [name for name in names if name not in content]:
+        raise ValueError(f"{folder / 'config.json'} is not one of ours: it lacks {', '.join(absent)}")

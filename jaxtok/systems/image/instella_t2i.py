@@ -148,8 +148,8 @@ class InstellaT2I:
     def small(
         cls, image_size: int = 32, tokens: int = 32, bits: int = 16, text_length: int = 64
     ) -> "InstellaT2I":
-        """32x32 colour images as 32 tokens; hours on CPU, minutes on one accelerator."""
-        vit = ViTShape(6, 4, 32, resample_after=(2,), axes_dims=(8, 12, 12))
+        """32x32 colour images as 32 tokens; hours on CPU."""
+        vit = ViTShape(4, 4, 32, resample_after=(1,), axes_dims=(8, 12, 12), unroll=4)
         return cls(
             image_size=image_size,
             patch=4,
