@@ -76,9 +76,12 @@ def main(
 
 
 def _prepare_jax() -> None:
-    """Settings that must precede JAX: compiled programs are kept between runs."""
+    """Settings that must precede JAX: compiled programs are kept between runs, freed memory in the process."""
     import jax
 
+    from jaxtok.train.host_memory import keep_freed_memory
+
+    keep_freed_memory()
     # JAX declares its options at run time, so a type checker does not know their names.
     config: Any = jax.config
     if not config.jax_compilation_cache_dir:

@@ -46,6 +46,8 @@ class Options:
       rounds: how often every side gets its turn.
       block_seconds: how long a turn is, about.
       threads: cores that the process may use, and threads of PyTorch.
+      keep_memory: freed memory stays with the process, as jaxtok's command line has it
+        (`jaxtok.train.host_memory`); both sides profit.
       compile: also time PyTorch's step through `torch.compile` (needs a C++ compiler).
       out: where the JSON goes.
     """
@@ -55,6 +57,7 @@ class Options:
     rounds: int = 7
     block_seconds: float = 1.0
     threads: int = 2
+    keep_memory: bool = True
     compile: bool = False
     out: Path = Path("runs/step_time.json")
 
@@ -104,6 +107,10 @@ def measure(options: Options) -> list[dict[str, Any]]:
         # Before JAX starts: the size of its thread pool is the number of cores that it may use.
         cores = sorted(os.sched_getaffinity(0))[: options.threads]
         os.sched_setaffinity(0, cores)
+    if options.keep_memory:
+        from jaxtok.train.host_memory import keep_freed_memory
+
+        keep_freed_memory()
     import torch
 
     from experiments.benchmarks.step_time_cases import TASKS, cases
