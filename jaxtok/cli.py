@@ -76,7 +76,7 @@ def main(
 
 
 def _prepare_jax() -> None:
-    """Settings that must precede JAX: compiled programs are kept between runs, freed memory in the process."""
+    """Settings that must precede JAX: compiled programs are kept between runs, freed memory within one."""
     import jax
 
     from jaxtok.train.host_memory import keep_freed_memory

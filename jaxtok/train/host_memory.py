@@ -14,11 +14,11 @@ _LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Lets freed memory stay with the process where JAX computes on the CPU; call it before JAX starts.
 
-    XLA's CPU back end allocates the temporaries of a program at every call, as one block. glibc gets a block of
-    that size from the kernel and gives it back, so every training step faults in all of its pages again: of the
-    step of the `small` tokenizer (batch 32) that was a third of the CPU time in the kernel alone
-    (`experiments/benchmarks/step_time.py`). The process's peak memory is the same; between peaks it does not
-    shrink. All threads have to share one arena, because only the main one can grow to any size.
+    XLA's CPU back end allocates the temporaries of a program at every call, as one block. glibc gets a block
+    of that size from the kernel and gives it back, so every training step faults in all of its pages again:
+    with it, a step of the `small` tokenizer (batch 32) took a third more CPU time. Peak memory stays the
+    same; between peaks it does not shrink. All threads have to share one arena, because only the main one can
+    grow to any size.
 
     Returns:
       Whether it was done: not where an accelerator may be used (their programs live in its memory) and not
