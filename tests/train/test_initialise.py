@@ -93,7 +93,7 @@ def test_what_cannot_be(small_run, tmp_path):
         initialiser(str(tmp_path / "empty"), "instella_t2i", "tokenizer")(fresh())
     (tmp_path / "empty" / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "empty" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         initialiser(str(tmp_path / "empty"), "instella_t2i", "tokenizer")(fresh())
 
 

@@ -103,8 +103,8 @@ def test_what_is_no_run(tmp_path, small_run):
     with pytest.raises(FileNotFoundError, match="no checkpoint of a tokenizer"):
         load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         load(tmp_path)
