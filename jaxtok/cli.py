@@ -83,8 +83,8 @@ def _prepare_jax() -> None:
 
     keep_freed_memory()
     if int(os.environ.get("JAX_NUM_CPU_DEVICES", "1")) > 1:
-        # XLA's fake devices share one pool with a thread per core, and a collective blocks its thread until all
-        # devices have come: with few cores a step deadlocks.
+        # XLA's fake devices share one pool with a thread per core, and a collective blocks its thread until
+        # all devices have come: with few cores a step deadlocks.
         os.environ.setdefault("NPROC", "64")
     # JAX declares its options at run time, so a type checker does not know their names.
     config: Any = jax.config

@@ -17,8 +17,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # started, so the alternative is a process per sharded test. An unsharded test uses device 0 only, as fast as
 # before (measured: 0.1 s more at the start, the same time for a loop of matmuls).
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-# XLA's fake devices share one pool with a thread per core, and a collective blocks its thread until all devices
-# have come: on two cores a step with several collectives under way deadlocks (seen on a 2 x 2 x 2 mesh).
+# XLA's fake devices share one pool with a thread per core, and a collective blocks its thread until all
+# devices have come: on two cores a step with several collectives under way deadlocks (seen on a 2 x 2 x 2
+# mesh).
 os.environ.setdefault("NPROC", "64")
 # Most of the time goes to compiling the same toy models again, so all executables are kept. The folder is
 # inside the checkout and ignored: two checkouts never share a stale one, and `git clean -dfx` forgets it.
