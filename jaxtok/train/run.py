@@ -14,6 +14,7 @@ class Run:
     Attributes:
       workdir: where everything goes: checkpoints, metrics, figures, tables. Running the same command again
         continues there.
+      only: stages to run, with the stages that they read; all by default.
       seed: of parameters, noise and sampling.
       mesh: how devices are arranged.
       log_every: steps between lines of metrics.
@@ -28,6 +29,7 @@ class Run:
     """
 
     workdir: str = ""
+    only: tuple[str, ...] = ()
     seed: int = 0
     mesh: MeshShape = field(default_factory=MeshShape)
     log_every: int = 50

@@ -125,7 +125,7 @@ class Verify:
 def train_verb(experiment: Experiment, config: Any, run: Run) -> None:
     """Trains and prints what was measured."""
     start = time.monotonic()
-    results = train(experiment, config, run)
+    results = train(experiment, config, run, only=run.only)
     if jax.process_index() == 0:
         print_results(results)
         print(f"{time.monotonic() - start:.0f} s; everything is in {run.workdir}")

@@ -1,0 +1,183 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtok import keys as random
+from jaxtok.codes import CodeSpace, Latents
+from jaxtok.data.config import Data
+from jaxtok.data.errors import BadRecord
+from jaxtok.data.sources import open_source
+from jaxtok.evaluate.protocol import Result
+from jaxtok.train import image_views
+from jaxtok.train.image_views import IndependentSampler, PriorSampler, SampleView, TokenizerView, judge_named
+from jaxtok.train.loop import evaluation_batches
+from jaxtok.train.stage import Trained
+from tests.small_system import SMALL
+
+DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=24)
+SPACE = CodeSpace((256,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """A tokenizer that loses nothing: every pixel is a token."""
+
+    space: CodeSpace = SPACE
+
+    def encode(self, variables, images):
+        return Latents(codes=images.reshape(len(images), -1, 1).astype(jnp.int32))
+
+    def decode(self, variables, latents, size=None):
+        codes = latents.codes if isinstance(latents, Latents) else latents
+        return codes.reshape(-1, 8, 8, 1) / 127.5 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Recaller:
+    """Samples a real image of the wanted digit, or noise without guidance."""
+
+    guidances: tuple[float, ...] = (3.0, 0.0)
+
+    @property
+    def description(self):
+        return {"prior": "memory"}
+
+    def __call__(self, variables, frozen, ids, mask, labels, key, guidance):
+        images = variables["params"][labels].reshape(len(labels), 64, 1)
+        noise = (random.uniform(random.example_keys(key, len(labels)), (64, 1)) * 256).astype(jnp.int32)
+        return Latents(codes=images if guidance else noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    measure = "nll"
+
+    def held_out(self, variables, batch, frozen, keys):
+        return jnp.mean(batch["label"].astype(jnp.float32))
+
+
+def trained(params=(), averaged=True, data=DATA):
+    frozen = {"tokenizer": {}}
+    batches = lambda: evaluation_batches(data)
+    return Trained({"params": params}, frozen, batches, jax.random.key(0), averaged)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """A real image of every digit, int32 [10, 8, 8, 1]."""
+    source, found = open_source(DATA, "train"), {}
+    for number in range(100):
+        found.setdefault(int(source[number]["label"]), source[number]["image"])
+    return jnp.asarray(np.stack([found[digit] for digit in range(10)]), jnp.int32)
+
+
+def by_name(results):
+    return {result.name: result for result in results}
+
+
+def test_tokenizer_without_loss_is_measured_as_such():
+    view = TokenizerView(Pixels(), judge_named("digits"))
+    results = by_name(view.evaluate(trained(averaged=False)))
+    assert results["psnr_uint8"].value > 60 or np.isinf(results["psnr_uint8"].value)
+    assert results["ssim_gauss7_uint8"].value == pytest.approx(1)
+    judged = results["reconstruction_class_accuracy_digits_svc"]
+    assert judged.value == pytest.approx(judged.protocol["judge_accuracy_on_real"], abs=1e-6)
+    assert judged.protocol["images"] == 297  # padding of the last batch does not count
+    assert all(r.protocol["weights"] == "raw" and r.protocol["split"] == "eval" for r in results.values())
+    figures = view.figures(trained())
+    assert sorted(figures) == ["codes", "reconstructions"]
+    assert all(hasattr(figure, "savefig") for figure in figures.values())
+
+
+def test_large_evaluations_are_cut(monkeypatch):
+    monkeypatch.setattr(image_views, "_LARGEST_EVALUATION", 100)
+    seen = []
+
+    def judge(images, labels, captions):
+        seen.append((len(images), len(labels), len(captions)))
+        return [Result("x", 1.0)]
+
+    TokenizerView(Pixels(), judge).evaluate(trained())
+    assert seen == [(128, 128, 128)]
+
+
+def test_samples_are_judged_for_each_guidance(examples):
+    view = SampleView(Pixels(), DATA, judge_named("digits"), 10, 13, Recaller(), HeldOut())
+    results = by_name(view.evaluate(trained(examples)))
+    good, bad = (results[f"sample_class_accuracy_digits_svc_w{w}"] for w in (3, 0))
+    assert good.value >= 0.9 > 0.4 > bad.value
+    assert good.protocol["images"] == 130 and good.protocol["guidance"] == 3.0
+    assert good.protocol["captions"] == 10 and good.protocol["per_caption"] == 13
+    assert good.protocol["prior"] == "memory" and good.protocol["weights"] == "average"
+    assert results["samples_per_second_w3"].value > 0
+    assert results["samples_per_second_w3"].protocol["batch"] == 64
+    labels = [open_source(DATA, "eval")[number]["label"] for number in range(256)]  # whole batches only
+    assert results["nll_nats_per_slot"].value == pytest.approx(np.mean(labels), rel=1e-5)
+    assert results["nll_nats_per_slot"].protocol["images"] == 256
+    assert sorted(view.figures(trained(examples))) == ["samples_w0", "samples_w3"]
+
+
+def test_samples_do_not_depend_on_the_size_of_the_batches(examples):
+    captions, labels = ["a handwritten one"] * 70, np.arange(70, dtype=np.int32) % 10
+    drawn = []
+    for size in (16, 64, 128):
+        view = SampleView(Pixels(), dataclasses.replace(DATA, batch_size=size), sampler=Recaller())
+        drawn.append(view._draw(trained(examples), captions, labels, 0.0, timed=False))
+    assert all(images.shape == (70, 8, 8, 1) and speed == 0 for images, speed in drawn)
+    np.testing.assert_array_equal(drawn[0][0], drawn[1][0])
+    np.testing.assert_array_equal(drawn[0][0], drawn[2][0])
+    assert len({image.tobytes() for image in drawn[0][0]}) == 70
+
+
+def test_a_view_without_sampler_or_judge(examples):
+    with pytest.raises(ValueError, match="this view has no sampler"):
+        SampleView(Pixels(), DATA).evaluate(trained())
+    results = SampleView(Pixels(), DATA, None, 2, 3, Recaller(guidances=(0.0,))).evaluate(trained(examples))
+    assert [result.name for result in results] == ["samples_per_second"]
+
+
+def test_captions_are_different_ones_in_the_order_of_labels(monkeypatch):
+    view = SampleView(Pixels(), DATA)
+    captions, labels = view._captions(10)
+    assert captions[7] == "a handwritten seven" and labels.tolist() == list(range(10))
+    assert len(view._captions(4)[0]) == 4 and len(view._captions(50)[0]) == 10
+
+    class Damaged:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, number):
+            if number == 0:
+                raise BadRecord("0", "cut short")
+            return {"caption": f"c{number}", "label": 5 - number}
+
+    monkeypatch.setattr(image_views, "open_source", lambda data, split: Damaged())
+    captions, labels = view._captions(10)
+    assert captions == ["c2", "c1"] and labels.tolist() == [3, 4]
+
+
+def test_samplers_describe_themselves():
+    for name in SMALL.priors:
+        sampler = PriorSampler(SMALL.prior_named(name), SMALL.caption_condition)
+        assert sampler.guidances == (3.0, 0.0) and sampler.description["settings"]["guidance"] == 3.0
+        assert hash(sampler) == hash(PriorSampler(SMALL.prior_named(name), SMALL.caption_condition))
+        plain = dataclasses.replace(SMALL, **{f"{name}_settings": _without_guidance(SMALL, name)})
+        assert PriorSampler(plain.prior_named(name), plain.caption_condition).guidances == (0.0,)
+    assert IndependentSampler(SPACE).guidances == (0.0,)
+
+
+def _without_guidance(model, name):
+    return dataclasses.replace(getattr(model, f"{name}_settings"), guidance=0.0)
+
+
+def test_judges_by_name():
+    assert judge_named("none") is None
+    source = open_source(Data("shapes", image_sizes=(32,), channels=3), "eval")
+    records = [source[number] for number in range(4)]
+    images = np.stack([record["image"] for record in records])
+    captions = [record["caption"] for record in records]
+    results = judge_named("shapes")(images, np.zeros(4, np.int32), captions)
+    assert any(result.value == 1 for result in results)
