@@ -35,7 +35,7 @@ DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=64, flip=True, cr
 def test_what_is_read_is_what_was_encoded(tmp_path, shard_size):
     manifest = encode_data(Fake(), DATA, tmp_path, "eval", shard_size)
     assert manifest["images"] == 297 and manifest["shards"] == -(-297 // shard_size)
-    assert manifest["bytes_per_image"] == 2  # two tokens of 2 + 3 bits
+    assert manifest["bytes_per_image"] == 1  # two tokens of one in 15
     stored, shards = read_tokens(tmp_path)
     shards = list(shards)
     assert stored == manifest and [len(shard["index"]) for shard in shards[:-1]] == [shard_size] * (

@@ -1,0 +1,136 @@
+"""What every experiment must do: these tests find the files in `experiments/` themselves."""
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxtok.train.claims import identity_of
+from jaxtok.train.config import from_json, to_json
+from jaxtok.train.sharding import MeshShape, make_mesh, shardings
+from jaxtok.train.stage import Stage, abstract_batch, collections_of
+
+ROOT = Path(__file__).parents[2]
+# Benchmarks are scripts of their own: they have no presets.
+FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if "PRESETS" in path.read_text())
+EXPERIMENTS = {path.stem: path for path in FILES}
+
+
+def module_of(name):
+    return importlib.import_module(".".join(EXPERIMENTS[name].relative_to(ROOT).with_suffix("").parts))
+
+
+PRESETS = [(name, preset) for name in EXPERIMENTS for preset in module_of(name).PRESETS]
+
+
+def state_shapes(config, module):
+    """(stage, shapes of its state) in order, from shapes of the earlier stages alone."""
+    variables = {}
+    for stage in module.stages(config):
+        frozen = {name: variables[name] for name in stage.frozen}
+        frozen |= {name: jax.eval_shape(load) for name, load in stage.networks.items()}
+        shapes = jax.eval_shape(stage.update.init, jax.random.key(0), abstract_batch(stage.data), frozen)
+        variables[stage.name] = {"params": shapes["params"], **collections_of(shapes)}
+        yield stage, shapes
+
+
+def elements(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def test_there_are_experiments():
+    assert "instella_t2i" in EXPERIMENTS
+
+
+@pytest.mark.parametrize("name, preset", PRESETS)
+def test_every_stage_of_every_preset_builds(name, preset, monkeypatch):
+    module = module_of(name)
+    config = module.PRESETS[preset]
+    mesh, seen = make_mesh(MeshShape(2, 2, 2)), {}
+    if config.model.text.source == "layers":
+        # The language model would be read from disk: what the priors get from it stands in for it.
+        monkeypatch.setattr(type(config.model), "networks", lambda model: {})
+        monkeypatch.setattr(
+            type(config.model), "batch_condition", lambda model, batch, frozen: model.example_condition()
+        )
+    for stage, shapes in state_shapes(config, module):
+        assert isinstance(stage, Stage) and stage.name not in seen and set(stage.frozen) <= set(seen)
+        assert shapes["step"].shape == () and elements(shapes["params"]) > 0
+        shardings(shapes, stage.rules, mesh)  # every rule must decide about something
+        seen[stage.name] = shapes["params"]
+    for component, variables in config.model.shapes().items():
+        assert jax.tree.map(lambda x: x.shape, seen[component]) == jax.tree.map(
+            lambda x: x.shape, variables["params"]
+        )
+
+
+@pytest.mark.parametrize("name, preset", PRESETS)
+def test_every_preset_survives_its_file(name, preset):
+    config = module_of(name).PRESETS[preset]
+    assert from_json(type(config), json.loads(json.dumps(to_json(config)))) == config
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_claim_compares_arms_that_can_be_built(name):
+    module = module_of(name)
+    config = next(iter(module.PRESETS.values()))
+    assert len({claim.name for claim in module.CLAIMS}) == len(module.CLAIMS)
+    for claim in module.CLAIMS:
+        labels = [arm.label for arm in claim.arms]
+        assert len(set(labels)) == len(labels), claim.name
+        sides = {(identity_of(arm.configure(config)), arm.metric) for arm in claim.arms}
+        assert len(sides) == len(claim.arms), f"{claim.name}: two arms measure the same"
+        for arm in claim.arms:
+            assert arm.stage in [stage.name for stage in module.stages(arm.configure(config))], claim.name
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_committed_claims_are_those_of_the_file(name):
+    path = EXPERIMENTS[name].with_suffix(".claims.json")
+    if not path.exists():
+        pytest.skip("no claims.json is committed")
+    outcome = json.loads(path.read_text())
+    module = module_of(name)
+    assert outcome["experiment"] == name and "steps" not in outcome and len(outcome["seeds"]) >= 3
+    assert [claim["name"] for claim in outcome["claims"]] == [claim.name for claim in module.CLAIMS]
+    for judged, claim in zip(outcome["claims"], module.CLAIMS, strict=True):
+        assert [arm["label"] for arm in judged["arms"]] == [arm.label for arm in claim.arms]
+        assert [arm["metric"] for arm in judged["arms"]] == [arm.metric for arm in claim.arms]
+        assert all(len(arm["values"]) == len(outcome["seeds"]) for arm in judged["arms"])
+        assert judged["relation"] == claim.relation
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_says_how_to_run_it(name):
+    module = module_of(name)
+    command = f"python {EXPERIMENTS[name].relative_to(ROOT)}"
+    assert "arXiv" in module.__doc__ and command in module.__doc__
+    for line in module.__doc__.splitlines():
+        if "--preset" in line:
+            assert line.split("--preset")[1].split()[0] in module.PRESETS, line
+
+
+def test_the_smallest_run_trains_three_steps(small_run):
+    summary = json.loads((small_run[0] / "summary.json").read_text())
+    assert all(row["steps"] == 3 for row in summary.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_default_preset_trains_three_steps(name, tmp_path):
+    from jaxtok.train.claims import with_steps
+    from jaxtok.train.experiment import Experiment, train
+    from jaxtok.train.run import Run
+
+    module = module_of(name)
+    config = with_steps(next(iter(module.PRESETS.values())), 3)
+    experiment = Experiment(name, module.__doc__, module.PRESETS, module.stages, module.CLAIMS)
+    results = train(experiment, config, Run(str(tmp_path)))
+    metrics = {f"{stage}/{result.name}" for stage, rows in results.items() for result in rows}
+    # Claims compare metrics that exist.
+    for claim in module.CLAIMS:
+        for arm in claim.arms:
+            assert arm.changes or arm.metric in metrics, arm.metric
