@@ -17,6 +17,14 @@ def draws(keys):
     }
 
 
+def assert_same_draws(found, expected):
+    """The random bits are the same. Normal and Gumbel numbers are functions of them that XLA's vector code may
+    round in the last place by where a number lies in its array (seen in JAX 0.12)."""
+    for name in expected:
+        exact = name in ("uniform", "coins")
+        np.testing.assert_allclose(found[name], expected[name], rtol=0 if exact else 1e-6, atol=0)
+
+
 @pytest.fixture(scope="module")
 def whole():
     keys = random.example_keys(jax.random.key(0), 8)
@@ -26,15 +34,14 @@ def whole():
 def test_micro_batches_draw_what_the_batch_draws(whole):
     keys, batch = whole
     parts = [jax.jit(draws)(keys[start : start + 4]) for start in (0, 4)]
-    for name, values in batch.items():
-        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values)
+    assert_same_draws({name: np.concatenate([part[name] for part in parts]) for name in batch}, batch)
 
 
 def test_eight_devices_draw_what_one_draws(whole):
     keys, batch = whole
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     sharded = jax.device_put(keys, NamedSharding(mesh, PartitionSpec("data")))
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(draws)(sharded), batch)
+    assert_same_draws(jax.jit(draws)(sharded), batch)
 
 
 def test_rows_differ_and_certain_coins_are_certain(whole):
