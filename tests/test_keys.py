@@ -18,7 +18,8 @@ def draws(keys):
 
 
 def assert_same_draws(found, expected):
-    """The random bits are the same. Normal and Gumbel numbers are functions of them that XLA's vector code may
+    """The random bits are the same. Normal and Gumbel numbers are functions of them that XLA's vector code
+    may
     round in the last place by where a number lies in its array (seen in JAX 0.12)."""
     for name in expected:
         exact = name in ("uniform", "coins")
