@@ -23,7 +23,7 @@ from jaxtok.priors.independent import count_codes, independent_nll
 from jaxtok.quantize.binary import bit_statistics
 from jaxtok.quantize.vq import code_statistics
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]  # arrays; a caller with its own `condition` may put anything
 Variables = dict[str, Any]
 
 
