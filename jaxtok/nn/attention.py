@@ -92,7 +92,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[jax.Array, "B N E"],
-        prefix: tuple[Float[jax.Array, "B P K D"], Float[jax.Array, "B P K D"]] | None = None,
+        prefix: tuple[Float[jax.Array, "B K P D"], Float[jax.Array, "B K P D"]] | None = None,
         rope: Rope | None = None,
         mask: Bool[jax.Array, "#B #H #N S"] | None = None,
     ) -> tuple[Float[jax.Array, "B N E"], tuple[Float[jax.Array, "B N K D"], Float[jax.Array, "B N K D"]]]:
@@ -100,8 +100,9 @@ class Attention(nn.Module):
 
         Args:
           x: the sequence.
-          prefix: keys and values [B, P, K, head_dim] that come before those of `x` (text, cached tokens),
-            already rotated.
+          prefix: keys and values [B, K, P, head_dim] that come before those of `x` (text, cached tokens),
+            already rotated; heads first, as the matrix products want them, so that a cache is not transposed
+            for every token that it helps to generate.
           rope: tables for the positions of `x`.
           mask: True where a query may look, over the P + N keys.
 
@@ -110,11 +111,16 @@ class Attention(nn.Module):
         """
         keys, values = own = self.keys_values(x, rope)
         if prefix is not None:
-            keys = jnp.concatenate([prefix[0].astype(keys.dtype), keys], axis=1)
-            values = jnp.concatenate([prefix[1].astype(values.dtype), values], axis=1)
+            keys, values = (_prepend(before, new) for before, new in zip(prefix, own))
         out = self.attention_fn(self.queries(x, rope), keys, values, mask)
         out = out.reshape(*x.shape[:2], self.heads * self.head_dim)
         return Dense(x.shape[-1], use_bias=self.use_bias, dtype=self.dtype, name="out")(out), own
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], -1, self.head_dim)
+
+
+def _prepend(before: Float[jax.Array, "B K P D"], new: Float[jax.Array, "B N K D"]) -> Keys:
+    # Joined heads first, where most of it lies that way already: this is where generating spends its time.
+    joined = jnp.concatenate([before.astype(new.dtype), jnp.swapaxes(new, 1, 2)], axis=2)
+    return jnp.swapaxes(joined, 1, 2)

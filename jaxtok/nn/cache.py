@@ -18,7 +18,7 @@ class KVCache:
     """Keys and values of all layers: those of the condition first, then room for `capacity` tokens.
 
     Attributes:
-      keys, values: [L, B, T + capacity, H, head_dim].
+      keys, values: [L, B, H, T + capacity, head_dim], the layout of `Attention`'s prefix.
       context_mask: bool [B, T], which of the first T entries are real.
       length: int32 [B], how many tokens of each row are filled.
     """
@@ -36,7 +36,7 @@ class KVCache:
     @property
     def capacity(self) -> int:
         """Tokens that fit."""
-        return self.keys.shape[2] - self.context
+        return self.keys.shape[3] - self.context
 
     def visible(
         self, queries: int, mask: Bool[jax.Array, "B S C"] | None = None
@@ -73,16 +73,21 @@ class KVCache:
                 f"{keys.shape[2]} tokens do not fit a cache of capacity {self.capacity}; start it with more"
             )
 
-        def write(buffer, new, start):
-            return jax.lax.dynamic_update_slice_in_dim(
-                buffer, new.astype(buffer.dtype), self.context + start, axis=1
-            )
+        batch, new_tokens = keys.shape[1:3]
+        rows = jnp.arange(batch)[:, None]
+        # As an update of a slice would be, it is moved so that it fits.
+        start = jnp.minimum(self.length[:, None], self.capacity - new_tokens)
+        places = self.context + start + jnp.arange(new_tokens)
 
-        rows = jax.vmap(write, in_axes=(1, 1, 0), out_axes=1)
+        def write(buffer, new):
+            # A vmapped update of slices would transpose the whole cache, there and back, for every token.
+            new = jnp.moveaxis(new, 0, 2).astype(buffer.dtype)
+            return buffer.at[:, rows, :, places].set(new, indices_are_sorted=True, unique_indices=True)
+
         return dataclasses.replace(
             self,
-            keys=rows(self.keys, keys, self.length),
-            values=rows(self.values, values, self.length),
+            keys=write(self.keys, keys),
+            values=write(self.values, values),
             length=self.length + keys.shape[2],
         )
 
@@ -97,9 +102,9 @@ class KVCache:
         batch, kept = indices.shape
 
         def gather(buffer):
-            tokens = buffer[:, :, self.context :]
-            chosen = jnp.take_along_axis(tokens, indices[None, :, :, None, None], axis=2)
-            return buffer.at[:, :, self.context : self.context + kept].set(chosen)
+            tokens = buffer[:, :, :, self.context :]
+            chosen = jnp.take_along_axis(tokens, indices[None, :, None, :, None], axis=3)
+            return buffer.at[:, :, :, self.context : self.context + kept].set(chosen)
 
         length = jnp.full((batch,), kept, jnp.int32) if length is None else length
         return dataclasses.replace(self, keys=gather(self.keys), values=gather(self.values), length=length)

@@ -122,13 +122,13 @@ class LatentTransformer(nn.Module):
         if condition is None and batch is None:
             raise ValueError("an unconditional prior needs `batch` to make its cache")
         batch = condition.batch if condition is not None else batch
-        keys = values = jnp.zeros((self.layers, batch, 0, self.heads, self.head_dim), self.dtype)
+        keys = values = jnp.zeros((self.layers, batch, self.heads, 0, self.head_dim), self.dtype)
         mask = jnp.ones((batch, 0), bool)
         if condition is not None:
             per_layer, mask = self._context(condition, None)
             placeholder = jnp.zeros((batch, 1, self.heads * self.head_dim), self.dtype)
             keys, values = self.stack(placeholder, per_layer, collect="context")[1]
-        room = ((0, 0), (0, 0), (0, capacity), (0, 0), (0, 0))
+        room = ((0, 0), (0, 0), (0, 0), (0, capacity), (0, 0))
         return KVCache(jnp.pad(keys, room), jnp.pad(values, room), mask, jnp.zeros((batch,), jnp.int32))
 
     def step(
@@ -169,7 +169,7 @@ class LatentTransformer(nn.Module):
     def _context(self, condition, cache):
         if cache is not None:
             text = cache.context
-            return {"prefix": (cache.keys[:, :, :text], cache.values[:, :, :text])}, cache.context_mask
+            return {"prefix": (cache.keys[:, :, :, :text], cache.values[:, :, :, :text])}, cache.context_mask
         if condition is None or self.conditioner is None:
             return {}, None
         features, mask = self.conditioner(condition)

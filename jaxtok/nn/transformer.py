@@ -78,7 +78,7 @@ class Block(nn.Module):
         Args:
           x: [B, N, D].
           layer: inputs of this layer: "context" [B, T, E], text features that become extra keys and values
-            through a linear map of their own; "prefix", ready-made keys and values ([B, P, H, head_dim], the
+            through a linear map of their own; "prefix", ready-made keys and values ([B, H, P, head_dim], the
             same).
           shared: inputs that all layers share: "rope" (`Rope`), "mask" bool [#B, #H, N, P + T + N],
             "modulation" [B, E], "position_ids" int32 [B, N] into the learned table (0..N-1 if absent).
@@ -127,7 +127,10 @@ class Block(nn.Module):
         if "prefix" in layer:
             return layer["prefix"]
         # The official priors share the key and value maps between text and image tokens.
-        return self.attention.keys_values(self.context(layer["context"])) if "context" in layer else None
+        if "context" not in layer:
+            return None
+        keys, values = self.attention.keys_values(self.context(layer["context"]))
+        return jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
 
 
 class Stack(nn.Module):

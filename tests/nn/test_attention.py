@@ -9,7 +9,7 @@ from tests.filled import filled, normal
 
 HEADS, HEAD_DIM = 2, 4
 X = normal(2, 5, 6)
-PREFIX = (normal(2, 3, HEADS, HEAD_DIM, seed=1), normal(2, 3, HEADS, HEAD_DIM, seed=2))
+PREFIX = (normal(2, HEADS, 3, HEAD_DIM, seed=1), normal(2, HEADS, 3, HEAD_DIM, seed=2))
 MASK = jnp.asarray(np.random.default_rng(3).integers(0, 2, (2, 1, 5, 8)) == 1).at[..., 0].set(True)
 ROPE = rope_tables(jnp.arange(5.0)[:, None], (HEAD_DIM,))
 
@@ -34,8 +34,8 @@ def test_it_equals_the_formula(attention):
         y = split(x @ p[name]["kernel"])
         return p[f"{name}_norm"]["scale"] * y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6)
 
-    keys = np.concatenate([PREFIX[0], normed("key")], axis=1)
-    values = np.concatenate([PREFIX[1], split(x @ p["value"]["kernel"])], axis=1)
+    keys = np.concatenate([PREFIX[0].swapaxes(1, 2), normed("key")], axis=1)
+    values = np.concatenate([PREFIX[1].swapaxes(1, 2), split(x @ p["value"]["kernel"])], axis=1)
     scores = np.einsum("bnhd,bshd->bhns", normed("query"), keys) / np.sqrt(HEAD_DIM)
     scores = np.where(np.asarray(MASK), scores, -np.inf)
     out = np.einsum("bhns,bshd->bnhd", softmax(scores), values).reshape(2, 5, -1) @ p["out"]["kernel"]

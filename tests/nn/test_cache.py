@@ -8,13 +8,13 @@ from jaxtok.nn.cache import KVCache
 @pytest.fixture
 def cache():
     """Two rows, two context entries (the first row's first is padding), room for four tokens."""
-    keys = jnp.zeros((1, 2, 6, 1, 1)).at[0, :, :2, 0, 0].set(jnp.array([[-1.0, -2.0], [-3.0, -4.0]]))
+    keys = jnp.zeros((1, 2, 1, 6, 1)).at[0, :, 0, :2, 0].set(jnp.array([[-1.0, -2.0], [-3.0, -4.0]]))
     mask = jnp.array([[False, True], [True, True]])
     return KVCache(keys, keys, mask, jnp.zeros(2, jnp.int32))
 
 
 def tokens(cache):
-    return np.asarray(cache.keys)[0, :, cache.context :, 0, 0]
+    return np.asarray(cache.keys)[0, :, 0, cache.context :, 0]
 
 
 def new(*rows):
@@ -30,8 +30,8 @@ def test_tokens_are_appended_behind_each_row_s_own(cache):
     cache = cache.append(*new([3], [7]))
     assert cache.capacity == 4 and cache.length.tolist() == [2, 3]
     np.testing.assert_array_equal(tokens(cache)[:, :3], [[1, 3, 0], [5, 6, 7]])
-    np.testing.assert_array_equal(cache.values[:, :, 2:], 10 * cache.keys[:, :, 2:])
-    np.testing.assert_array_equal(cache.keys[0, :, :2, 0, 0], [[-1, -2], [-3, -4]])
+    np.testing.assert_array_equal(cache.values[:, :, :, 2:], 10 * cache.keys[:, :, :, 2:])
+    np.testing.assert_array_equal(cache.keys[0, :, 0, :2, 0], [[-1, -2], [-3, -4]])
 
 
 def test_more_tokens_than_room_are_refused(cache):

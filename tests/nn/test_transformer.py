@@ -64,6 +64,7 @@ def by_formula(p, x, context):
     shift1, scale1, gate1, shift2, scale2, gate2 = vectors
     attention, params = Attention(2, 4), {"params": p["attention"]}
     text = attention.apply(params, Dense(8).apply({"params": p["context"]}, context), method="keys_values")
+    text = jax.tree.map(lambda x: x.swapaxes(1, 2), text)
     h = norm(x) * (1 + scale1) + shift1 + p["positions"][:TOKENS]
     x = x + gate1 * attention.apply(params, h, text, None, MASK)[0]
     h = norm(x) * (1 + scale2) + shift2
@@ -96,7 +97,7 @@ def test_every_parameter_and_input_has_a_gradient(reference):
 
 def test_ready_made_keys_of_the_context_give_the_same(variables, reference, collected):
     untouched, prefix = collected["context"]
-    assert prefix[0].shape == (LAYERS, BATCH, TEXT, 2, 4)
+    assert prefix[0].shape == (LAYERS, BATCH, 2, TEXT, 4)
     np.testing.assert_array_equal(untouched, X)
     again, _ = jax.jit(Stack(BLOCK, LAYERS).apply)(variables, X, {"prefix": prefix}, SHARED)
     close(again, reference[0][1])
