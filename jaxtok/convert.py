@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtok.param_trees import merge_collections, split_collections
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.registry import system_class
 from jaxtok.weights import Table, load_table, read_tensors, save_table
@@ -22,7 +23,7 @@ from jaxtok.weights import Table, load_table, read_tensors, save_table
 logger = logging.getLogger(__name__)
 
 # Systems with official weights.
-SYSTEMS = ("instella_t2i",)
+SYSTEMS = ("instella_t2i", "vector_quantize_pytorch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Loaded:
     Attributes:
       role: what we call it: "tokenizer", "diffusion", ...
       module: Linen module of the checkpoint's configuration.
-      variables: {"params": ...}, NumPy float32.
+      variables: {"params": ...} and further collections, NumPy; floating-point leaves are float32.
       extras: official tensors that the module does not use, by their official name.
       table: the mapping, for `save`.
       prefix: what the component's tensors were called by in a file of several components, such as "bae.", or
@@ -80,10 +81,11 @@ def load(
     for name, component in components.items():
         prefix = f"{name}."
         own = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
-        if own:
+        if own or not component.table.entries:
             loaded[name] = _load_component(component, own, prefix)
     if not loaded:
         matches = [name for name, component in components.items() if component.signature in rest]
+        matches = list(components) if len(components) == 1 else matches
         if len(matches) != 1:
             expected = ", ".join(f"{name}. ({part.signature})" for name, part in components.items())
             raise ValueError(
@@ -105,11 +107,12 @@ def save(loaded: Loaded | Mapping[str, Loaded]) -> dict[str, np.ndarray]:
     official name.
     """
     if isinstance(loaded, Loaded):
-        state = save_table(loaded.table, loaded.variables["params"], loaded.extras)
+        state = save_table(loaded.table, merge_collections(loaded.variables), loaded.extras)
         return {f"{loaded.prefix}{name}": tensor for name, tensor in state.items()}
     return {name: tensor for component in loaded.values() for name, tensor in save(component).items()}
 
 
 def _load_component(component: OfficialComponent, tensors: Mapping[str, np.ndarray], prefix: str) -> Loaded:
-    params, extras = load_table(component.table, tensors, component.shapes["params"])
-    return Loaded(component.role, component.module, {"params": params}, extras, component.table, prefix)
+    tree, extras = load_table(component.table, tensors, merge_collections(component.shapes))
+    variables = split_collections(tree)
+    return Loaded(component.role, component.module, variables, extras, component.table, prefix)

@@ -44,6 +44,28 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def merge_collections(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Flax variables as one tree: the parameters as they are, and the leaves of every other collection under
+    a first key "collection:key", such as "quantizer:codebook".
+    """
+    others = {
+        f"{name}:{key}": value
+        for name, tree in variables.items()
+        if name != "params"
+        for key, value in tree.items()
+    }
+    return {**variables.get("params", {}), **others}
+
+
+def split_collections(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `merge_collections`; "params" is always there."""
+    variables: dict[str, Any] = {"params": {}}
+    for key, value in tree.items():
+        name, _, own = key.rpartition(":")
+        variables.setdefault(name or "params", {})[own] = value
+    return variables
+
+
 @dataclass(frozen=True)
 class PartialLoad:
     """What `partial_load` did, by path; `str()` prints it.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxtok import weights
+from jaxtok.param_trees import merge_collections, split_collections
 from jaxtok.weights import (
     Entry,
     Table,
@@ -239,3 +240,11 @@ def test_importing_the_tables_imports_no_framework():
     program = "import sys, jaxtok.weights; print(sorted({'jax', 'flax', 'torch'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_collections_travel_in_one_tree():
+    variables = {"params": {"a": {"b": 1}}, "quantizer": {"codebook": 2, "deep": {"c": 3}}}
+    tree = merge_collections(variables)
+    assert weights.flatten(tree) == {"a/b": 1, "quantizer:codebook": 2, "quantizer:deep/c": 3}
+    assert split_collections(tree) == variables
+    assert split_collections(merge_collections({"params": {}})) == {"params": {}}

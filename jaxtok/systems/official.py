@@ -14,7 +14,8 @@ class OfficialComponent:
       role: what we call it: "tokenizer", "diffusion", ...
       module: Linen module of the same configuration.
       shapes: its variables, as shapes.
-      table: names and layouts of the official state dict (without the component's prefix).
+      table: names and layouts of the official state dict (without the component's prefix). Leaves of other
+        collections than the parameters are called "collection:path", such as "quantizer:codebook".
       signature: a tensor name that only this component has; recognises a file that holds one component
         without prefix.
     """

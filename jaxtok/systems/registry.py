@@ -3,7 +3,10 @@
 import importlib
 from typing import Any
 
-_CLASSES = {"instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I"}
+_CLASSES = {
+    "instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I",
+    "vector_quantize_pytorch": "jaxtok.systems.quantizers.zoo:VectorQuantizePytorch",
+}
 
 
 def system_class(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""Official layouts of stand-alone quantizers."""
