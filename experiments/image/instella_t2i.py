@@ -93,10 +93,10 @@ PRESETS = {
     ),
     "cifar10": Config(
         data=Data(
-            "parquet", image_sizes=(32,), channels=3, batch_size=64, text_length=48, flip=True, held_out=1000
+            "parquet", image_sizes=(32,), channels=3, batch_size=32, text_length=48, flip=True, held_out=1000
         ),
-        model=InstellaT2I.small(text_length=48),
-        tokenizer=Fit(steps=20_000, learning_rate=1e-3, warmup_steps=100, ema_decay=0.99),
+        model=InstellaT2I.shallow(text_length=48),
+        tokenizer=Fit(steps=6_000, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
         prior=Fit(steps=30_000, learning_rate=3e-4, warmup_steps=500),
         classes=10,
     ),
