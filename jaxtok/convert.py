@@ -113,6 +113,7 @@ def save(loaded: Loaded | Mapping[str, Loaded]) -> dict[str, np.ndarray]:
 
 
 def _load_component(component: OfficialComponent, tensors: Mapping[str, np.ndarray], prefix: str) -> Loaded:
+    tensors = {**component.defaults, **tensors}
     tree, extras = load_table(component.table, tensors, merge_collections(component.shapes))
     variables = split_collections(tree)
     return Loaded(component.role, component.module, variables, extras, component.table, prefix)

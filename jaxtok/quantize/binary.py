@@ -28,6 +28,7 @@ from jaxtyping import Float, Int, Shaped
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.quantize.linear import linear
+from jaxtok.quantize.routing import masked, masked_mean
 
 
 def straight_through_bits(
@@ -48,10 +49,17 @@ def sample_bits(
     return random.bernoulli(keys, jax.nn.sigmoid(logits / temperature))
 
 
-def bit_regulariser(logits: Float[jax.Array, "*batch n"]) -> Float[jax.Array, ""]:
-    """`mean(p (1 - p))` with p = sigmoid(logits): in [0, 1/4], 0 exactly where every bit is saturated."""
+def bit_regulariser(
+    logits: Float[jax.Array, "*batch n"], mask: jax.Array | None = None
+) -> Float[jax.Array, ""]:
+    """`mean(p (1 - p))` with p = sigmoid(logits): in [0, 1/4], 0 exactly where every bit is saturated.
+
+    Args:
+      logits: of the bits.
+      mask: bool, the leading axes of the logits, True where a token is real.
+    """
     p = jax.nn.sigmoid(logits)
-    return jnp.mean(p * (1 - p))
+    return masked_mean(p * (1 - p), mask)
 
 
 class BinaryQuantizer(nn.Module):
@@ -91,6 +99,7 @@ class BinaryQuantizer(nn.Module):
         train: bool = False,
         key: jax.Array | None = None,
         temperature: float | jax.Array | None = None,
+        mask: jax.Array | None = None,
     ) -> Quantized:
         """Quantizes features.
 
@@ -99,6 +108,7 @@ class BinaryQuantizer(nn.Module):
           train: sample the bits instead of thresholding them.
           key: scalar key or one key per example; only for training, default the "quantizer" stream of `rngs`.
           temperature: replaces the attribute of that name (for annealing).
+          mask: bool [B, N], True where a token is real. Others get code 0 and zeros, and count nowhere.
 
         Returns:
           `Quantized` with the loss "bits" (`bit_regulariser`) and the statistics "on" float32 [n] (how many
@@ -110,17 +120,19 @@ class BinaryQuantizer(nn.Module):
         if train and not (isinstance(temperature, int | float) and temperature == 0):
             keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
             hard = sample_bits(logits, temperature, keys)
-        codes = hard.astype(jnp.int32)
+        codes = masked(hard.astype(jnp.int32), mask)
         statistics = {
             "on": jnp.sum(codes, axis=(0, 1)).astype(jnp.float32),
-            "tokens": jnp.float32(z.shape[0] * z.shape[1]),
+            "tokens": jnp.float32(codes.shape[0] * codes.shape[1])
+            if mask is None
+            else jnp.sum(mask, dtype=jnp.float32),
         }
-        values = self._embed(straight_through_bits(logits, hard))
-        return Quantized(values, codes, {"bits": bit_regulariser(logits)}, statistics)
+        values = masked(self._embed(straight_through_bits(logits, hard)), mask)
+        return Quantized(values, codes, {"bits": bit_regulariser(logits, mask)}, statistics)
 
-    def encode(self, z: Float[jax.Array, "B N D"]) -> Int[jax.Array, "B N n"]:
-        """Thresholded bits, int32 in {0, 1}."""
-        return (self.logits(z) > 0).astype(jnp.int32)
+    def encode(self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None) -> Int[jax.Array, "B N n"]:
+        """Thresholded bits, int32 in {0, 1}; 0 where the mask is False."""
+        return masked((self.logits(z) > 0).astype(jnp.int32), mask)
 
     def decode(self, codes: Shaped[jax.Array, "B N n"]) -> Float[jax.Array, "B N D"]:
         """Sum of the embeddings of the ON bits, float32. Bits may also be given as floats, for "
@@ -138,20 +150,3 @@ class BinaryQuantizer(nn.Module):
         """Nothing to update: binary latents have no state outside their parameters."""
         del statistics, key
         return state
-
-
-def bit_statistics(statistics: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Health of the bits from the summed statistics of a batch or window.
-
-    Returns:
-      "bit_entropy": mean over bits of the entropy of its marginal, in bits (1 is best).
-      "dead_bits": number of bits that never changed.
-    """
-    p = statistics["on"] / statistics["tokens"]
-    inside = jnp.clip(p, 1e-12, 1 - 1e-7)
-    entropy = -(inside * jnp.log2(inside) + (1 - inside) * jnp.log2(1 - inside))
-    dead = (p == 0) | (p == 1)
-    return {
-        "bit_entropy": jnp.mean(jnp.where(dead, 0.0, entropy)),
-        "dead_bits": jnp.sum(dead).astype(jnp.float32),
-    }

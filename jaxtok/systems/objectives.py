@@ -20,8 +20,7 @@ from jaxtok.losses.terms import Terms
 from jaxtok.nn.images import to_float
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.independent import count_codes, independent_nll
-from jaxtok.quantize.binary import bit_statistics
-from jaxtok.quantize.vq import code_statistics
+from jaxtok.quantize.health import health
 
 Batch = dict[str, Any]  # arrays; a caller with its own `condition` may put anything
 Variables = dict[str, Any]
@@ -130,13 +129,7 @@ class TokenizerObjective:
 
     def summarise(self, statistics: Variables) -> dict[str, jax.Array]:
         """Health of the codes of this batch."""
-        if "on" in statistics:
-            return {f"batch/{name}": value for name, value in bit_statistics(statistics).items()}
-        return (
-            {f"batch/{name}": value for name, value in code_statistics(statistics).items()}
-            if statistics
-            else {}
-        )
+        return {f"batch/{name}": value for name, value in health(statistics).items()}
 
     def _temperature(self, step):
         w = self.weights

@@ -1,7 +1,10 @@
 """What a system file says about official checkpoints of its kind."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from jaxtok.weights import Table
 
@@ -18,6 +21,7 @@ class OfficialComponent:
         collections than the parameters are called "collection:path", such as "quantizer:codebook".
       signature: a tensor name that only this component has; recognises a file that holds one component
         without prefix.
+      defaults: official tensors that a checkpoint may lack, by name.
     """
 
     role: str
@@ -25,3 +29,4 @@ class OfficialComponent:
     shapes: dict[str, Any]
     table: Table
     signature: str
+    defaults: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtok import keys as random
-from jaxtok.quantize.vq import nearest_code
+from jaxtok.kernels import code_statistics, nearest_code
 from jaxtok.train.stage import State
 
 
@@ -90,8 +90,7 @@ class KMeans:
         del keys
         points = self.features(batch, frozen).astype(jnp.float32)
         assigned = nearest_code(points, params["centres"])
-        counts = jnp.zeros_like(params["counts"]).at[assigned].add(1.0)
-        sums = jnp.zeros_like(params["centres"]).at[assigned].add(points)
+        counts, sums = code_statistics(points, assigned, self.clusters)
         total = params["counts"] + counts
         centres = jnp.where(
             counts[:, None] > 0,

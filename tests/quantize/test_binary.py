@@ -7,10 +7,10 @@ from jaxtok.keys import example_keys
 from jaxtok.quantize.binary import (
     BinaryQuantizer,
     bit_regulariser,
-    bit_statistics,
     sample_bits,
     straight_through_bits,
 )
+from jaxtok.quantize.health import bit_health
 from tests.filled import filled, normal
 
 LOGITS = normal(3, 4, 5)
@@ -100,6 +100,6 @@ def test_a_vanishing_temperature_thresholds(quantizer):
 
 
 def test_health_of_the_bits():
-    health = jax.jit(bit_statistics)({"on": jnp.asarray([0.0, 8.0, 4.0, 2.0]), "tokens": jnp.float32(8)})
+    health = jax.jit(bit_health)(jnp.asarray([0.0, 8.0, 4.0, 2.0]), jnp.float32(8))
     quarter = -(0.25 * np.log2(0.25) + 0.75 * np.log2(0.75))
     assert health["bit_entropy"] == pytest.approx((1 + quarter) / 4, abs=1e-5) and health["dead_bits"] == 2

@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtok.quantize.vq import VectorQuantizer, code_statistics, moving_average_update, nearest_code
+from jaxtok.kernels import nearest_code
+from jaxtok.quantize.codebook import moving_average_update
+from jaxtok.quantize.health import code_health
+from jaxtok.quantize.vq import VectorQuantizer
 from tests.filled import normal
 
 CODEBOOK = np.asarray(normal(7, 3))
@@ -90,5 +93,6 @@ def test_state_of_a_moving_average_starts_consistent_and_unshared():
 
 
 def test_health_of_a_codebook():
-    health = jax.jit(code_statistics)({"counts": jnp.asarray([3.0, 3.0, 0.0, 0.0])})
+    health = jax.jit(code_health)(jnp.asarray([3.0, 3.0, 0.0, 0.0]))
     assert health["usage"] == 0.5 and health["perplexity"] == pytest.approx(2, abs=1e-5)
+    assert health["dead_codes"] == 2 and health["bits_per_token"] == pytest.approx(1, abs=1e-5)

@@ -1,0 +1,1 @@
+"""How many tokens each code has, and the sum of their features."""

@@ -1,0 +1,51 @@
+"""The public function."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxtok.codes import Array
+from jaxtok.kernels import spmd
+from jaxtok.kernels.code_statistics import reference, tpu
+from jaxtok.kernels.dispatch import Implementation, choose
+
+
+def code_statistics(
+    z: Float[Array, "M D"],
+    codes: Int[Array, " M"],
+    size: int,
+    *,
+    weights: jax.Array | None = None,
+    implementation: Implementation | None = None,
+    interpret: bool = False,
+) -> tuple[Float[jax.Array, " K"], Float[jax.Array, "K D"]]:
+    """Counts and feature sums of every code: what moving averages and k-means need.
+
+    On a mesh each device adds up its own tokens, and the sums are added over the mesh.
+
+    Args:
+      z: features, any float dtype.
+      codes: the code of each token, in [0, size).
+      size: K.
+      weights: [M] of the tokens, such as a mask; 1 if absent.
+      implementation: "xla", "pallas_tpu", or None for the best one here.
+      interpret: run a Pallas kernel in interpret mode.
+
+    Returns:
+      float32 counts [K] and sums [K, D]. No gradient flows.
+
+    Raises:
+      ValueError: an implementation that cannot run here.
+    """
+    implementations = {"xla": reference.code_sums, "pallas_tpu": tpu.code_sums}
+    function = choose("code_statistics", implementation, implementations, interpret)
+    options = {"interpret": True} if interpret and function is not reference.code_sums else {}
+    weights = jnp.ones(codes.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
+    z, weights = jax.lax.stop_gradient((z.astype(jnp.float32), weights))
+    if not codes.shape[0]:
+        return jnp.zeros(size, jnp.float32), jnp.zeros((size, z.shape[1]), jnp.float32)
+
+    def local(z, codes, weights):
+        return function(z, codes, size, weights, **options)
+
+    return spmd.over_tokens(local, (z, codes, weights), summed=True)

@@ -1,0 +1,1 @@
+"""Code vectors of codes, summed over slots."""

@@ -1,0 +1,1 @@
+"""All depths of a residual quantizer in one pass."""

@@ -1,0 +1,80 @@
+"""Running an operation on the shards of its tokens.
+
+A loop over tiles of tokens, or a Pallas call, is opaque to XLA's partitioner: it would gather all tokens on
+every device. These wrappers split the tokens over the data axes of the current mesh by hand
+(`jax.shard_map`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+
+TOKEN_AXES = ("data", "fsdp")
+CODE_AXIS = "tensor"
+
+
+def auto_axes(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the named axes of the current mesh that have several devices and are left to the compiler.
+
+    Inside `shard_map` axes are manual: the caller already works on a shard, and nothing is left to do.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or any(kind == AxisType.Manual for kind in mesh.axis_types):
+        return ()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return tuple(n for n in names if kinds.get(n) == AxisType.Auto and mesh.shape[n] > 1)
+
+
+def devices_of(axes: tuple[str, ...]) -> int:
+    """Number of devices along these axes of the current mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[name] for name in axes)
+
+
+def over_tokens(
+    function: Callable[..., Any],
+    tokens: tuple[jax.Array, ...],
+    shared: tuple[jax.Array, ...] = (),
+    summed: bool = False,
+    shared_specs: tuple[PartitionSpec, ...] | None = None,
+) -> Any:
+    """`function(*tokens, *shared)` with the tokens split over the data axes.
+
+    Args:
+      function: of tokens [M, ...] (each) and shared arrays; its outputs lead with M too, or are sums over the
+        tokens.
+      tokens: arrays with the same leading axis; it is padded with zeros to a multiple of the devices, and
+        outputs are cut again. A function that sums must be told by one of `tokens` (weights) which are real.
+      shared: arrays that every device gets whole.
+      summed: the outputs are sums over tokens (pytrees of arrays), to be added over the devices.
+      shared_specs: how the shared arrays are split instead, for functions that know.
+
+    Returns:
+      What `function` returns for all tokens.
+    """
+    axes = auto_axes(TOKEN_AXES)
+    extra = auto_axes((CODE_AXIS,)) if shared_specs else ()
+    if not axes and not extra:
+        return function(*tokens, *shared)
+    count = tokens[0].shape[0]
+    padding = -count % devices_of(axes)
+    if padding:
+        tokens = tuple(jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))) for x in tokens)
+    rows = PartitionSpec(axes) if axes else PartitionSpec()
+
+    def local(*arguments):
+        out = function(*arguments)
+        return jax.lax.psum(out, axes) if summed and axes else out
+
+    specs = shared_specs or (PartitionSpec(),) * len(shared)
+    out = jax.shard_map(
+        local,
+        in_specs=((rows,) * len(tokens)) + tuple(specs),
+        out_specs=PartitionSpec() if summed else rows,
+        check_vma=False,  # Pallas calls and custom gradients say nothing about what varies over the mesh
+    )(*tokens, *shared)
+    return jax.tree.map(lambda x: x[:count], out) if padding and not summed else out

@@ -1,0 +1,150 @@
+"""Parity with the recorded `VectorQuantize`."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtok import convert
+from jaxtok.quantize.codebook import kmeans, replace_codes
+from jaxtok.quantize.vq_losses import cross_entropy
+from tests.quantize.golden import close, recordings
+
+UNSUPPORTED = {"inplace_sgd", "vq_bridge"}
+NAMES = ["euclidean_ema", "euclidean_straight_through", "cosine_ema", "projection", "heads_shared", "heads_separate", "learnable_orthogonal", "learnable_sync_v", "diversity", "image_fmap", "channel_first", "masked", "cross_entropy_commitment", "affine", "kmeans_euclidean", "kmeans_cosine", "expire_dead_codes", "gumbel_stochastic", "gumbel_straight_through", "topk", "ce_to_given_indices", "directional_reparam", "freeze", "single_token"]
+
+
+@pytest.fixture(scope="module")
+def files(shared):
+    return recordings(shared("goldens/vq_zoo_VectorQuantize.safetensors"), skip=UNSUPPORTED)
+
+
+def codes_of(case, name):
+    codes = case.io[name]
+    return codes.reshape(codes.shape[0], -1, case.loaded.module.slots)
+
+
+def gradient_with_moved_codes(case, state, x):
+    """The official class moves its codes in place before the backward pass, which then reads the moved ones."""
+    moved = jnp.asarray(case.after["_codebook.embed"][0])
+
+    @jax.custom_vjp
+    def negative_distances(x):
+        return -jnp.linalg.norm(x[..., None, :] - state["codebook"], axis=-1)
+
+    def backward(x, g):
+        distances = -negative_distances(x)
+        return (jnp.sum(-g[..., None] * (x[..., None, :] - moved) / distances[..., None], axis=-2),)
+
+    negative_distances.defvjp(lambda x: (negative_distances(x), x), backward)
+
+    def loss(x):
+        similarity = negative_distances(x)
+        return cross_entropy(similarity, jnp.argmax(similarity, -1).astype(jnp.int32)).mean()
+
+    return jax.grad(loss)(x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_does_what_the_official_class_does(files, name):
+    case = files[name]
+    module, variables, io = case.loaded.module, case.loaded.variables, case.io
+    x = jnp.asarray(case["x"])
+    mask = jnp.asarray(io["arg.mask"].astype(bool)) if "arg.mask" in io else None
+    if name in ("ce_to_given_indices", "topk"):
+        pytest.skip("functions of their own, below")
+    if "eval.quantized" in io:
+        out = module.apply(variables, x, mask=mask)
+        close(out.values, case["eval.quantized"], "values in evaluation")
+        theirs = codes_of(case, "eval.indices")
+        np.testing.assert_array_equal(out.codes, np.where(theirs < 0, 0, theirs))
+    state = variables.get("quantizer", {})
+    if "train.sampled.0" in io and name.startswith("kmeans"):
+        fitted = kmeans(
+            x.reshape(-1, x.shape[-1]),
+            jnp.asarray(io["train.sampled.0"][0]),
+            case.config["args"]["kmeans_iters"],
+            module.metric,
+        )
+        state = {key: fitted[key] for key in state}
+
+    if name == "affine":
+        state = module.apply(variables, state, x, jax.random.key(0), method="initialise")
+
+    def run(params, x):
+        def forward(module):
+            inner = module.inner(x)
+            noise, similarity, codes = None, None, None
+            if "train.noise.0" in io:
+                drawn = jnp.asarray(io["train.noise.0"])
+                if module.routing == "directional":
+                    noise = drawn.reshape(inner.shape)
+                else:
+                    similarity = module.similarities(inner)
+                    codes = jnp.argmax(
+                        similarity / module.sample_temperature + drawn.reshape(similarity.shape), -1
+                    )
+            codes = module.nearest(inner) if codes is None else codes.astype(jnp.int32)
+            return module.quantize(inner, codes, noise, mask, similarity)
+
+        return module.apply({"params": params, "quantizer": state}, method=forward)
+
+    params = variables["params"]
+    out = run(params, x)
+    close(out.values, case["train.quantized"], "values in training")
+    theirs = codes_of(case, "train.indices")
+    np.testing.assert_array_equal(out.codes, np.where(theirs < 0, 0, theirs))
+    loss = lambda params, x: sum(run(params, x).losses.values(), jnp.float32(0))
+    # One official term moves both sides of a learned codebook; here it is two terms of the same value.
+    close(loss(params, x) - out.losses.get("codebook", 0.0), io["train.loss"].sum(), "loss")
+    cotangent = jnp.asarray(case["train.cotangent"])
+    weigh = lambda params, x: jnp.vdot(run(params, x).values, cotangent)
+    close(jax.grad(weigh, 1)(params, x), case["train.grad_x_from_quantized"], "gradient of values")
+    if name == "cross_entropy_commitment":
+        close(gradient_with_moved_codes(case, state, x), case["train.grad_x_from_loss"], "gradient of losses")
+    else:
+        close(jax.grad(loss, 1)(params, x), case["train.grad_x_from_loss"], "gradient of losses")
+    recorded = {
+        k.removeprefix("train.grad_from_loss."): v for k, v in io.items() if "train.grad_from_loss." in k
+    }
+    if recorded:
+        gradients = {**variables, "params": jax.grad(loss)(params, x)}
+        ours = convert.save(dataclasses.replace(case.loaded, variables=gradients))
+        for key, value in recorded.items():
+            close(ours[key], value, f"gradient of {key}")
+    if name == "freeze":
+        return
+    state = module.update(state, out.statistics, jax.random.key(0))
+    if "train.sampled.0" in io and name == "expire_dead_codes":
+        threshold = case.config["args"]["threshold_ema_dead_code"]
+        dead = state["counts"] < threshold
+        vectors = jnp.zeros_like(state["codebook"]).at[jnp.flatnonzero(dead)].set(io["train.sampled.0"][0])
+        state = replace_codes(state, dead, vectors, threshold)
+    after = {key: value[0] if module.books == 1 else value for key, value in case.after.items() if value.ndim}
+    names = {"codebook": "_codebook.embed", "counts": "_codebook.cluster_size", "sums": "_codebook.embed_avg"}
+    for ours, theirs in names.items():
+        if ours in state:
+            close(state[ours], after[theirs], f"{theirs} after a step")
+
+
+def test_cross_entropy_to_given_codes(files):
+    case = files["ce_to_given_indices"]
+    module, variables, x = case.loaded.module, case.loaded.variables, jnp.asarray(case["x"])
+    given = jnp.asarray(case.io["arg.indices"].astype(np.int32))
+
+    def loss(x):
+        similarity = module.apply(variables, x, method=lambda m, x: m.similarities(m.inner(x)))
+        return cross_entropy(similarity[:, :, 0], given).mean()
+
+    close(loss(x), case.io["train.loss"])
+    close(jax.grad(loss)(x), case["train.grad_x_from_loss"])
+
+
+def test_the_k_most_similar_codes(files):
+    case = files["topk"]
+    module, variables, x = case.loaded.module, case.loaded.variables, jnp.asarray(case["x"])
+    similarity = module.apply(variables, x, method=lambda m, x: m.similarities(m.inner(x)))
+    _, codes = jax.lax.top_k(similarity[:, :, 0], 3)
+    np.testing.assert_array_equal(codes, case.io["train.indices"])
