@@ -61,6 +61,8 @@ def channels_first(config):
 def tokens_first(x, config):
     """[B, N, D] of features that may be [B, D, N] or images."""
     x = np.asarray(x)
+    if x.ndim == 2:  # single tokens
+        return x[:, None]
     if x.ndim == 4 or channels_first(config):
         return np.moveaxis(x, 1, -1).reshape(x.shape[0], -1, x.shape[1])
     return x
