@@ -67,8 +67,8 @@ class VectorQuantizer(nn.Module):
         codebook.
       diversity_weight: of the negative entropy of the mean soft assignment.
       diversity_temperature: factor of the similarities in it.
-      optimistic: in [0, 1], by how much the gradient that is passed on is larger (synchronised update rule, arXiv
-        2305.08842, as in `vector-quantize-pytorch`).
+      optimistic: in [0, 1], by how much the gradient that is passed on is larger (synchronised update rule,
+        arXiv 2305.08842, as in `vector-quantize-pytorch`).
       codebook_weight: of `mean |sg(z) - e|^2`, for "gradient" codebooks.
       perturbation: variance of the noise of "directional" routing.
       affine: whether the codes of an "ema" codebook are moved and stretched as one to lie where the features

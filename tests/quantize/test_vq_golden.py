@@ -50,8 +50,8 @@ def codes_of(case, name):
 
 
 def distances_to_moved_codes(case, state):
-    """Similarities whose gradient is the official one: the class moves its codes in place before the backward pass,
-    which then reads the moved ones.
+    """Similarities whose gradient is the official one: the class moves its codes in place before the backward
+    pass, which then reads the moved ones.
     """
     moved = jnp.asarray(case.after["_codebook.embed"][0])
 

@@ -1,0 +1,95 @@
+"""The official layouts of `FSQ` and `FSP`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtok.quantize.fsp import FSP
+from jaxtok.quantize.fsq import FSQ
+from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.quantizers.vector import arguments_of
+from jaxtok.weights import Entry, Table, dense
+
+_LAYOUT = {"channel_first", "return_indices", "allowed_dtypes", "force_quantization_f32"}
+
+
+def component(config: Mapping[str, Any]) -> OfficialComponent:
+    """`OfficialComponent` of `FSQ(**config["args"])` or `FSP(...)`.
+
+    Raises:
+      ValueError: arguments without counterpart.
+    """
+    module = {"FSQ": fsq, "FSP": fsp}[config["class"]](config)
+    entries = projection_entries() if _projected(module) else []
+    if isinstance(module, FSQ) and module.rotated:
+        entries.append(Entry("orthogonal_rot", "quantizer:rotation"))
+    width = module.width or len(module.space.levels)
+    shapes = jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, jnp.zeros((1, 2, width))))
+    return OfficialComponent("quantizer", module, dict(shapes), Table(tuple(entries)), "project_in.weight")
+
+
+def fsq(config: Mapping[str, Any]) -> FSQ:
+    """Our module for official arguments."""
+    known = {
+        "levels", "dim", "num_codebooks", "preserve_symmetry", "bound_hard_clamp", "noise_dropout", "scale",
+        "orthogonal_rotation", "keep_num_codebooks_dim", "projection_has_bias", *_LAYOUT,
+    }  # fmt: skip
+    a = arguments_of(config, known, "FSQ")
+    if a.get("projection_has_bias") is False:
+        raise ValueError("projection_has_bias=False has no counterpart here")
+    return FSQ(
+        tuple(a["levels"]),
+        a.get("dim", 0),
+        a.get("num_codebooks", 1),
+        symmetric=bool(a.get("preserve_symmetry")),
+        bound="clip" if a.get("bound_hard_clamp") else "tanh",
+        noise=a.get("noise_dropout", 0.0),
+        rotated=bool(a.get("orthogonal_rotation")),
+    )
+
+
+_REGULARISERS = {
+    "var": ("variance", 1.0),
+    "var_tanh": ("variance", 0.8225),
+    "skew": ("skewness", 1.0),
+    "kurt": ("kurtosis", 1.0),
+}
+
+
+def fsp(config: Mapping[str, Any]) -> FSP:
+    """Our module for official arguments."""
+    known = {"levels", "dim", "act_name", "quantize_rate", "need_inv_act", "vector_norm", *_LAYOUT}
+    a = arguments_of(config, known, "FSP")
+    order = a.get("vector_norm", "var_tanh")
+    if order not in _REGULARISERS:
+        raise ValueError(f"vector_norm={order!r} has no counterpart here; known are {sorted(_REGULARISERS)}")
+    regulariser, variance = _REGULARISERS[order]
+    return FSP(
+        tuple(a["levels"]),
+        a.get("dim", 0),
+        a.get("act_name", "tanh"),
+        a.get("quantize_rate", 1.0),
+        inverse=bool(a.get("need_inv_act")),
+        regulariser=regulariser,
+        target_variance=variance,
+    )
+
+
+def _projected(module) -> bool:
+    slots = len(module.space.levels)
+    return (module.width or slots) != slots
+
+
+def projection_entries(prefix: str = "", ours: str = "") -> list[Entry]:
+    """`project_in` and `project_out` as our linear maps."""
+    names = (("project_in", "inward"), ("project_out", "outward"))
+    return [
+        entry
+        for theirs, name in names
+        for entry in (
+            Entry(f"{prefix}{theirs}.weight", f"{ours}{name}/kernel", dense),
+            Entry(f"{prefix}{theirs}.bias", f"{ours}{name}/bias"),
+        )
+    ]

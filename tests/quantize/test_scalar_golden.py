@@ -1,0 +1,67 @@
+"""Parity with the recorded `FSQ` and `FSP`."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtok.codes import CodeSpace
+from tests.quantize.golden import close, recordings
+
+FSQ = "basic projection multi_codebook image channel_first preserve_symmetry hard_clamp symmetry_hard_clamp".split()
+FSQ.append("orthogonal_rotation")
+FSP = "tanh sigmoid normal laplace cauchy projection_inverse channel_first".split()
+GROUPS = {"multi_codebook": 2}
+
+
+@pytest.fixture(scope="module")
+def files(shared):
+    return {kind: recordings(shared(f"goldens/vq_zoo_{kind}.safetensors")) for kind in ("FSQ", "FSP")}
+
+
+@pytest.mark.parametrize("kind, name", [("FSQ", n) for n in FSQ] + [("FSP", n) for n in FSP])
+def test_it_does_what_the_official_class_does(files, kind, name):
+    case = files[kind][name]
+    module, variables, io = case.loaded.module, case.loaded.variables, case.io
+    x, groups = jnp.asarray(case["x"]), GROUPS.get(name, 1)
+    levels = CodeSpace(tuple(case.config["args"]["levels"]))
+
+    def index(codes):
+        parts = [levels.join(np.asarray(part)) for part in np.split(np.asarray(codes), groups, axis=-1)]
+        return np.stack(parts, axis=-1)
+
+    run = lambda x, **kwargs: module.apply(variables, x, key=jax.random.key(0), **kwargs)
+    for phase, train in (("eval", False), ("train", True)):
+        out = run(x, train=train)
+        close(out.values, case[f"{phase}.quantized"], f"values, {phase}")
+        np.testing.assert_array_equal(index(out.codes), io[f"{phase}.indices"].reshape(*x.shape[:2], groups))
+    close(module.apply(variables, out.codes, method="decode"), case["eval.decoded"], "decoded")
+    cotangent = jnp.asarray(case["train.cotangent"])
+    gradient = jax.grad(lambda x: jnp.vdot(run(x, train=True).values, cotangent))(x)
+    close(gradient, case["train.grad_x_from_quantized"], "gradient of values")
+    if "train.loss" in io:
+        loss = lambda x: run(x, train=True).losses["moments"]
+        close(loss(x), io["train.loss"], "loss")
+        close(jax.grad(loss)(x), case["train.grad_x_from_loss"], "gradient of the loss")
+
+
+@pytest.mark.parametrize("name", FSQ)
+def test_all_codes_have_the_official_values(files, name):
+    case = files["FSQ"][name]
+    levels = tuple(case.config["args"]["levels"])
+    from jaxtok.quantize.fsq import lattice
+
+    codes = CodeSpace(levels).split(np.arange(CodeSpace(levels).size))
+    close(
+        lattice(jnp.asarray(codes), levels, case.loaded.module.symmetric), case.io["const.implicit_codebook"]
+    )
+
+
+def test_all_recorded_configurations_are_tested(shared):
+    from jaxtok.weights import read_tensors
+
+    for kind, names in (("FSQ", FSQ), ("FSP", FSP)):
+        _, metadata = read_tensors(shared(f"goldens/vq_zoo_{kind}.safetensors"))
+        assert set(json.loads(metadata["config"])) == set(names)
