@@ -13,6 +13,7 @@ from jaxtok.kernels.dispatch import Implementation, choose
 from jaxtok.kernels.nearest_code import gpu, reference, tpu
 
 Metric = Literal["euclidean", "cosine"]
+Score = Literal["euclidean", "cosine", "dot"]  # the last is no distance: long codes win
 NORM_FLOOR = 1e-6  # of a vector that is normalised
 
 
@@ -26,7 +27,7 @@ def nearest_code(
     z: Float[Array, "*books M D"],
     codebook: Float[Array, "*books K D"],
     *,
-    metric: Metric = "euclidean",
+    metric: Score = "euclidean",
     return_distance: bool = False,
     implementation: Implementation | None = None,
     shard_codes: bool = False,
@@ -34,7 +35,7 @@ def nearest_code(
 ) -> Int[jax.Array, "*books M"] | tuple[Int[jax.Array, "*books M"], Float[jax.Array, "*books M"]]:
     """Index of the nearest code, the lowest one of equals; never holds M times K scores.
 
-        euclidean: argmin_k |z - e_k|^2,      cosine: argmax_k z . e_k / (|z| |e_k|)
+        euclidean: argmin_k |z - e_k|^2,   cosine: argmax_k z . e_k / (|z| |e_k|),   dot: argmax_k z . e_k
 
     Everything is float32 at full precision: a distance that is rounded to bfloat16 makes neighbouring codes
       equal.
@@ -45,7 +46,7 @@ def nearest_code(
       codebook: the codes.
       metric: what nearest means. For "cosine" neither side has to be normalised; a vector shorter than 1e-6
         counts as that long.
-      return_distance: also return the squared distance (>= 0), or the cosine similarity.
+      return_distance: also return the squared distance (>= 0), the cosine similarity, or the product.
       implementation: "xla", "pallas_tpu", "pallas_gpu", or None for the best one here.
       shard_codes: on a mesh, split the codes over the axis "tensor" too (K must divide by its size).
       interpret: run a Pallas kernel in interpret mode.
@@ -62,8 +63,8 @@ def nearest_code(
             f"features {z.shape} and codebook {codebook.shape} must be [..., M, D] and [..., K, D] with the same "
             "leading axes and width"
         )
-    if metric not in ("euclidean", "cosine"):
-        raise ValueError(f"metric={metric!r}; choose 'euclidean' or 'cosine'")
+    if metric not in ("euclidean", "cosine", "dot"):
+        raise ValueError(f"metric={metric!r}; choose 'euclidean', 'cosine' or 'dot'")
     if not codebook.shape[-2]:
         raise ValueError(f"the codebook {codebook.shape} has no codes")
     implementations = {
@@ -78,6 +79,7 @@ def nearest_code(
         z, codebook = jax.lax.stop_gradient((z.astype(jnp.float32), codebook.astype(jnp.float32)))
         if metric == "cosine":
             z, codebook = unit(z), unit(codebook)
+        if metric != "euclidean":
             weights, bias = -codebook, jnp.zeros(codebook.shape[0], jnp.float32)
         else:
             weights, bias = -2 * codebook, jnp.sum(jnp.square(codebook), axis=-1)
@@ -103,7 +105,7 @@ def nearest_code(
             return codes, score
 
         codes, score = spmd.over_tokens(local, (z,), (weights, bias), shared_specs=split)
-        if metric == "cosine":
+        if metric != "euclidean":
             return codes, -score
         # The difference, not the score plus |z|^2: near a code that would cancel.
         return codes, jnp.sum(jnp.square(z - codebook[codes]), axis=-1) if return_distance else score
