@@ -33,12 +33,13 @@ class Recording:
         return tokens_first(self.io[name], self.config)
 
 
-def recordings(path, skip=()):
-    """All configurations of a file by name."""
+def recordings(path, skip=(), only=None):
+    """All configurations of a file by name, or only some."""
     tensors, metadata = read_tensors(path)
     configs = {
         name: c for name, c in json.loads(metadata["config"]).items() if "class" in c and name not in skip
     }
+    configs = configs if only is None else {name: configs[name] for name in only}
     starts = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     out = {}
     for name, config in configs.items():

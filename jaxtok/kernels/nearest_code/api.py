@@ -1,6 +1,6 @@
 """The public function."""
 
-from typing import Literal
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,32 @@ def unit(x: Float[Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
     """`x / max(|x|, 1e-6)`, float32."""
     x = jnp.asarray(x, jnp.float32)
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), NORM_FLOOR)
+
+
+@overload
+def nearest_code(
+    z: Array,
+    codebook: Array,
+    *,
+    metric: Score = ...,
+    return_distance: Literal[False] = False,
+    implementation: Implementation | None = ...,
+    shard_codes: bool = ...,
+    interpret: bool = ...,
+) -> jax.Array: ...
+
+
+@overload
+def nearest_code(
+    z: Array,
+    codebook: Array,
+    *,
+    metric: Score = ...,
+    return_distance: Literal[True],
+    implementation: Implementation | None = ...,
+    shard_codes: bool = ...,
+    interpret: bool = ...,
+) -> tuple[jax.Array, jax.Array]: ...
 
 
 def nearest_code(
@@ -60,8 +86,8 @@ def nearest_code(
     z, codebook = jnp.asarray(z), jnp.asarray(codebook)
     if z.ndim != codebook.ndim or z.shape[:-2] != codebook.shape[:-2] or z.shape[-1] != codebook.shape[-1]:
         raise ValueError(
-            f"features {z.shape} and codebook {codebook.shape} must be [..., M, D] and [..., K, D] with the same "
-            "leading axes and width"
+            f"features {z.shape} and codebook {codebook.shape} must be [..., M, D] and [..., K, D] with the "
+            "same leading axes and width"
         )
     if metric not in ("euclidean", "cosine", "dot"):
         raise ValueError(f"metric={metric!r}; choose 'euclidean', 'cosine' or 'dot'")
@@ -91,8 +117,8 @@ def nearest_code(
             split = (PartitionSpec(code_axis), PartitionSpec(code_axis))
             if codebook.shape[0] % spmd.devices_of(code_axis):
                 raise ValueError(
-                    f"{codebook.shape[0]} codes cannot be split over {spmd.devices_of(code_axis)} devices; choose "
-                    "a codebook size that divides, or shard_codes=False"
+                    f"{codebook.shape[0]} codes cannot be split over {spmd.devices_of(code_axis)} devices; "
+                    "choose a codebook size that divides, or shard_codes=False"
                 )
 
         def local(z, weights, bias):
@@ -117,5 +143,6 @@ def nearest_code(
         flat = z.reshape(-1, *z.shape[-2:]), codebook.reshape(-1, *codebook.shape[-2:])
         # One codebook after the other: each fills the machine, and tiles of one stay in the cache.
         parts = [one(*pair) for pair in zip(*flat, strict=True)]
-        out = tuple(jnp.stack(part).reshape(*books, -1) for part in zip(*parts, strict=True))
+        codes, scores = (jnp.stack(part).reshape(*books, -1) for part in zip(*parts, strict=True))
+        out = codes, scores
     return out if return_distance else out[0]

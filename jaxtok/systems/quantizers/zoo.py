@@ -67,5 +67,7 @@ def _component(config: Mapping[str, Any]) -> OfficialComponent:
     name = config["class"]
     if name not in _MODULES:
         raise ValueError(f"no quantizer of class {name!r}; there are {sorted(_MODULES)}")
-    module = importlib.import_module(f"jaxtok.systems.quantizers.{_MODULES[name]}")
+    # A bridge over the codebook makes it a map of another one, as in SimVQ.
+    file = "reparametrised" if config.get("args", {}).get("vq_bridge") else _MODULES[name]
+    module = importlib.import_module(f"jaxtok.systems.quantizers.{file}")
     return module.component(config)

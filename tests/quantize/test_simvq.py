@@ -1,0 +1,173 @@
+import dataclasses
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxtok.quantize.bridge
+import jaxtok.quantize.simvq
+from jaxtok import convert
+from jaxtok.quantize.bridge import FVQ, Bridge
+from jaxtok.quantize.simvq import SimVQ
+from tests.filled import filled, normal
+from tests.quantize.golden import close, recordings
+
+CASES = {
+    "SimVQ": ["rotation", "straight_through", "channel_first_mlp"],
+    "VectorQuantize": ["vq_bridge"],
+}
+
+
+@pytest.fixture(scope="module")
+def files(shared):
+    return {
+        kind: recordings(shared(f"goldens/vq_zoo_{kind}.safetensors"), only=names)
+        for kind, names in CASES.items()
+    }
+
+
+@pytest.mark.parametrize("kind, name", [(kind, name) for kind, names in CASES.items() for name in names])
+def test_it_does_what_the_official_class_does(files, kind, name):
+    case = files[kind][name]
+    module, io = case.loaded.module, case.io
+    x, rest = jnp.asarray(case["x"]), case.loaded.variables.get("quantizer", {})
+    run = jax.jit(lambda params, x: module.apply({"params": params, "quantizer": rest}, x, train=True))
+    params = case.loaded.variables["params"]
+    out = run(params, x)
+    close(out.values, case["eval.quantized"], "values")
+    np.testing.assert_array_equal(out.codes[..., 0], io["eval.indices"].reshape(out.codes.shape[:2]))
+    if "eval.decoded" in io:
+        close(module.apply(case.loaded.variables, out.codes, method="decode"), case["eval.decoded"])
+    loss = lambda params, x: sum(run(params, x).losses.values())
+    recorded = loss(params, x) if kind == "SimVQ" else out.losses["commitment"]
+    close(recorded, io["train.loss"].sum(), "loss")
+    cotangent = jnp.asarray(case["train.cotangent"])
+    weigh = lambda params, x: jnp.vdot(run(params, x).values, cotangent)
+    close(jax.grad(weigh, 1)(params, x), case["train.grad_x_from_quantized"], "gradient of values")
+    gradients, by_x = jax.grad(loss, (0, 1))(params, x)
+    close(by_x, case["train.grad_x_from_loss"], "gradient of losses")
+    variables = {**case.loaded.variables, "params": gradients}
+    ours = convert.save(dataclasses.replace(case.loaded, variables=variables))
+    names = [key for key in io if key.startswith("train.grad_from_loss.")]
+    assert names
+    for key in names:
+        close(ours[key.removeprefix("train.grad_from_loss.")], io[key], key)
+
+
+@pytest.mark.parametrize(
+    "transform, layers",
+    [
+        (None, {"code_transform.weight": (6, 4)}),
+        (
+            "Linear(in_features=4, out_features=6, bias=True)",
+            {"code_transform.weight": (6, 4), "code_transform.bias": 6},
+        ),
+        (
+            "Sequential(\n  (0): Linear(in_features=4, out_features=5, bias=False)\n  (1): SiLU()\n"
+            "  (2): Linear(in_features=5, out_features=7, bias=False)\n  (3): SiLU()\n"
+            "  (4): Linear(in_features=7, out_features=6, bias=False)\n)",
+            {f"code_transform.{i}.weight": s for i, s in ((0, (5, 4)), (2, (7, 5)), (4, (6, 7)))},
+        ),
+    ],
+)
+def test_other_maps_load_and_are_saved_as_they_were(transform, layers):
+    tensors = {name: np.asarray(normal(*np.atleast_1d(shape))) for name, shape in layers.items()}
+    tensors["frozen_codebook"] = np.asarray(normal(9, 4))
+    args = {"dim": 6, "codebook_size": 9, "frozen_codebook_dim": 4, "codebook_transform": transform}
+    loaded = convert.load("vector_quantize_pytorch", tensors, {"class": "SimVQ", "args": args})["model"]
+    x = tensors["frozen_codebook"]
+    for i, name in enumerate(sorted(n for n in tensors if n.endswith("weight"))):
+        x = (x / (1 + np.exp(-x)) if i else x) @ tensors[name].T + tensors.get(
+            name.replace("weight", "bias"), 0
+        )
+    close(loaded.module.apply(loaded.variables, method="codebook"), x)
+    jax.tree.map(np.testing.assert_array_equal, convert.save(loaded), tensors)
+
+
+def test_a_map_without_counterpart_is_named():
+    args = {"dim": 4, "codebook_size": 8, "codebook_transform": "Sequential(\n  (0): Mamba()\n)"}
+    with pytest.raises(ValueError, match="Mamba"):
+        convert.load("vector_quantize_pytorch", {}, {"class": "SimVQ", "args": args})
+
+
+QUANTIZERS = {
+    "linear": SimVQ(codes=16, width=8),
+    "mlp": SimVQ(codes=16, width=8, code_width=5, hidden=(12,), routing="straight_through"),
+    "bridge": FVQ(codes=16, width=8, patch=4, hidden=8, heads=2),
+}
+Z = normal(4, 6, 8)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_step_moves_every_code(name):
+    quantizer = QUANTIZERS[name]
+    variables = filled(quantizer, Z)
+
+    def loss(variables):
+        return quantizer.apply(variables, Z).losses["codebook"]
+
+    gradient = jax.jit(jax.grad(loss))(variables)
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradient["params"])
+    book = lambda params: quantizer.apply({**variables, "params": params}, method="codebook")
+    assert (np.abs(book(moved) - book(variables["params"])).max(axis=-1) > 0).all()
+    assert len(np.unique(quantizer.apply(variables, Z).codes)) < quantizer.codes  # some were not chosen
+
+
+def test_only_the_map_is_a_parameter():
+    variables = filled(QUANTIZERS["linear"], Z)
+    assert list(variables["params"]) == ["map_0"] and list(variables["quantizer"]) == ["codebook"]
+
+
+def test_losses_by_hand():
+    quantizer = SimVQ(codes=16, width=8, commitment=0.5, codebook_weight=3.0)
+    variables = filled(quantizer, Z)
+    out = quantizer.apply(variables, Z)
+    q = quantizer.apply(variables, out.codes, method="decode")
+    error = np.mean(np.square(np.asarray(Z) - np.asarray(q)))
+    close(out.losses["commitment"], 0.5 * error)
+    close(out.losses["codebook"], 3 * error)
+    by_z = lambda name: jax.grad(lambda z: quantizer.apply(variables, z).losses[name])(Z)
+    close(by_z("commitment"), np.asarray(2 * 0.5 * (Z - q) / Z.size))
+    assert not np.any(by_z("codebook"))
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_masked_tokens_have_no_effect(name):
+    quantizer = QUANTIZERS[name]
+    variables = filled(quantizer, Z)
+    mask = jnp.arange(6) < jnp.array([6, 4, 5, 1])[:, None]
+    a = quantizer.apply(variables, Z, mask=mask)
+    b = quantizer.apply(variables, jnp.where(mask[..., None], Z, 1e3), mask=mask)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert not np.any(a.values[~mask]) and not np.any(a.codes[~mask])
+    assert a.statistics["counts"].sum() == mask.sum()
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_every_code_can_be_reached(name):
+    quantizer = QUANTIZERS[name]
+    variables = filled(quantizer, Z)
+    codebook = quantizer.apply(variables, method="codebook")
+    codes = quantizer.apply(variables, codebook[None], method="encode")
+    np.testing.assert_array_equal(codes[0, :, 0], np.arange(quantizer.codes))
+
+
+def test_a_bridge_depends_on_every_code():
+    bridge = Bridge(patch=4, hidden=8, heads=2)
+    codebook = normal(16, 8)
+    variables = filled(bridge, codebook)
+    jacobian = jax.jacrev(lambda c: bridge.apply(variables, c))(codebook)
+    assert np.all(np.abs(jacobian).max(axis=(1, 3)) > 0)
+
+
+def test_patches_must_divide_the_codes():
+    with pytest.raises(ValueError, match="patch=5"):
+        FVQ(codes=16, width=8, patch=5).init(jax.random.key(0), Z)
+
+
+@pytest.mark.parametrize("module", [jaxtok.quantize.simvq, jaxtok.quantize.bridge], ids=lambda m: m.__name__)
+def test_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
