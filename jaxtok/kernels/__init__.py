@@ -1,17 +1,15 @@
 """Kernels of the quantization look-up.
 
-Every operation has an XLA implementation that runs everywhere and never holds a score per token and code;
-some have Pallas kernels beside it. `implementation=None` takes the best one for the platform that the code
-will run on.
+Every operation has an XLA implementation that runs everywhere and never holds a score per token and code; some
+have Pallas kernels beside it. `implementation=None` takes the best one for the platform that the code will run
+on.
 """
 
-from jaxtok._lazy import attach
+# Imported at once, because the functions have the names of their folders: a lazy name would lose against the folder
+# as soon as anybody imported something from it.
+from jaxtok.kernels.code_statistics.api import code_statistics
+from jaxtok.kernels.lookup.api import lookup
+from jaxtok.kernels.nearest_code.api import nearest_code
+from jaxtok.kernels.residual_codes.api import residual_codes
 
-_names = {
-    "code_entropy": "code_entropy.api",
-    "code_statistics": "code_statistics.api",
-    "lookup": "lookup.api",
-    "nearest_code": "nearest_code.api",
-    "residual_codes": "residual_codes.api",
-}
-__getattr__, __dir__ = attach(__name__, _names)
+__all__ = ["code_statistics", "lookup", "nearest_code", "residual_codes"]

@@ -41,7 +41,14 @@ def moving_average_update(
     total = jnp.sum(counts, axis=-1, keepdims=True)
     smoothed = (counts + epsilon) / (total + counts.shape[-1] * epsilon) * total
     codebook = sums / smoothed[..., None]
-    return {"codebook": unit(codebook) if metric == "cosine" else codebook, "counts": counts, "sums": sums}
+    codebook = unit(codebook) if metric == "cosine" else codebook
+    # A depth that dropout left out, or a batch of padding, says nothing: no decay either.
+    told = jnp.sum(statistics["counts"], axis=-1) > 0
+    new = {"codebook": codebook, "counts": counts, "sums": sums}
+    return {
+        name: jnp.where(told.reshape(*told.shape, *(1,) * (value.ndim - told.ndim)), value, state[name])
+        for name, value in new.items()
+    }
 
 
 def replace_codes(
