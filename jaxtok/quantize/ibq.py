@@ -1,0 +1,152 @@
+"""IBQ: index backpropagation, a codebook that is updated as a whole (arXiv 2412.02692).
+
+    l = z E^T,  k = argmax l,  p = softmax(l),  q = E[k],  value = (onehot(k) + p - sg(p)) E
+
+The choice is by inner product, like that of a classifier whose weights are the codes. Forward, the value is
+E[k]; backward, the gradient goes through p to the features and to every code, so that none falls out of use.
+Losses:
+
+    w_index |value - z|^2 + w_commitment |z - sg(q)|^2 + w_codebook |sg(z) - q|^2
+        + w_entropy (mean_n H(p'_n) - diversity H(mean_n p'_n)),   p' = softmax(l / T)
+
+Scores of all tokens and codes are never kept: see `jaxtok.quantize.soft_assignment` for what that costs. A
+token has one slot; 262,144 codes are the paper's largest.
+
+    >>> import jax
+    >>> from jaxtok.quantize.ibq import IBQ
+    >>> quantizer = IBQ(codes=1024, width=16)
+    >>> z = jax.random.normal(jax.random.key(0), (4, 8, 16))
+    >>> variables = quantizer.init(jax.random.key(1), z)
+    >>> out = quantizer.apply(variables, z)
+    >>> sorted(out.losses)
+    ['codebook', 'commitment', 'entropy', 'index']
+    >>> bool((quantizer.apply(variables, out.codes, method="decode") == out.values).all())
+    True
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxtok.codes import CodeSpace, Quantized
+from jaxtok.kernels import lookup, nearest_code
+from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.routing import masked, masked_mean
+from jaxtok.quantize.soft_assignment import propagate_indices, soft_assignment
+
+
+def assignment_entropies(
+    z: Float[jax.Array, "B N D"],
+    codebook: Float[jax.Array, "K D"],
+    temperature: float,
+    mask: jax.Array | None = None,
+    floor: float = 1e-5,
+) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:
+    """Mean entropy of the tokens' soft assignments, and the entropy of their mean, in nats.
+
+    Args:
+      z: features.
+      codebook: codes.
+      temperature: T in `softmax(z E^T / T)`.
+      mask: bool [B, N] of real tokens.
+      floor: added to the mean inside the logarithm, `-sum m log(m + floor)`, as in the paper's code.
+    """
+    weights = jnp.ones(z.shape[:2], jnp.float32) if mask is None else mask.astype(jnp.float32)
+    flat = z.reshape(-1, z.shape[-1])
+    entropy, mass = soft_assignment(flat, codebook, 1 / temperature, weights.reshape(-1))
+    mean = mass / jnp.maximum(jnp.sum(weights), 1.0)
+    return masked_mean(entropy.reshape(z.shape[:2]), mask), -jnp.sum(mean * jnp.log(mean + floor))
+
+
+class IBQ(nn.Module):
+    """Index backpropagation.
+
+    Attributes:
+      codes: K, codebook size.
+      width: D of the features.
+      index_weight: of `mean |value - z|^2`, whose gradient reaches all codes.
+      commitment: weight of `mean |z - sg(q)|^2`.
+      codebook_weight: of `mean |sg(z) - q|^2`, at the chosen codes.
+      entropy_weight: of the entropy term; 0 saves its passes over the codebook.
+      diversity: weight of the entropy of the mean assignment in it.
+      entropy_temperature: T of the assignments in it.
+    """
+
+    codes: int
+    width: int
+    index_weight: float = 1.0
+    commitment: float = 1.0
+    codebook_weight: float = 0.25
+    entropy_weight: float = 0.05
+    diversity: float = 1.0
+    entropy_temperature: float = 0.01
+
+    @property
+    def space(self) -> CodeSpace:
+        """One slot of K levels."""
+        return CodeSpace((self.codes,))
+
+    def setup(self):
+        def start(key, shape, dtype=jnp.float32):
+            return jax.random.uniform(key, shape, dtype, -1 / self.codes, 1 / self.codes)
+
+        self.codebook = self.param("codebook", start, (self.codes, self.width))
+
+    def __call__(
+        self,
+        z: Float[jax.Array, "B N D"],
+        train: bool = False,
+        key: jax.Array | None = None,
+        temperature: float | jax.Array | None = None,
+        mask: jax.Array | None = None,
+    ) -> Quantized:
+        """Quantizes features.
+
+        Args:
+          z: features.
+          train: not used: there is no noise.
+          key: not used.
+          temperature: not used.
+          mask: bool [B, N], True where a token is real. Others get code 0 and zeros, and count nowhere.
+
+        Returns:
+          `Quantized` with the weighted losses "index", "commitment", "codebook" and "entropy", and the
+          statistics "counts" (see `jaxtok.quantize.counting`).
+        """
+        del train, key, temperature
+        z, codebook = z.astype(jnp.float32), jnp.asarray(self.codebook)
+        codes = self._choose(z)
+        flat = propagate_indices(z.reshape(-1, self.width), codebook, codes.reshape(-1))
+        values, chosen = flat.reshape(z.shape), lookup(codebook, codes[..., 0])
+        stop = jax.lax.stop_gradient
+        losses = {
+            "index": self.index_weight * masked_mean(jnp.square(values - z), mask),
+            "commitment": self.commitment * masked_mean(jnp.square(z - stop(chosen)), mask),
+            "codebook": self.codebook_weight * masked_mean(jnp.square(stop(z) - chosen), mask),
+        }
+        if self.entropy_weight:
+            each, mean = assignment_entropies(z, codebook, self.entropy_temperature, mask)
+            losses["entropy"] = self.entropy_weight * (each - self.diversity * mean)
+        statistics = joint_counts(codes, self.space.levels, mask)
+        return Quantized(masked(values, mask), masked(codes, mask), losses, statistics)
+
+    def encode(self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None) -> Int[jax.Array, "B N 1"]:
+        """Codes of the largest inner products, int32; 0 where the mask is False."""
+        return masked(self._choose(z.astype(jnp.float32)), mask)
+
+    def decode(self, codes: Int[jax.Array, "B N 1"]) -> Float[jax.Array, "B N D"]:
+        """Code vectors, float32."""
+        return lookup(self.codebook, codes[..., 0])
+
+    @nn.nowrap
+    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
+        """Nothing to update: the codebook is a parameter."""
+        del statistics, key
+        return state
+
+    def _choose(self, z):
+        codes = nearest_code(z.reshape(-1, self.width), self.codebook, metric="dot")
+        return codes.reshape(*z.shape[:-1], 1)

@@ -1,0 +1,154 @@
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxtok.quantize.ibq
+from jaxtok.kernels.nearest_code.shapes import Blocks
+from jaxtok.quantize import soft_assignment as streamed
+from jaxtok.quantize.ibq import IBQ, assignment_entropies
+from jaxtok.weights import read_tensors
+from tests.filled import normal
+from tests.quantize.golden import close
+
+M, K, D = 13, 11, 5
+Z, E, G = normal(M, D), normal(K, D, seed=1), normal(M, D, seed=2)
+WEIGHTS = jnp.asarray(np.arange(M) % 3 != 0, jnp.float32)
+
+
+@pytest.fixture(params=[(4, 3), (64, 64)], ids=["many tiles", "one tile"])
+def tiles(request, monkeypatch):
+    monkeypatch.setattr(streamed, "blocks_for", lambda table: Blocks(*request.param))
+
+
+def materialised(z, codebook):
+    p = jax.nn.softmax(jnp.dot(z, codebook.T, precision="highest"))
+    hard = jax.nn.one_hot(jnp.argmax(p, -1), codebook.shape[0])
+    return jnp.dot(hard + p - jax.lax.stop_gradient(p), codebook, precision="highest")
+
+
+def test_indices_propagate_like_the_formula_with_all_scores(tiles):
+    codes = jnp.argmax(Z @ E.T, -1).astype(jnp.int32)
+    ours = lambda z, e: jnp.vdot(streamed.propagate_indices(z, e, codes), G)
+    theirs = lambda z, e: jnp.vdot(materialised(z, e), G)
+    np.testing.assert_array_equal(streamed.propagate_indices(Z, E, codes), E[codes])
+    for a, b in zip(jax.grad(ours, (0, 1))(Z, E), jax.grad(theirs, (0, 1))(Z, E), strict=True):
+        close(a, b)
+
+
+def test_the_gradient_reaches_every_code():
+    codes = jnp.zeros(M, jnp.int32)
+    gradient = jax.grad(lambda e: jnp.sum(jnp.sin(streamed.propagate_indices(Z, e, codes))))(E)
+    assert (np.abs(gradient).max(axis=1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_assignments_are_those_of_a_softmax(tiles, scale):
+    def plain(z, e):
+        log = jax.nn.log_softmax(scale * jnp.dot(z, e.T, precision="highest"))
+        p = jnp.exp(log)
+        return -jnp.sum(p * log, -1), jnp.sum(WEIGHTS[:, None] * p, 0)
+
+    ours = lambda z, e: streamed.soft_assignment(z, e, scale, WEIGHTS)
+    for a, b in zip(ours(Z, E), plain(Z, E), strict=True):
+        close(a, b)
+
+    def scalar(function):
+        def loss(z, e):
+            entropy, mass = function(z, e)
+            return jnp.vdot(entropy, normal(M, seed=3)) + jnp.vdot(jnp.sin(mass), normal(K, seed=4))
+
+        return jax.grad(loss, (0, 1))
+
+    for a, b in zip(scalar(ours)(Z, E), scalar(plain)(Z, E), strict=True):
+        close(a, b, atol=2e-5)
+
+
+def test_no_score_per_token_and_code_is_kept():
+    def loss(z, e):
+        codes = jnp.zeros(z.shape[0], jnp.int32)
+        entropy, mass = streamed.soft_assignment(z, e, 1.0, jnp.ones(z.shape[0]))
+        return jnp.sum(streamed.propagate_indices(z, e, codes)) + jnp.sum(entropy) + jnp.sum(mass**2)
+
+    tokens, codes = 8192, 16384
+    shapes = [jax.ShapeDtypeStruct((n, 4), jnp.float32) for n in (tokens, codes)]
+    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < tokens * codes * 4 / 8
+
+
+def test_devices_do_not_matter():
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+    def loss(z, e):
+        codes = jnp.argmax(z @ e.T, -1).astype(jnp.int32)
+        entropy, mass = streamed.soft_assignment(z, e, 3.0, WEIGHTS)
+        return (
+            jnp.vdot(streamed.propagate_indices(z, e, codes), G)
+            + jnp.sum(jnp.sin(entropy))
+            + jnp.sum(jnp.square(mass))
+        )
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    expected = run(Z, E)
+    with jax.set_mesh(mesh):
+        got = jax.jit(jax.value_and_grad(loss, (0, 1)))(
+            jax.device_put(Z, NamedSharding(mesh, PartitionSpec())), E
+        )
+    jax.tree.map(close, got, expected)
+
+
+def test_recorded_quantizer(shared):
+    tensors, _ = read_tensors(shared("goldens/ibq.safetensors"))
+    io = {k.removeprefix("io."): v for k, v in tensors.items() if k.startswith("io.")}
+    tokens = lambda x: jnp.asarray(np.moveaxis(x, 1, -1).reshape(x.shape[0], -1, x.shape[1]))
+    quantizer = IBQ(codes=32, width=16)
+    params = {"codebook": jnp.asarray(tensors["model.quantize.embedding.weight"])}
+    z, target = tokens(io["pre_quant"]), tokens(io["grad_target"])
+
+    def loss(params, z):
+        out = quantizer.apply({"params": params}, z, train=True)
+        return sum(out.losses.values()) + jnp.mean(jnp.square(out.values - target)), out
+
+    (by_params, by_z), out = jax.grad(loss, (0, 1), has_aux=True)(params, z)
+    np.testing.assert_array_equal(out.codes[..., 0], io["codes"].reshape(z.shape[:2]))
+    close(out.values, tokens(io["quantised"]))
+    close(sum(out.losses[n] for n in ("index", "commitment", "codebook")), io["quant_loss"])
+    close(out.losses["entropy"], 0.05 * io["entropy_loss"])
+    each, mean = assignment_entropies(z, params["codebook"], 0.01)
+    close(each, io["sample_entropy"])
+    close(mean, io["average_entropy"])
+    close(by_z, tokens(io["grad_pre_quant"]))
+    close(by_params["codebook"], io["grad_codebook"])
+
+
+def test_masked_tokens_have_no_effect():
+    quantizer = IBQ(codes=K, width=D)
+    z, mask = normal(3, 4, D), jnp.arange(4) < jnp.array([4, 2, 1])[:, None]
+
+    def loss(params, z):
+        out = quantizer.apply({"params": params}, z, mask=mask)
+        return jnp.sum(jnp.sin(out.values)) + sum(out.losses.values()), out
+
+    run = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    a, b = run({"codebook": E}, z), run({"codebook": E}, jnp.where(mask[..., None], z, 9.0))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert not np.any(a[0][1][~mask]) and not np.any(a[1].values[~mask])
+
+
+def test_losses_by_hand():
+    quantizer = IBQ(K, D, index_weight=2.0, commitment=3.0, codebook_weight=5.0, entropy_weight=0.0)
+    z = normal(2, 4, D)
+    out = quantizer.apply({"params": {"codebook": E}}, z)
+    q = np.asarray(E)[np.argmax(np.asarray(z) @ np.asarray(E).T, -1)]
+    np.testing.assert_array_equal(out.values, q)  # the forward pass is a hard look-up
+    error = np.mean(np.square(np.asarray(z) - q))
+    assert list(out.losses) == ["index", "commitment", "codebook"]
+    jax.tree.map(close, out.losses, {"index": 2 * error, "commitment": 3 * error, "codebook": 5 * error})
+
+
+def test_examples():
+    result = doctest.testmod(jaxtok.quantize.ibq)
+    assert result.attempted and not result.failed
