@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from jaxtok.codes import CodeSpace
+from jaxtok.kernels.spmd import over_tokens
 
 LARGEST = 2**16  # counters per group
 
@@ -24,14 +25,14 @@ def joint_counts(
 
     Returns:
       "counts" float32 [size], or [groups, size]. When a group has more than 65,536 different tokens its slots
-      are
-      counted one by one: {"slot_0": {"counts": [L_0]}, ...}.
+      are counted one by one: {"slot_0": {"counts": [L_0]}, ...}.
     """
     levels = tuple(levels)
     weights = jnp.ones(codes.shape[:2], jnp.float32) if mask is None else mask.astype(jnp.float32)
 
     def count(index, size):
-        return jnp.zeros(size, jnp.float32).at[index.reshape(-1)].add(weights.reshape(-1))
+        add = lambda index, weights: jnp.zeros(size, jnp.float32).at[index].add(weights)
+        return over_tokens(add, (index.reshape(-1), weights.reshape(-1)), summed=True)
 
     size, groups = math.prod(levels), codes.shape[-1] // len(levels)
     if size > LARGEST:

@@ -28,13 +28,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxtok import keys as random
-from jaxtok.codes import CodeSpace, Quantized
+from jaxtok.codes import Array, CodeSpace, Quantized
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import masked
 
-UNIFORM_DEVIATION = 0.288675  # standard deviation of U(0, 1), as rounded in the paper's code
-_BELOW_ONE = 1 - 1e-6
+UNIFORM_DEVIATION = 12**-0.5  # of U(0, 1)
+_INSIDE = 1e-7  # the inverse of a distribution function is infinite at 0 and 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,6 @@ class Activation:
     cdf: Callable[[jax.Array], jax.Array]
     inverse: Callable[[jax.Array], jax.Array]
     variance: float | None = None
-    kurtosis: float | None = None
 
 
 def _logit(y):
@@ -59,14 +58,13 @@ def _logit(y):
 
 
 ACTIVATIONS = {
-    "tanh": Activation(lambda z: (jnp.tanh(z) + 1) / 2, lambda y: _logit(y) / 2, math.pi**2 / 12, 1.2),
-    "sigmoid": Activation(jax.nn.sigmoid, _logit, math.pi**2 / 3, 1.2),
-    "normal": Activation(jax.scipy.stats.norm.cdf, jax.scipy.stats.norm.ppf, 1.0, 0.0),
+    "tanh": Activation(lambda z: (jnp.tanh(z) + 1) / 2, lambda y: _logit(y) / 2, math.pi**2 / 12),
+    "sigmoid": Activation(jax.nn.sigmoid, _logit, math.pi**2 / 3),
+    "normal": Activation(jax.scipy.stats.norm.cdf, jax.scipy.stats.norm.ppf, 1.0),
     "laplace": Activation(
         lambda z: 0.5 - 0.5 * jnp.sign(z) * jnp.expm1(-jnp.abs(z)),
         lambda y: -jnp.sign(y - 0.5) * jnp.log1p(-2 * jnp.abs(y - 0.5)),
         2.0,
-        3.0,
     ),
     "cauchy": Activation(lambda z: jnp.arctan(z) / jnp.pi + 0.5, lambda y: jnp.tan(jnp.pi * (y - 0.5))),
 }
@@ -107,7 +105,29 @@ def moment_loss(
 
 def bins(y: Float[jax.Array, "*batch Q"], levels: tuple[int, ...]) -> Int[jax.Array, "*batch Q"]:
     """Index of the equal bin of [0, 1] that y lies in."""
-    return jnp.floor(jnp.minimum(y, _BELOW_ONE) * np.asarray(levels, np.float32)).astype(jnp.int32)
+    n = np.asarray(levels, np.float32)
+    return jnp.clip(jnp.floor(y * n), 0, n - 1).astype(jnp.int32)
+
+
+def centres(codes: Int[Array, "*batch Q"], levels: tuple[int, ...]) -> Float[jax.Array, "*batch Q"]:
+    """Middle of each bin, float32."""
+    return (jnp.asarray(codes) + 0.5) / np.asarray(levels, np.float32)
+
+
+def perturb(
+    y: Float[jax.Array, "*batch Q"], levels: tuple[int, ...], uniforms: jax.Array, rounded: jax.Array
+) -> Float[jax.Array, "*batch Q"]:
+    """Some entries rounded to the middle of their bin, the others moved by noise as wide as a bin.
+
+    Args:
+      y: in [0, 1].
+      levels: number of bins per channel.
+      uniforms: uniform numbers in [0, 1); y moves by `(2 u - 1) / (2 L)`, or stays where that leaves (0, 1).
+      rounded: bool, which entries are rounded.
+    """
+    routed = centres(bins(y, levels), levels) + (y - jax.lax.stop_gradient(y))
+    moved = y + (2 * uniforms - 1) / (2 * np.asarray(levels, np.float32))
+    return jnp.where(rounded, routed, jnp.where((moved > 0) & (moved < 1), moved, y))
 
 
 class FSP(nn.Module):
@@ -120,7 +140,10 @@ class FSP(nn.Module):
       quantize_rate: in training, the share of values that are rounded; the others get noise.
       inverse: give values on the scale of z (through the inverse of F) instead of unit variance.
       regulariser: up to which moment z is pulled to (0, target_variance, 0, 0); "none" for off.
-      target_variance: 1 in the paper's normal setting, 0.8225 (pi^2 / 12) for "tanh".
+      target_variance: None for that of the distribution (pi^2 / 12 for "tanh"), or 1 where there is none
+        ("cauchy").
+      project: "auto" when widths differ, or "always".
+      projection_bias: whether the linear maps have one.
     """
 
     levels: tuple[int, ...]
@@ -129,7 +152,9 @@ class FSP(nn.Module):
     quantize_rate: float = 1.0
     inverse: bool = False
     regulariser: Literal["none", "variance", "skewness", "kurtosis"] = "variance"
-    target_variance: float = 0.8225
+    target_variance: float | None = None
+    project: Literal["auto", "always"] = "auto"
+    projection_bias: bool = True
 
     @property
     def space(self) -> CodeSpace:
@@ -139,10 +164,13 @@ class FSP(nn.Module):
     def setup(self):
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation={self.activation!r}; choose one of {sorted(ACTIVATIONS)}")
+        if min(self.levels) < 2:
+            raise ValueError(f"levels={self.levels}: every channel needs at least 2 levels")
         slots = len(self.levels)
-        self.projected = (self.width or slots) != slots
+        self.projected = self.project == "always" or (self.width or slots) != slots
         if self.projected:
-            self.inward, self.outward = linear(slots), linear(self.width)
+            self.inward = linear(slots, self.projection_bias)
+            self.outward = linear(self.width or slots, self.projection_bias)
 
     def __call__(
         self,
@@ -165,29 +193,27 @@ class FSP(nn.Module):
           `Quantized` with the loss "moments", and counts as `jaxtok.quantize.counting` gives them.
         """
         del temperature
-        inner = self._inner(z)
-        y = ACTIVATIONS[self.activation].cdf(inner)
-        codes = bins(y, self.levels)
-        routed = self._centres(codes) + (y - jax.lax.stop_gradient(y))
+        inner = self._inner(masked(z, mask))
+        activation = ACTIVATIONS[self.activation]
+        y = activation.cdf(inner)
+        uniforms, rounded = jnp.float32(0.5), jnp.bool_(True)
         if train and self.quantize_rate < 1:
             keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
             uniforms = random.uniform(random.fold(keys, 0), y.shape[1:])
             rounded = random.uniform(random.fold(keys, 1), y.shape[1:]) < self.quantize_rate
-            moved = y + (2 * uniforms - 1) / (2 * np.asarray(self.levels, np.float32))
-            moved = jnp.where((moved > 0) & (moved < 1), moved, y)
-            routed = jnp.where(rounded, routed, moved)
+        routed = perturb(y, self.levels, uniforms, rounded)
         losses = {}
         if self.regulariser != "none":
-            flat = inner.reshape(-1, inner.shape[-1])
             weights = None if mask is None else mask.reshape(-1).astype(jnp.float32)
-            losses["moments"] = moment_loss(flat, self.regulariser, self.target_variance, weights)
+            variance = (activation.variance or 1.0) if self.target_variance is None else self.target_variance
+            flat = inner.reshape(-1, inner.shape[-1])
+            losses["moments"] = moment_loss(flat, self.regulariser, variance, weights)
+        values = self._outer(routed)
         if self.inverse:  # straight through both ways: z and the value are on one scale
-            value = ACTIVATIONS[self.activation].inverse(routed)
-            values = self._out(jax.lax.stop_gradient(value) + (inner - jax.lax.stop_gradient(inner)))
-        else:
-            values = self._out(self._scaled(routed))
-        values = masked(values, mask)
-        return Quantized(values, masked(codes, mask), losses, joint_counts(codes, self.levels, mask))
+            values = jax.lax.stop_gradient(values) + (inner - jax.lax.stop_gradient(inner))
+        values = masked(self._out(values), mask)
+        codes = masked(bins(y, self.levels), mask)
+        return Quantized(values, codes, losses, joint_counts(codes, self.levels, mask))
 
     def encode(self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None) -> Int[jax.Array, "B N Q"]:
         """Codes, int32 in [0, levels)."""
@@ -195,8 +221,7 @@ class FSP(nn.Module):
 
     def decode(self, codes: Int[jax.Array, "B N Q"]) -> Float[jax.Array, "B N D"]:
         """Values of codes, float32."""
-        y = self._centres(codes)
-        return self._out(ACTIVATIONS[self.activation].inverse(y) if self.inverse else self._scaled(y))
+        return self._out(self._outer(centres(codes, self.levels)))
 
     @nn.nowrap
     def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
@@ -204,15 +229,14 @@ class FSP(nn.Module):
         del statistics, key
         return state
 
-    def _centres(self, codes):
-        return (codes + 0.5) / np.asarray(self.levels, np.float32)
-
     def _inner(self, z):
         z = z.astype(jnp.float32)
         return self.inward(z) if self.projected else z
 
-    def _scaled(self, y):
-        return (y - 0.5) / UNIFORM_DEVIATION
+    def _outer(self, y):
+        if self.inverse:
+            return ACTIVATIONS[self.activation].inverse(jnp.clip(y, _INSIDE, 1 - _INSIDE))
+        return (y - 0.5) / np.float32(UNIFORM_DEVIATION)
 
     def _out(self, values):
         return self.outward(values) if self.projected else values

@@ -80,7 +80,13 @@ def quantize_levels(
 
 
 def jitter(values: jax.Array, uniforms: jax.Array, moved: jax.Array) -> jax.Array:
-    """Noise in place of rounding: values of chosen entries move by `uniforms - 1/2`, inside [-1, 1]."""
+    """Values of chosen entries move by `uniforms - 1/2`, but not out of [-1, 1].
+
+    Args:
+      values: quantized, in [-1, 1].
+      uniforms: uniform numbers in [0, 1).
+      moved: bool, which entries.
+    """
     return jnp.where(moved, jnp.clip(values + uniforms - 0.5, -1.0, 1.0), values)
 
 
@@ -94,10 +100,11 @@ class FSQ(nn.Module):
       groups: independent copies of the levels, side by side.
       symmetric: levels symmetric about 0, see above.
       bound: "tanh", or "clip".
-      noise: in training, the probability that a value gets uniform noise of +-1/2 in place of its rounding
-        error.
+      noise: in training, the probability with which a value gets uniform noise in [-1/2, 1/2) (as
+        `vector-quantize-pytorch` reads arXiv 2411.19842); the codes stay.
       rotated: whether a fixed random rotation leads in and out, so that levels do not lie along the channels.
       project: "auto" when widths differ, or "always".
+      projection_bias: whether the linear maps have one.
     """
 
     levels: tuple[int, ...]
@@ -108,6 +115,7 @@ class FSQ(nn.Module):
     noise: float = 0.0
     rotated: bool = False
     project: Literal["auto", "always"] = "auto"
+    projection_bias: bool = True
 
     @property
     def space(self) -> CodeSpace:
@@ -122,7 +130,8 @@ class FSQ(nn.Module):
         slots = len(self.levels) * self.groups
         self.projected = self.project == "always" or (self.width or slots) != slots
         if self.projected:
-            self.inward, self.outward = linear(slots), linear(self.width or slots)
+            self.inward = linear(slots, self.projection_bias)
+            self.outward = linear(self.width or slots, self.projection_bias)
         if self.rotated:
             self.turn = self.variable(
                 "quantizer", "rotation", lambda: rotation(self.make_rng("params"), slots)
@@ -151,7 +160,7 @@ class FSQ(nn.Module):
         """
         del temperature
         codes, values = quantize_levels(
-            self._inner(z), tuple(self.levels) * self.groups, self.symmetric, self.bound
+            self._inner(masked(z, mask)), tuple(self.levels) * self.groups, self.symmetric, self.bound
         )
         if train and self.noise:
             keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])

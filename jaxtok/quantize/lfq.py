@@ -28,34 +28,31 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from jaxtok.codes import CodeSpace, Quantized
-from jaxtok.kernels.nearest_code.api import unit
+from jaxtok.codes import Array, CodeSpace, Quantized
 from jaxtok.quantize.counting import joint_counts
-from jaxtok.quantize.entropy import LogFloor, bit_entropy, floored_entropy, mean_probabilities
-from jaxtok.quantize.linear import linear, rotation
+from jaxtok.quantize.entropy import (
+    BatchEntropy,
+    LogFloor,
+    batch_entropy,
+    floored_sample_entropy,
+    sample_entropy,
+)
+from jaxtok.quantize.linear import CosineDense, linear, on_sphere, rotation
 from jaxtok.quantize.routing import masked, masked_mean, straight_through
 
 _COUNTED_BITS = 16  # more are counted bit by bit
 
 
-class CosineDense(nn.Module):
-    """Cosines between the input and learned directions, times a scale: a projection with bounded outputs.
+def pack_bits(on: Bool[jax.Array, "*batch d"]) -> Int[jax.Array, "*batch"]:
+    """`sum_j on_j 2^j`, int32."""
+    return jnp.sum(on.astype(jnp.int32) << jnp.arange(on.shape[-1]), axis=-1)
 
-    Attributes:
-      features: number of directions.
-      scale: factor.
-    """
 
-    features: int
-    scale: float = 1.0
-
-    @nn.compact
-    def __call__(self, x: Float[jax.Array, "*batch D"]) -> Float[jax.Array, "*batch F"]:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.normal(1.0), shape, jnp.float32)
-        return jnp.dot(unit(x), unit(kernel.T).T, precision="highest") * self.scale
+def unpack_bits(codes: Int[Array, "*batch"], bits: int) -> Bool[jax.Array, "*batch d"]:
+    """The bits of codes, bit 0 first."""
+    return ((jnp.asarray(codes)[..., None] >> jnp.arange(bits)) & 1) == 1
 
 
 class LFQ(nn.Module):
@@ -74,9 +71,14 @@ class LFQ(nn.Module):
       batch_entropy: "exact" over all 2^d codes of each group, "factorised" per bit (an upper bound that needs
         no joint alphabet), or "pooled" exact over one average of all groups (WeTok).
       log_floor: how 1e-5 enters the logarithm of the exact batch entropy.
+      floored_samples: whether it enters the entropy of each token too, at the cost of an enumeration of all
+        codes, see `jaxtok.quantize.entropy.floored_sample_entropy`.
       softplus_offset: if not None, the entropy term becomes softplus(it + offset), which is never negative.
       soft_clamp: if not 0, x becomes c tanh(x / c) first.
-      project: "linear", or "cosine" (bounded outputs).
+      project: "auto" when widths differ, or "always".
+      projection: what leads in: "linear", or "cosine" (bounded outputs).
+      projection_scale: largest output of the latter; 0 for `scale`.
+      projection_bias: whether the linear maps have one.
       rotated: whether a fixed random rotation leads in and out.
     """
 
@@ -89,11 +91,15 @@ class LFQ(nn.Module):
     entropy_weight: float = 0.1
     diversity: float = 1.0
     inverse_temperature: float = 100.0
-    batch_entropy: Literal["exact", "factorised", "pooled"] = "exact"
+    batch_entropy: BatchEntropy = "exact"
     log_floor: LogFloor = "clamp"
+    floored_samples: bool = False
     softplus_offset: float | None = None
     soft_clamp: float = 0.0
-    project: Literal["linear", "cosine"] = "linear"
+    project: Literal["auto", "always"] = "auto"
+    projection: Literal["linear", "cosine"] = "linear"
+    projection_scale: float = 0.0
+    projection_bias: bool = True
     rotated: bool = False
 
     @property
@@ -106,15 +112,17 @@ class LFQ(nn.Module):
             raise ValueError(f"bits={self.bits} per code do not fit int32; use 1 to 31 and more groups")
         if self.entropy_weight and self.batch_entropy != "factorised" and self.bits > 22:
             raise ValueError(
-                f"bits={self.bits}: an exact batch entropy needs 2^bits counters; use batch_entropy='factorised', "
-                "or more groups with fewer bits"
+                f"bits={self.bits}: an exact batch entropy needs 2^bits counters; use "
+                "batch_entropy='factorised', or more groups with fewer bits"
             )
         channels = self.bits * self.groups
-        self.projected = (self.width or channels) != channels
+        self.projected = self.project == "always" or (self.width or channels) != channels
         if self.projected:
-            cosine = self.project == "cosine"
-            self.inward = CosineDense(channels, self.scale) if cosine else linear(channels)
-            self.outward = linear(self.width)
+            if self.projection == "cosine":
+                self.inward = CosineDense(channels, self.projection_scale or self.scale)
+            else:
+                self.inward = linear(channels, self.projection_bias)
+            self.outward = linear(self.width or channels, self.projection_bias)
         if self.rotated:
             self.turn = self.variable(
                 "quantizer", "rotation", lambda: rotation(self.make_rng("params"), channels)
@@ -132,8 +140,7 @@ class LFQ(nn.Module):
         """Quantizes features; training and evaluation differ only in what the caller does with the losses.
 
         The batch entropy is that of the batch at hand, on a mesh of the whole one: with micro-batches it is
-          each
-        micro-batch's own.
+        that of each of them.
 
         Args:
           z: features.
@@ -146,7 +153,7 @@ class LFQ(nn.Module):
           [groups, 2^bits]), or for more than 16 bits "on" [bits * groups] and "tokens" [].
         """
         del train, key, temperature
-        x = self.inner(z)
+        x = self.inner(masked(z, mask))
         on = x > 0
         q = self._values(on)
         losses = {}
@@ -156,18 +163,17 @@ class LFQ(nn.Module):
         if self.entropy_weight:
             tau = self.inverse_temperature if inverse_temperature is None else inverse_temperature
             losses["entropy"] = self.entropy_weight * self._entropy_term(*self.entropies(x, tau, mask))
-        codes = masked(self._codes(on), mask)
+        codes = masked(pack_bits(on), mask)
         values = masked(self._outer(straight_through(x, q)), mask)
         return Quantized(values, codes, losses, self._statistics(codes, on, mask))
 
     def encode(self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None) -> Int[jax.Array, "B N G"]:
         """Codes, int32 in [0, 2^bits)."""
-        return masked(self._codes(self.inner(z) > 0), mask)
+        return masked(pack_bits(self.inner(z) > 0), mask)
 
     def decode(self, codes: Int[jax.Array, "B N G"]) -> Float[jax.Array, "B N D"]:
         """Values of codes, float32."""
-        on = (codes[..., None] >> jnp.arange(self.bits)) & 1
-        return self._outer(self._values(on == 1))
+        return self._outer(self._values(unpack_bits(codes, self.bits)))
 
     def inner(self, z: Float[jax.Array, "B N D"]) -> Float[jax.Array, "B N G d"]:
         """The channels whose signs are the code."""
@@ -176,7 +182,7 @@ class LFQ(nn.Module):
         x = jnp.dot(x, self.turn, precision="highest") if self.rotated else x
         x = self.soft_clamp * jnp.tanh(x / self.soft_clamp) if self.soft_clamp else x
         x = x.reshape(*x.shape[:2], self.groups, self.bits)
-        return unit(x) * self.scale if self.spherical else x
+        return on_sphere(x) * self.scale if self.spherical else x
 
     def entropies(
         self,
@@ -185,20 +191,10 @@ class LFQ(nn.Module):
         mask: jax.Array | None = None,
     ) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:
         """Mean entropy of a code, and entropy of the average code, in nats, averaged over groups."""
-        size = self.scale / self.bits**0.5 if self.spherical else self.scale
-        logits = 4 * inverse_temperature * size * x
-        sample = masked_mean(jnp.sum(bit_entropy(logits), axis=-1), mask)
-        flat = logits.reshape(-1, self.groups, self.bits)
+        logits = (4 * inverse_temperature * self._size * x).reshape(-1, self.groups, self.bits)
         weights = None if mask is None else mask.reshape(-1).astype(jnp.float32)
-        if self.batch_entropy == "factorised":
-            share = jnp.ones(flat.shape[0]) if weights is None else weights
-            p = jnp.einsum("m,mgd->gd", share, jax.nn.sigmoid(flat)) / jnp.maximum(jnp.sum(share), 1.0)
-            inside = jnp.clip(p, 1e-7, 1 - 1e-7)
-            bits = -(inside * jnp.log(inside) + (1 - inside) * jnp.log1p(-inside))
-            return sample, jnp.mean(jnp.sum(bits, axis=-1))
-        mean = jnp.stack([mean_probabilities(flat[:, group], weights) for group in range(self.groups)])
-        mean = jnp.mean(mean, axis=0, keepdims=True) if self.batch_entropy == "pooled" else mean
-        return sample, jnp.mean(floored_entropy(mean, self.log_floor))
+        by_sample = floored_sample_entropy if self.floored_samples else sample_entropy
+        return by_sample(logits, weights), batch_entropy(logits, self.batch_entropy, weights, self.log_floor)
 
     @nn.nowrap
     def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
@@ -210,12 +206,12 @@ class LFQ(nn.Module):
         term = sample - self.diversity * batch
         return term if self.softplus_offset is None else jax.nn.softplus(term + self.softplus_offset)
 
-    def _values(self, on):
-        size = self.scale / self.bits**0.5 if self.spherical else self.scale
-        return jnp.where(on, jnp.float32(size), jnp.float32(-size))
+    @property
+    def _size(self):
+        return self.scale / self.bits**0.5 if self.spherical else self.scale
 
-    def _codes(self, on):
-        return jnp.sum(on.astype(jnp.int32) << jnp.arange(self.bits), axis=-1)
+    def _values(self, on):
+        return jnp.where(on, jnp.float32(self._size), jnp.float32(-self._size))
 
     def _outer(self, values):
         values = values.reshape(*values.shape[:2], -1)

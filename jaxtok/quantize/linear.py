@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 
-def linear(features: int, use_bias: bool = True) -> nn.Dense:
+def linear(features: int, use_bias: bool = True, name: str | None = None) -> nn.Dense:
     """A float32 affine map at full precision: the default product of an accelerator rounds its inputs to
     bfloat16, and a feature that crosses a decision boundary by rounding becomes another code.
     """
@@ -16,9 +16,33 @@ def linear(features: int, use_bias: bool = True) -> nn.Dense:
         dtype=jnp.float32,
         kernel_init=nn.initializers.xavier_uniform(),
         precision="highest",
+        name=name,
     )
 
 
 def rotation(key: jax.Array, width: int) -> Float[jax.Array, "D D"]:
     """A random orthogonal matrix (Haar measure)."""
     return nn.initializers.orthogonal()(key, (width, width), jnp.float32)
+
+
+def on_sphere(x: Float[jax.Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
+    """`x / max(|x|, 1e-6)`, with gradient 0 at 0, where the norm has none (features of padding are 0)."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+class CosineDense(nn.Module):
+    """Cosines between the input and learned directions, times a scale: a projection with bounded outputs.
+
+    Attributes:
+      features: number of directions.
+      scale: factor.
+    """
+
+    features: int
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "*batch D"]) -> Float[jax.Array, "*batch F"]:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), shape, jnp.float32)
+        return jnp.dot(on_sphere(x), on_sphere(kernel.T).T, precision="highest") * self.scale

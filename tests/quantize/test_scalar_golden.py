@@ -10,9 +10,18 @@ import pytest
 from jaxtok.codes import CodeSpace
 from tests.quantize.golden import close, recordings
 
-FSQ = "basic projection multi_codebook image channel_first preserve_symmetry hard_clamp symmetry_hard_clamp".split()
+FSQ = [
+    "basic",
+    "projection",
+    "multi_codebook",
+    "image",
+    "channel_first",
+    "preserve_symmetry",
+    "hard_clamp",
+    "symmetry_hard_clamp",
+]
 FSQ.append("orthogonal_rotation")
-FSP = "tanh sigmoid normal laplace cauchy projection_inverse channel_first".split()
+FSP = ["tanh", "sigmoid", "normal", "laplace", "cauchy", "projection_inverse", "channel_first"]
 GROUPS = {"multi_codebook": 2}
 
 

@@ -22,10 +22,11 @@ def component(config: Mapping[str, Any]) -> OfficialComponent:
       ValueError: arguments without counterpart.
     """
     module = {"FSQ": fsq, "FSP": fsp}[config["class"]](config)
-    entries = projection_entries() if _projected(module) else []
+    slots = len(module.space.levels)
+    width = module.width or slots
+    entries = projection_entries(bias=module.projection_bias) if width != slots else []
     if isinstance(module, FSQ) and module.rotated:
         entries.append(Entry("orthogonal_rot", "quantizer:rotation"))
-    width = module.width or len(module.space.levels)
     shapes = jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, jnp.zeros((1, 2, width))))
     return OfficialComponent("quantizer", module, dict(shapes), Table(tuple(entries)), "project_in.weight")
 
@@ -37,8 +38,6 @@ def fsq(config: Mapping[str, Any]) -> FSQ:
         "orthogonal_rotation", "keep_num_codebooks_dim", "projection_has_bias", *_LAYOUT,
     }  # fmt: skip
     a = arguments_of(config, known, "FSQ")
-    if a.get("projection_has_bias") is False:
-        raise ValueError("projection_has_bias=False has no counterpart here")
     return FSQ(
         tuple(a["levels"]),
         a.get("dim", 0),
@@ -47,12 +46,17 @@ def fsq(config: Mapping[str, Any]) -> FSQ:
         bound="clip" if a.get("bound_hard_clamp") else "tanh",
         noise=a.get("noise_dropout", 0.0),
         rotated=bool(a.get("orthogonal_rotation")),
+        projection_bias=a.get("projection_has_bias", True),
     )
 
 
+# Up to which moment, and the variance that is aimed at.
 _REGULARISERS = {
+    "none": ("none", 1.0),
     "var": ("variance", 1.0),
     "var_tanh": ("variance", 0.8225),
+    "var_sigmoid": ("variance", 3.29),
+    "var_laplace": ("variance", 2.0),
     "skew": ("skewness", 1.0),
     "kurt": ("kurtosis", 1.0),
 }
@@ -60,7 +64,10 @@ _REGULARISERS = {
 
 def fsp(config: Mapping[str, Any]) -> FSP:
     """Our module for official arguments."""
-    known = {"levels", "dim", "act_name", "quantize_rate", "need_inv_act", "vector_norm", *_LAYOUT}
+    known = {
+        "levels", "dim", "act_name", "quantize_rate", "need_inv_act", "vector_norm", "projection_has_bias",
+        *_LAYOUT,
+    }  # fmt: skip
     a = arguments_of(config, known, "FSP")
     order = a.get("vector_norm", "var_tanh")
     if order not in _REGULARISERS:
@@ -70,26 +77,19 @@ def fsp(config: Mapping[str, Any]) -> FSP:
         tuple(a["levels"]),
         a.get("dim", 0),
         a.get("act_name", "tanh"),
-        a.get("quantize_rate", 1.0),
+        a.get("quantize_rate", 0.0),
         inverse=bool(a.get("need_inv_act")),
         regulariser=regulariser,
         target_variance=variance,
+        projection_bias=a.get("projection_has_bias", True),
     )
 
 
-def _projected(module) -> bool:
-    slots = len(module.space.levels)
-    return (module.width or slots) != slots
-
-
-def projection_entries(prefix: str = "", ours: str = "") -> list[Entry]:
+def projection_entries(prefix: str = "", ours: str = "", bias: bool = True) -> list[Entry]:
     """`project_in` and `project_out` as our linear maps."""
-    names = (("project_in", "inward"), ("project_out", "outward"))
-    return [
-        entry
-        for theirs, name in names
-        for entry in (
-            Entry(f"{prefix}{theirs}.weight", f"{ours}{name}/kernel", dense),
-            Entry(f"{prefix}{theirs}.bias", f"{ours}{name}/bias"),
-        )
-    ]
+    entries = []
+    for theirs, name in (("project_in", "inward"), ("project_out", "outward")):
+        entries.append(Entry(f"{prefix}{theirs}.weight", f"{ours}{name}/kernel", dense))
+        if bias:
+            entries.append(Entry(f"{prefix}{theirs}.bias", f"{ours}{name}/bias"))
+    return entries
