@@ -1,0 +1,176 @@
+import dataclasses
+import doctest
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxtok.quantize.latent
+from jaxtok import convert
+from jaxtok.codes import CodeSpace
+from jaxtok.quantize.latent import (
+    LatentQuantizer,
+    analytic_index,
+    analytic_values,
+    first_values,
+    nearest_value,
+    values_at,
+)
+from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.weights import read_tensors
+from tests.filled import filled, normal
+from tests.quantize.golden import close, recordings
+
+NAMES = ["default_values", "no_projection_image", "fixed_values", "multi_codebook"]
+
+
+@pytest.fixture(scope="module")
+def files(shared):
+    return recordings(shared("goldens/vq_zoo_LatentQuantize.safetensors"))
+
+
+def features(x):
+    """The class takes channels first, whatever its arguments."""
+    return np.moveaxis(np.asarray(x), 1, -1).reshape(x.shape[0], -1, x.shape[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_does_what_the_official_class_does(files, name):
+    case = files[name]
+    module, io = case.loaded.module, case.io
+    params, levels = case.loaded.variables.get("params", {}), case.loaded.module.levels
+    x = jnp.asarray(features(io["x"]))
+    run = jax.jit(lambda params, x: module.apply({"params": params}, x, train=True))
+    out = run(params, x)
+    close(out.values, features(io["train.quantized"]), "values")
+    latents = module.apply({"params": params}, out.codes, method=lambda m, c: values_at(m.values(), c))
+    ours = jnp.stack([analytic_index(v, levels) for v in jnp.split(latents, module.groups, -1)], -1)
+    np.testing.assert_array_equal(ours, io["train.indices"].reshape(ours.shape))
+    grid = analytic_values(ours, levels).reshape(*x.shape[:2], -1)
+    decoded = module.apply({"params": params}, grid, method=lambda m, v: m._outer(v))
+    close(decoded, features(io["eval.decoded"]), "decoded on the first grid")
+    close(
+        analytic_values(jnp.arange(CodeSpace(levels).size), levels), io["const.implicit_codebook"], "the grid"
+    )
+    loss = lambda params, x: sum(run(params, x).losses.values())
+    close(loss(params, x), io["train.loss"], "loss")
+    cotangent = jnp.asarray(features(io["train.cotangent"]))
+    weigh = lambda params, x: jnp.vdot(run(params, x).values, cotangent)
+    for kind, function in (("loss", loss), ("quantized", weigh)):
+        by_params, by_x = jax.grad(function, (0, 1))(params, x)
+        close(by_x, features(io[f"train.grad_x_from_{kind}"]), f"gradient of {kind}")
+        variables = {"params": by_params}
+        saved = convert.save(dataclasses.replace(case.loaded, variables=variables)) if params else {}
+        for key, value in io.items():
+            if key.startswith(f"train.grad_from_{kind}."):
+                close(saved[key.removeprefix(f"train.grad_from_{kind}.")], value, key)
+
+
+def test_all_recorded_configurations_are_tested(shared):
+    _, metadata = read_tensors(shared("goldens/vq_zoo_LatentQuantize.safetensors"))
+    assert set(json.loads(metadata["config"])) == set(NAMES)
+
+
+@pytest.fixture(scope="module")
+def paper(shared):
+    tensors, _ = read_tensors(shared("goldens/qlae.safetensors"))
+    return {name.removeprefix("io."): jnp.asarray(t) for name, t in tensors.items() if name.startswith("io.")}
+
+
+def test_recorded_latents_of_the_paper(paper):
+    quantizer = LatentQuantizer((10,) * 6, commitment=0.3, values_weight=0.7)  # as recorded
+    params = {f"values_{i}": paper[f"scalar.values{i}"] for i in range(6)}
+    x = paper["scalar.x"][:, None]
+
+    def loss(params, x):
+        out = quantizer.apply({"params": params}, x)
+        error = jnp.mean(jnp.square(out.values[:, 0] - paper["scalar.target"]))
+        return sum(out.losses.values()) + error, out
+
+    (by_params, by_x), out = jax.grad(loss, (0, 1), has_aux=True)(params, x)
+    np.testing.assert_array_equal(out.codes[:, 0], paper["scalar.indices"])
+    close(out.values[:, 0], paper["scalar.quantised"])
+    close(out.losses["commitment"], 0.3 * paper["scalar.commitment_loss"].mean())
+    close(out.losses["values"], 0.7 * paper["scalar.quantisation_loss"].mean())
+    close(by_x[:, 0], paper["scalar.grad_x"])
+    for i in range(6):
+        close(by_params[f"values_{i}"], paper[f"scalar.grad_values{i}"])
+
+
+def test_recorded_ablations_of_the_paper(paper):
+    shared_values = LatentQuantizer((8,) * 6, share_values=True)
+    params = {"params": {"values_0": paper["global.values"]}}
+    codes = paper["global.indices"][:, None]
+    close(shared_values.apply(params, codes, method="decode")[:, 0], paper["global.quantised"])
+    close(first_values(8, "ends"), paper["global.values"])
+    vectors = VectorQuantizer(codes=20, width=12, slots=3, share_codebook=True)
+    params = {"params": {"codebook": paper["vector.embeddings"]}}
+    out = vectors.apply(params, paper["vector.x"][:, None])
+    np.testing.assert_array_equal(out.codes[:, 0], paper["vector.indices"])
+    close(out.values[:, 0], paper["vector.quantised"])
+
+
+Z = normal(3, 4, 5)
+QUANTIZER = LatentQuantizer((4, 7, 2), width=5, commitment=0.5, values_weight=2.0)
+VARIABLES = filled(QUANTIZER, Z)
+
+
+def test_losses_by_hand():
+    out = QUANTIZER.apply(VARIABLES, Z)
+    p = VARIABLES["params"]
+    x = np.asarray(Z) @ np.asarray(p["inward"]["kernel"]) + np.asarray(p["inward"]["bias"])
+    sets = [np.asarray(p[f"values_{i}"]) for i in range(3)]
+    q = np.stack([v[np.argmin(np.abs(x[..., i, None] - v), -1)] for i, v in enumerate(sets)], -1)
+    close(out.losses["commitment"], 0.5 * np.mean((x - q) ** 2))
+    close(out.losses["values"], 2.0 * np.mean((x - q) ** 2))
+    gradient = jax.grad(lambda v: QUANTIZER.apply(v, Z).losses["values"])(VARIABLES)["params"]
+    assert not np.any(gradient["inward"]["kernel"])
+    expected = [np.sum(2 * 2.0 * (q - x)[..., 0] * (q[..., 0] == v)) / x.size for v in sets[0]]
+    close(gradient["values_0"], np.array(expected))
+
+
+def test_quantizing_twice_changes_nothing_and_all_codes_are_reached():
+    quantizer = LatentQuantizer((4, 7, 2))
+    variables = filled(quantizer, normal(1, 1, 3))
+    codes = jnp.asarray(CodeSpace((4, 7, 2)).split(np.arange(56)))[None]
+    values = quantizer.apply(variables, codes, method="decode")
+    out = quantizer.apply(variables, values)
+    np.testing.assert_array_equal(out.codes, codes)
+    np.testing.assert_array_equal(out.values, values)
+    np.testing.assert_array_equal(out.statistics["counts"], np.ones(56))
+
+
+def test_codes_stay_right_when_values_have_moved():
+    values = jnp.asarray([[0.4, -0.1, 0.0, 0.39]])  # out of order, not even
+    x = jnp.asarray([[0.41], [0.38], [-0.3]])
+    np.testing.assert_array_equal(nearest_value(x, values), [[0], [3], [1]])
+    assert nearest_value(jnp.asarray([[0.25]]), jnp.asarray([[0.0, 0.5]])) == 0  # the first of equals
+
+
+@pytest.mark.parametrize("levels", [(5, 5, 8), (4, 7, 6), (3, 2), (9,)])
+def test_the_analytic_index_is_the_joint_one_on_the_first_grid(levels):
+    quantizer = LatentQuantizer(levels, spread="grid")
+    variables = quantizer.init(jax.random.key(0), normal(1, 1, len(levels)))
+    index = np.arange(CodeSpace(levels).size)
+    values = quantizer.apply(variables, jnp.asarray(CodeSpace(levels).split(index))[None], method="decode")
+    close(analytic_values(index, levels), values[0])
+    # A little above the grid: the official class truncates, and a value just below it gets another index.
+    np.testing.assert_array_equal(analytic_index(values[0] + 1e-6, levels), index)
+
+
+def test_masked_tokens_have_no_effect():
+    mask = jnp.arange(4) < jnp.array([4, 2, 1])[:, None]
+    run = jax.jit(jax.value_and_grad(lambda z: sum(QUANTIZER.apply(VARIABLES, z, mask=mask).losses.values())))
+    jax.tree.map(np.testing.assert_array_equal, run(Z), run(jnp.where(mask[..., None], Z, 7.0)))
+
+
+def test_shared_values_need_equal_numbers():
+    with pytest.raises(ValueError, match="share_values"):
+        LatentQuantizer((3, 4), share_values=True).init(jax.random.key(0), normal(1, 1, 2))
+
+
+def test_examples():
+    result = doctest.testmod(jaxtok.quantize.latent)
+    assert result.attempted and not result.failed
