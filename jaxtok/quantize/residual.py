@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
+from jaxtok.quantize.beam import beam_codes
 from jaxtok.quantize.fsq import FSQ
 from jaxtok.quantize.lfq import LFQ
 from jaxtok.quantize.linear import linear
@@ -72,6 +73,8 @@ class ResidualQuantizer(nn.Module):
         learned by gradient.
       perturbation: variance of that noise.
       scales: per depth and channel, residuals are divided by it before and codes multiplied by it after; () for 1.
+      beam: paths that a search over the depths keeps; 1 for the greedy choice. Needs Euclidean vector quantizers, and
+        K scores for a block of tokens.
       pre_clamp: if not empty, x becomes c tanh(x / c) with these c per channel (or one for all) first.
     """
 
@@ -87,6 +90,7 @@ class ResidualQuantizer(nn.Module):
     perturbation: float = 5e-3
     scales: Scales = ()
     pre_clamp: tuple[float, ...] = ()
+    beam: int = 1
 
     @property
     def depths(self) -> int:
@@ -155,13 +159,17 @@ class ResidualQuantizer(nn.Module):
             kept = self._draw(keys)
         x = self._inner(z)
         residual, total, codes, losses, statistics = x, jnp.zeros_like(x), [], {}, {}
+        found = self._search(x) if self.beam > 1 else None
         for i in range(self.depths):
             here = self._mask(i, mask, kept, z.shape[:2])
             scale = self._scale(i)
             child_key = None if keys is None else random.fold(keys, i)
-            out = self._at(i)(
-                residual / scale, train=train, key=child_key, temperature=temperature, mask=here
-            )
+            if found is None:
+                out = self._at(i)(
+                    residual / scale, train=train, key=child_key, temperature=temperature, mask=here
+                )
+            else:
+                out = self._at(i).quantize(self._at(i).inner(residual), found[..., i : i + 1], mask=here)
             if self.routing == "directional" and train:
                 q = masked(self._at(i).decode(out.codes), here) * scale
             else:
@@ -191,6 +199,8 @@ class ResidualQuantizer(nn.Module):
     ) -> Int[jax.Array, "B N Q"]:
         """Codes, int32, of the first `depths` depths (default all)."""
         residual, codes = self._inner(z), []
+        if self.beam > 1:
+            return masked(self._search(residual)[..., :depths], mask)
         for i in range(self.depths if depths is None else depths):
             codes.append(self._at(i).encode(residual / self._scale(i), mask))
             residual = residual - self._value(i, codes[-1])
@@ -255,6 +265,21 @@ class ResidualQuantizer(nn.Module):
                 child = child.clone(revive_below=0.0)
             new[name] = child.update(new[name], statistics[f"quantizers_{i}"], jax.random.fold_in(key, i))
         return new
+
+    def _search(self, x):
+        books = [self._at(i) for i in range(self.depths)]
+        plain = all(
+            isinstance(book, VectorQuantizer)
+            and (book.metric, book.slots, book.projected, book.affine) == ("euclidean", 1, False, False)
+            for book in books
+        )
+        if not plain or self.scales:
+            raise ValueError(
+                f"beam={self.beam} needs Euclidean vector quantizers of one slot, without projections"
+            )
+        flat = jax.lax.stop_gradient(x).reshape(-1, x.shape[-1])
+        codebooks = [jax.lax.stop_gradient(book.codebook) for book in books]
+        return beam_codes(flat, codebooks, self.beam).reshape(*x.shape[:2], -1)
 
     def _draw(self, keys):
         # One number for the batch is the first example's, whatever the micro-batch or device it is in.
@@ -336,7 +361,7 @@ def residual_vq(
     return ResidualQuantizer(books, depth, width, dropout, **outer)
 
 
-_OUTER = {"at_least", "multiple_of", "dropout_per", "gradient_fraction", "perturbation"}
+_OUTER = {"beam", "at_least", "multiple_of", "dropout_per", "gradient_fraction", "perturbation"}
 
 
 def residual_lfq(

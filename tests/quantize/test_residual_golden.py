@@ -9,7 +9,8 @@ from jaxtok.codes import CodeSpace
 from tests.quantize.golden import channels_first, close, recordings
 
 FILES = {
-    "ResidualVQ": "ema shared_codebook projection_cosine quantize_dropout different_sizes grad_frac diveq masked",
+    "ResidualVQ": "ema shared_codebook projection_cosine quantize_dropout different_sizes grad_frac diveq masked "
+    "beam_train_batch1 implicit_neural",
     "ResidualLFQ": "residual clamped dropout",
     "ResidualFSQ": "residual soft_clamp channel_first dropout",
     "GroupedResidualVQ": "grouped grouped_cosine_proj",
@@ -18,7 +19,6 @@ FILES = {
     "ResidualSimVQ": "residual channel_first",
 }
 CASES = [(kind, name) for kind, names in FILES.items() for name in names.split()]
-ELSEWHERE = {"implicit_neural", "beam_train_batch1"}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def files(shared):
 
     def read(kind):
         if kind not in loaded:
-            loaded[kind] = recordings(shared(f"goldens/vq_zoo_{kind}.safetensors"), skip=ELSEWHERE)
+            loaded[kind] = recordings(shared(f"goldens/vq_zoo_{kind}.safetensors"))
         return loaded[kind]
 
     return read
@@ -46,6 +46,8 @@ def tokens_before_depths(indices, case):
 def official_codes(module, codes, kind):
     """[B, N, slots] as the official index per depth (and group, in front)."""
     codes = np.asarray(codes)
+    if not hasattr(module, "quantizers"):  # a stack without children has one slot per depth
+        return codes
     stacks = module.quantizers if kind.startswith("Grouped") else (module,)
     out = []
     for stack, part in zip(stacks, np.split(codes, len(stacks), axis=-1), strict=True):
@@ -80,7 +82,7 @@ def test_it_does_what_the_official_class_does(files, kind, name):
     def run(variables, x, **options):
         return module.apply(variables, x, mask=mask, **options)
 
-    if name != "diveq":  # upstream perturbs in evaluation too
+    if "eval.quantized" in io and name != "diveq":  # upstream perturbs in evaluation too
         out = run(variables, x)
         close(out.values, case["eval.quantized"], "values in evaluation")
         evaluated = tokens_before_depths(io["eval.indices"], case)
@@ -103,10 +105,12 @@ def test_it_does_what_the_official_class_does(files, kind, name):
     close(jax.grad(weigh)(x), case["train.grad_x_from_quantized"], "gradient of values")
     if "train.loss" in io and name != "diveq":
         loss = lambda x: sum(train(variables, x).losses.values(), jnp.float32(0))
-        close(loss(x), io["train.loss"].sum(), "loss")
+        # One official term moves both sides of a learned codebook; here it is two terms of the same value.
+        twice = out.losses["codebook"] if name == "implicit_neural" else 0.0
+        close(loss(x) - twice, io["train.loss"].sum(), "loss")
         close(jax.grad(loss)(x), case["train.grad_x_from_loss"], "gradient of the loss")
     state = variables.get("quantizer", {})
-    if not any("cluster_size" in key for key in case.after) or name == "diveq":
+    if not any("cluster_size" in key for key in case.after) or not state or name == "diveq":
         return
     state = module.update(state, out.statistics, key)
     after = {key: value for key, value in case.after.items() if value.ndim}
@@ -115,10 +119,16 @@ def test_it_does_what_the_official_class_does(files, kind, name):
         names = [part.key for part in path]
         indices = [n.rpartition("_")[2] for n in names[:-1]]
         stem = f"rvqs.{indices[0]}.layers.{indices[1]}." if len(indices) == 2 else f"layers.{indices[0]}."
+        if module_beam(module) and indices != ["0"]:
+            continue  # upstream lets the paths that lost move the deeper codebooks too, several times
         official = {"codebook": "embed", "counts": "cluster_size", "sums": "embed_avg"}[names[-1]]
         close(leaf, after[f"{stem}_codebook.{official}"][0], f"{stem}{official}")
         compared += 1
     assert compared
+
+
+def module_beam(module):
+    return getattr(module, "beam", 1) > 1
 
 
 def perturbed(module, variables, x, noise):

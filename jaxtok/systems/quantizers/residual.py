@@ -7,17 +7,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxtok.quantize.neural_codebook import NeuralResidualQuantizer
 from jaxtok.quantize.residual import GroupedQuantizer, ResidualQuantizer, inner_width, residual_fsq
+from jaxtok.quantize.simvq import SimVQ
 from jaxtok.systems.official import OfficialComponent
-from jaxtok.systems.quantizers import lookup_free, vector
+from jaxtok.systems.quantizers import lookup_free, reparametrised, vector
 from jaxtok.systems.quantizers.scalar import projection_entries
-from jaxtok.weights import Entry, Table
+from jaxtok.weights import Entry, Table, dense, squeeze_leading
 
 # Arguments of the stack; the others belong to its depths.
 _STACK = {
     "num_quantizers", "codebook_dim", "shared_codebook", "quantize_dropout", "quantize_dropout_cutoff_index",
-    "quantize_dropout_multiple_of", "accept_image_fmap", "is_channel_first", "channel_first", "quant_grad_frac",
-    "dim", "groups", "diveq", "codebook_size",
+    "quantize_dropout_multiple_of", "accept_image_fmap", "is_channel_first", "channel_first",
+    "quant_grad_frac", "dim", "groups", "diveq", "codebook_size", "beam_size", "implicit_neural_codebook", "mlp_kwargs",
 }  # fmt: skip
 
 
@@ -29,6 +31,10 @@ def component(config: Mapping[str, Any]) -> OfficialComponent:
     """
     name, arguments = config["class"], dict(config["args"])
     grouped = name.startswith("Grouped")
+    if arguments.get("implicit_neural_codebook"):
+        if grouped:
+            raise ValueError("grouped stacks with implicit_neural_codebook have no counterpart here")
+        return _neural(config)
     if grouped:
         groups, width = arguments.pop("groups", 1), arguments.pop("dim")
         one = {**config, "class": name.removeprefix("Grouped"), "args": {**arguments, "dim": width // groups}}
@@ -37,15 +43,59 @@ def component(config: Mapping[str, Any]) -> OfficialComponent:
         kind = "rvqs"
         entries, unused = [], []
         for i, part in enumerate(modules):
-            own = _table(part, f"{kind}.{i}.", f"quantizers_{i}/")
+            own = _table(part, f"{kind}.{i}.", f"quantizers_{i}/", [])
             entries += own.entries
             unused += own.unused
         table = Table(tuple(entries), tuple(unused))
     else:
         module = stack(config)
-        table, width = _table(module, "", ""), module.width or inner_width(module.quantizers[0])
+        names = reparametrised.simvq(_simvq_config(config))[1] if name == "ResidualSimVQ" else []
+        table, width = _table(module, "", "", names), module.width or inner_width(module.quantizers[0])
     shapes = jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, jnp.zeros((1, 2, width))))
     return OfficialComponent("quantizer", module, dict(shapes), table, "layers.0._codebook.embed")
+
+
+def _neural(config: Mapping[str, Any]) -> OfficialComponent:
+    a = config["args"]
+    known = {
+        "dim", "codebook_size", "num_quantizers", "implicit_neural_codebook", "mlp_kwargs", "rotation_trick",
+        "commitment_weight",
+    }  # fmt: skip
+    vector.arguments_of(config, known, "ResidualVQ with implicit_neural_codebook")
+    networks = a.get("mlp_kwargs", {})
+    module = NeuralResidualQuantizer(
+        a["num_quantizers"],
+        a["codebook_size"],
+        a["dim"],
+        networks.get("dim_hidden", 0),
+        networks.get("depth", 4),
+        a.get("commitment_weight", 1.0),
+        "rotation" if a.get("rotation_trick", True) else "straight_through",
+    )
+    entries = [
+        Entry(f"layers.{i}._codebook.embed", f"codebook_{i}", squeeze_leading(1)) for i in range(module.depth)
+    ]
+    for i in range(module.depth - 1):
+        names = [("proj_in", "inward")]
+        for j in range(module.layers):
+            names += [(f"layers.{j}.0", f"up_{j}"), (f"layers.{j}.2", f"down_{j}")]
+        for theirs, ours in names:
+            path = f"networks_{i}/{ours}"
+            entries.append(Entry(f"mlps.{i}.{theirs}.weight", f"{path}/kernel", dense))
+            entries.append(Entry(f"mlps.{i}.{theirs}.bias", f"{path}/bias"))
+    shapes = jax.eval_shape(
+        lambda: module.init({"params": jax.random.key(0)}, jnp.zeros((1, 2, module.width)))
+    )
+    unused = (r"layers\.\d+\._codebook\.(initted|cluster_size|embed_avg)",)
+    return OfficialComponent(
+        "quantizer", module, dict(shapes), Table(tuple(entries), unused), "mlps.0.proj_in.weight"
+    )
+
+
+def _simvq_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    own = {name: value for name, value in config["args"].items() if name not in _STACK}
+    own |= {name: config["args"][name] for name in ("dim", "codebook_size")}
+    return {"class": "SimVQ", "args": own}
 
 
 def stack(config: Mapping[str, Any]) -> ResidualQuantizer:
@@ -76,11 +126,8 @@ def stack(config: Mapping[str, Any]) -> ResidualQuantizer:
         ]
         return ResidualQuantizer(tuple(depths), depth, width, **outer)
     if kind == "SimVQ":
-        from jaxtok.systems.quantizers import reparametrised
-
-        inner = {name: value for name, value in own.items()}
-        one = {"args": {"dim": width, "codebook_size": sizes, **inner}}
-        return ResidualQuantizer(tuple(reparametrised.simvq(one) for _ in range(depth)), depth, 0, **outer)
+        child = reparametrised.simvq(_simvq_config(config))[0]
+        return ResidualQuantizer(tuple(child.clone() for _ in range(depth)), depth, 0, **outer)
     inner = a.get("codebook_dim", width)
     directional = bool(a.get("diveq"))
     if directional:
@@ -101,11 +148,12 @@ def stack(config: Mapping[str, Any]) -> ResidualQuantizer:
         width,
         gradient_fraction=a.get("quant_grad_frac", 0.0),
         routing="directional" if directional else "each",
+        beam=a.get("beam_size", 1),
         **outer,
     )
 
 
-def _table(module: ResidualQuantizer, theirs: str, ours: str) -> Table:
+def _table(module: ResidualQuantizer, theirs: str, ours: str, names: list[str]) -> Table:
     entries = (
         projection_entries(theirs, ours)
         if module.width and module.width != inner_width(module.quantizers[0])
@@ -117,10 +165,8 @@ def _table(module: ResidualQuantizer, theirs: str, ours: str) -> Table:
             own = vector.table(child, f"{theirs}layers.{i}.", f"{ours}quantizers_{i}/")  # pyright: ignore
             entries += own.entries
             unused += own.unused
-        elif hasattr(child, "transform"):
-            from jaxtok.systems.quantizers import reparametrised
-
-            own = reparametrised.table(child, f"{theirs}layers.{i}.", f"{ours}quantizers_{i}/")
+        elif isinstance(child, SimVQ):
+            own = reparametrised.simvq_table(child, names, f"{theirs}layers.{i}.", f"{ours}quantizers_{i}/")
             entries += own.entries
         else:
             unused.append(rf"{theirs}layers\.{i}\.mask")

@@ -1,0 +1,58 @@
+"""Beam search over the depths of a residual quantizer: the nearest code at one depth is not always the one that leaves
+the best residual for the next."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+_TOKENS = 1024  # whose distances to all codes exist at a time
+
+
+def nearest_codes(
+    x: Float[jax.Array, "M D"], codebook: Float[jax.Array, "K D"], count: int
+) -> tuple[Int[jax.Array, "M C"], Float[jax.Array, "M C"]]:
+    """The `count` nearest codes, nearest first, and their squared distances; K scores for a block of tokens at a time."""
+    half = jnp.sum(jnp.square(codebook), axis=-1) / 2
+
+    def block(rows):
+        scores = jnp.dot(rows, codebook.T, precision="highest") - half
+        _, codes = jax.lax.top_k(scores, count)
+        return codes, jnp.sum(jnp.square(rows[:, None] - codebook[codes]), axis=-1)
+
+    if x.shape[0] <= _TOKENS:
+        return block(x)
+    padded = jnp.pad(x, ((0, -x.shape[0] % _TOKENS), (0, 0))).reshape(-1, _TOKENS, x.shape[1])
+    codes, distances = jax.lax.map(block, padded)
+    return codes.reshape(-1, count)[: x.shape[0]], distances.reshape(-1, count)[: x.shape[0]]
+
+
+def beam_codes(
+    x: Float[jax.Array, "M D"], codebooks: list[Float[jax.Array, "K D"]], beam: int
+) -> Int[jax.Array, "M Q"]:
+    """Codes of the best path through the depths.
+
+    A path's score is the sum over depths of its squared residuals; `beam` paths survive each depth, every one of which
+    tries its `beam` nearest codes.
+
+    Args:
+      x: features.
+      codebooks: of the depths, Euclidean.
+      beam: number of paths; 1 is the greedy choice.
+    """
+    tokens, width = x.shape
+    residual, score = x[:, None], jnp.zeros((tokens, 1))
+    path = jnp.zeros((tokens, 1, 0), jnp.int32)
+    for codebook in codebooks:
+        tries = min(beam, codebook.shape[0])
+        codes, distances = nearest_codes(residual.reshape(-1, width), codebook, tries)
+        paths = residual.shape[1]
+        codes, distances = codes.reshape(tokens, paths, tries), distances.reshape(tokens, paths, tries)
+        total = (score[..., None] + distances).reshape(tokens, -1)
+        lowest, chosen = jax.lax.top_k(-total, min(beam, paths * tries))
+        score = -lowest
+        parent, code = chosen // tries, jnp.take_along_axis(codes.reshape(tokens, -1), chosen, axis=1)
+        path = jnp.concatenate(
+            [jnp.take_along_axis(path, parent[..., None], axis=1), code[..., None]], axis=-1
+        )
+        residual = jnp.take_along_axis(residual, parent[..., None], axis=1) - codebook[code]
+    return path[:, 0].astype(jnp.int32)
