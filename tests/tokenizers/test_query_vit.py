@@ -11,7 +11,8 @@ from jaxtok.codes import Latents
 from jaxtok.keys import example_keys
 from jaxtok.quantize.binary import BinaryQuantizer
 from jaxtok.quantize.vq import VectorQuantizer
-from jaxtok.tokenizers.query_vit import Coordinates, QueryDecoder, QueryEncoder, QueryTokenizer, ViTShape
+from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
+from jaxtok.tokenizers.query_vit import Coordinates, QueryDecoder, QueryEncoder, ViTShape
 from tests.filled import filled
 
 TOKENS, BITS = 3, 5
@@ -21,7 +22,7 @@ COORDINATES = Coordinates(scale=4)
 
 
 def build(quantizer=None, **decoder):
-    return QueryTokenizer(
+    return ImageTokenizer(
         QueryEncoder(ENCODER, TOKENS, 2, COORDINATES),
         quantizer or BinaryQuantizer(BITS, ENCODER.width, temperature=1.0),
         QueryDecoder(DECODER, 2, 3, COORDINATES, **decoder),

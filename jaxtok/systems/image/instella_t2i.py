@@ -30,7 +30,8 @@ from jaxtok.priors.contract import Prior
 from jaxtok.quantize.binary import BinaryQuantizer
 from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.systems.official import OfficialComponent
-from jaxtok.tokenizers.query_vit import Coordinates, QueryDecoder, QueryEncoder, QueryTokenizer, ViTShape
+from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
+from jaxtok.tokenizers.query_vit import Coordinates, QueryDecoder, QueryEncoder, ViTShape
 from jaxtok.weights import Entry, Table, conv, dense, patch_dense, squeeze_leading
 
 PRIORS = ("diffusion", "autoregressive")
@@ -188,7 +189,7 @@ class InstellaT2I:
 
     # -- assembly --
 
-    def tokenizer(self, dtype: Any = jnp.float32) -> QueryTokenizer:
+    def tokenizer(self, dtype: Any = jnp.float32) -> ImageTokenizer:
         """The binary autoencoder ("BAE")."""
         coordinates = Coordinates(self.scale, self.rope_layout)
         width = self.encoder.width
@@ -203,7 +204,7 @@ class InstellaT2I:
                 decay=0.95,
                 revive_below=0.1,
             )
-        return QueryTokenizer(
+        return ImageTokenizer(
             QueryEncoder(self.encoder, self.tokens, self.patch, coordinates, dtype),
             quantizer,
             QueryDecoder(

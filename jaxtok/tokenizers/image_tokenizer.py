@@ -1,0 +1,117 @@
+"""Encoder, quantizer and decoder of images put together, whatever each of them is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from jaxtok.codes import CodeSpace, Latents, Reconstruction
+from jaxtok.nn.images import to_float
+
+Images = Shaped[jax.Array | np.ndarray, "B H W C"]  # uint8, or float in [-1, 1]
+
+
+class ImageTokenizer(nn.Module):
+    """An image tokenizer from its parts.
+
+    Attributes:
+      encoder: float images [B, H, W, C] to features [B, N, D]; has `tokens`.
+      quantizer: any of `jaxtok.quantize`.
+      decoder: `(values [B, N, D], (height, width), train) -> (images, features)`.
+      image_size: (height, width) that `decode` writes unless told otherwise.
+    """
+
+    encoder: Any
+    quantizer: Any
+    decoder: Any
+    image_size: tuple[int, int]
+
+    @property
+    def space(self) -> CodeSpace:
+        """The alphabet of one token."""
+        return self.quantizer.space
+
+    @property
+    def tokens(self) -> int:
+        """N, tokens per image."""
+        return self.encoder.tokens
+
+    def __call__(
+        self,
+        images: Images,
+        train: bool = False,
+        key: jax.Array | None = None,
+        temperature: float | jax.Array | None = None,
+    ) -> Reconstruction:
+        """Encodes, quantizes and decodes at the resolution of the input.
+
+        Args:
+          images: uint8, or float in [-1, 1], [B, H, W, C].
+          train: sample the quantizer's noise, compute alignment features.
+          key: scalar key or one key per example; default the "quantizer" stream of `rngs`.
+          temperature: of the quantizer's sampling; default its own.
+        """
+        images = jnp.asarray(to_float(images))
+        quantized = self.quantizer(self.encoder(images), train=train, key=key, temperature=temperature)
+        x_hat, features = self.decoder(quantized.values, (images.shape[1], images.shape[2]), train)
+        return Reconstruction(quantized, x_hat, features)
+
+    def features(self, images: Images) -> Float[jax.Array, "B K D"]:
+        """Encoder output before quantization."""
+        return self.encoder(jnp.asarray(to_float(images)))
+
+    def logits(self, images: Images) -> Float[jax.Array, "B K n"]:
+        """Bit logits, for quantizers that have them."""
+        return self.quantizer.logits(self.features(images))
+
+    def encode(self, images: Images) -> Latents:
+        """Codes and their embeddings of uint8 or float [-1, 1] images [B, H, W, C]."""
+        codes = self.quantizer.encode(self.features(images))
+        return Latents(codes=codes, values=self.quantizer.decode(codes))
+
+    def embed(self, codes: jax.Array | np.ndarray) -> Float[jax.Array, "B N D"]:
+        """Embeddings of codes int32 [B, N, Q] (or float bits, for interpolation)."""
+        return self.quantizer.decode(jnp.asarray(codes))
+
+    def decode(
+        self, latents: Latents | jax.Array | np.ndarray, size: Sequence[int] | None = None
+    ) -> Float[jax.Array, "B H W C"]:
+        """Images of latents or codes, float32 around [-1, 1], at `size` (height, width) pixels; default
+        `image_size`.
+
+        A `mask` on the latents drops whole tokens: their embeddings become zero.
+
+        Raises:
+          ValueError: latents with neither codes nor values, or a size that does not fit the patches.
+        """
+        if not isinstance(latents, Latents):
+            latents = Latents(codes=latents)
+        if latents.codes is None and latents.values is None:
+            raise ValueError("latents have neither codes nor values; there is nothing to decode")
+        values = jnp.asarray(latents.values) if latents.codes is None else self.embed(latents.codes)
+        if latents.mask is not None:
+            values = values * jnp.all(latents.mask, axis=-1, keepdims=True)
+        height, width = self.image_size if size is None else size
+        return self.decoder(values, (height, width))[0]
+
+    @nn.nowrap
+    def update_quantizer(self, state: Any, statistics: Any, key: jax.Array) -> Any:
+        """The state collection of the quantizer after one optimizer step on summed statistics; {} stays {}."""
+        return {"quantizer": self.quantizer.update(state["quantizer"], statistics, key)} if state else state
+
+    def initialise_quantizer(self, state: Any, images: Images, key: jax.Array) -> Any:
+        """The state collection of the quantizer after k-means on the features of these images.
+
+        Raises:
+          ValueError: the quantizer has no state that data could initialise.
+        """
+        if not state or not hasattr(self.quantizer, "initialise"):
+            raise ValueError(
+                f"{type(self.quantizer).__name__} has no codebook that k-means could initialise; use a vector "
+                "quantizer with learning='ema', or leave initialisation from data off"
+            )
+        return {"quantizer": self.quantizer.initialise(state["quantizer"], self.features(images), key)}
