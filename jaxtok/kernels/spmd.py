@@ -20,13 +20,15 @@ CODE_AXIS = "tensor"
 def auto_axes(names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the named axes of the current mesh that have several devices and are left to the compiler.
 
-    Inside `shard_map` axes are manual: the caller already works on a shard, and nothing is left to do.
+    Inside `shard_map` axes are manual: along those the caller already works on a shard, and nothing is left
+    to do.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or any(kind == AxisType.Manual for kind in mesh.axis_types):
-        return ()
-    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    return tuple(n for n in names if kinds.get(n) == AxisType.Auto and mesh.shape[n] > 1)
+    return tuple(n for n in names if n in _compiler_axes(mesh) and mesh.shape[n] > 1)
+
+
+def _compiler_axes(mesh: jax.sharding.AbstractMesh) -> set[str]:
+    return {n for n, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto}
 
 
 def devices_of(axes: tuple[str, ...]) -> int:
@@ -56,9 +58,11 @@ def over_tokens(
     Returns:
       What `function` returns for all tokens.
     """
+    mesh = jax.sharding.get_abstract_mesh()
     axes = auto_axes(TOKEN_AXES)
-    extra = auto_axes((CODE_AXIS,)) if shared_specs else ()
-    if not axes and not extra:
+    # Every axis that is left, the ones without tokens too: a Pallas call may not meet any of the compiler's.
+    manual = _compiler_axes(mesh)
+    if devices_of(tuple(manual)) == 1:
         return function(*tokens, *shared)
     count = tokens[0].shape[0]
     padding = -count % devices_of(axes)
@@ -73,6 +77,7 @@ def over_tokens(
     specs = shared_specs or (PartitionSpec(),) * len(shared)
     out = jax.shard_map(
         local,
+        axis_names=manual,
         in_specs=((rows,) * len(tokens)) + tuple(specs),
         out_specs=PartitionSpec() if summed else rows,
         check_vma=False,  # Pallas calls and custom gradients say nothing about what varies over the mesh

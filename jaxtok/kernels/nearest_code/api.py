@@ -1,5 +1,6 @@
 """The public function."""
 
+import functools
 from typing import Literal, overload
 
 import jax
@@ -10,8 +11,13 @@ from jaxtyping import Float, Int
 from jaxtok.codes import Array
 from jaxtok.kernels import spmd
 from jaxtok.kernels.dispatch import Implementation, choose
-from jaxtok.kernels.nearest_code import gpu, reference, tpu
 
+_FOLDER = "jaxtok.kernels.nearest_code"
+_IMPLEMENTATIONS = {
+    "xla": f"{_FOLDER}.reference:smallest_score",
+    "pallas_tpu": f"{_FOLDER}.tpu:smallest_score",
+    "pallas_gpu": f"{_FOLDER}.gpu:smallest_score",
+}
 Metric = Literal["euclidean", "cosine"]
 Score = Literal["euclidean", "cosine", "dot"]  # the last is no distance: long codes win
 NORM_FLOOR = 1e-6  # of a vector that is normalised
@@ -93,13 +99,9 @@ def nearest_code(
         raise ValueError(f"metric={metric!r}; choose 'euclidean', 'cosine' or 'dot'")
     if not codebook.shape[-2]:
         raise ValueError(f"the codebook {codebook.shape} has no codes")
-    implementations = {
-        "xla": reference.smallest_score,
-        "pallas_tpu": tpu.smallest_score,
-        "pallas_gpu": gpu.smallest_score,
-    }
-    function = choose("nearest_code", implementation, implementations, interpret)
-    options = {"interpret": True} if interpret and function is not reference.smallest_score else {}
+    function = choose("nearest_code", implementation, _IMPLEMENTATIONS, interpret)
+    if interpret:
+        function = functools.partial(function, interpret=True)
 
     def one(z, codebook):
         z, codebook = jax.lax.stop_gradient((z.astype(jnp.float32), codebook.astype(jnp.float32)))
@@ -122,7 +124,7 @@ def nearest_code(
                 )
 
         def local(z, weights, bias):
-            codes, score = function(z, weights, bias, **options)
+            codes, score = function(z, weights, bias)
             if code_axis:
                 codes = codes + jax.lax.axis_index(code_axis[0]) * weights.shape[0]
                 lowest = jax.lax.pmin(score, code_axis)

@@ -12,8 +12,9 @@ def smallest_score(
     weights: Float[jax.Array, "K D"],
     bias: Float[jax.Array, " K"],
     blocks: Blocks | None = None,
+    interpret: bool = False,
 ) -> tuple[Int[jax.Array, " M"], Float[jax.Array, " M"]]:
-    """Lowest index and value of `min_k bias_k + z . weights_k`.
+    """Lowest index and value of `min_k bias_k + z . weights_k`; `interpret` is for kernels.
 
     Only one tile of scores exists at a time. Each tile is read twice while it is in the cache, once for the
     minimum and once for its place: two simple reductions vectorise where XLA's reduction over (value, index)

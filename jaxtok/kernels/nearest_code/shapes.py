@@ -38,5 +38,5 @@ def blocks_for(table: dict[str, Blocks], kind: str | None = None) -> Blocks:
         mesh = jax.sharding.get_abstract_mesh()
         device = None if mesh.empty else getattr(mesh, "abstract_device", None)
         kind = device.device_kind if device is not None else jax.devices()[0].device_kind
-    kind = kind.lower()
+    kind = str(kind).lower()
     return table[max((key for key in table if kind.startswith(key)), key=len)]

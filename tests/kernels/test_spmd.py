@@ -1,0 +1,141 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxtok.kernels import nearest_code, spmd
+
+PALLAS = ["pallas_tpu", "pallas_gpu"]
+
+
+def mesh_of(**axes: int):
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return mesh_of(data=2, fsdp=2, tensor=2)
+
+
+def local_shape(mesh, tokens, **options):
+    """What `over_tokens` gives to the function on each device."""
+    seen = []
+
+    def function(x, shared):
+        seen.append((x.shape, shared.shape))
+        return x + shared.sum()
+
+    with jax.set_mesh(mesh):
+        out = jax.jit(lambda x, y: spmd.over_tokens(function, (x,), (y,), **options))(
+            jnp.arange(2.0 * tokens).reshape(tokens, 2), jnp.ones(4)
+        )
+    np.testing.assert_array_equal(out, np.arange(2.0 * tokens).reshape(tokens, 2) + 4)
+    return seen[-1]
+
+
+def test_tokens_are_split_and_padded(mesh):
+    assert local_shape(mesh, 12) == ((3, 2), (4,))
+    assert local_shape(mesh, 13) == ((4, 2), (4,))
+    assert local_shape(mesh, 1) == ((1, 2), (4,))
+
+
+def test_nothing_happens_without_a_mesh_or_on_one_device():
+    x, seen = jnp.ones((5, 2)), []
+    spmd.over_tokens(lambda x: seen.append(spmd.auto_axes(("data",))) or x, (x,))
+    with jax.set_mesh(mesh_of(data=1)):
+        jaxpr = jax.make_jaxpr(lambda x: spmd.over_tokens(lambda y: y * 2, (x,)))(x)
+    assert seen == [()] and "shard_map" not in str(jaxpr)
+
+
+def test_the_function_meets_no_axis_that_is_the_compilers(mesh):
+    """Not even one without tokens: Mosaic kernels raise there."""
+    kinds = []
+
+    def function(x):
+        kinds.append(set(jax.sharding.get_abstract_mesh().axis_types))
+        return x
+
+    only_tensor = mesh_of(tensor=2)
+    for here in (mesh, only_tensor):
+        with jax.set_mesh(here):
+            jax.jit(lambda x: spmd.over_tokens(function, (x,)))(jnp.ones((4, 2)))
+    assert all(kind == {AxisType.Manual} for kind in kinds) and len(kinds) >= 2
+
+
+def test_sums_are_added_over_devices(mesh):
+    x, weights = jnp.arange(26.0).reshape(13, 2), jnp.ones(13)
+    with jax.set_mesh(mesh):
+        out = jax.jit(
+            lambda x, w: spmd.over_tokens(lambda x, w: (w.sum(), w @ x), (x, w), summed=True)
+        )(x, weights)  # fmt: skip
+    assert out[0] == 13
+    np.testing.assert_array_equal(out[1], x.sum(0))
+
+
+@pytest.mark.parametrize("manual", [{"data"}, {"data", "fsdp", "tensor"}])
+def test_it_steps_aside_along_axes_that_are_manual(mesh, manual):
+    z, codebook = jax.random.normal(jax.random.key(0), (24, 3)), jax.random.normal(jax.random.key(1), (10, 3))
+    rows, whole = P("data"), P()
+
+    def inside(z, codebook):
+        return nearest_code(z, codebook)
+
+    with jax.set_mesh(mesh):
+        codes = jax.jit(
+            jax.shard_map(
+                inside, in_specs=(rows, whole), out_specs=rows, axis_names=manual, check_vma=False
+            )
+        )(z, codebook)  # fmt: skip
+    np.testing.assert_array_equal(codes, nearest_code(z, codebook))
+
+
+@pytest.mark.parametrize("tokens", [37, 3])
+@pytest.mark.parametrize("shard_codes", [False, True])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_sharded_look_up_equals_the_unsharded_one(mesh, tokens, shard_codes, metric):
+    z = jax.random.normal(jax.random.key(0), (tokens, 5))
+    half = jax.random.normal(jax.random.key(1), (12, 5))
+    codebook = jnp.concatenate([half, half])  # every code has its equal on the other device
+    expected = nearest_code(z, codebook, metric=metric, return_distance=True)
+    with jax.set_mesh(mesh):
+        found = jax.jit(
+            lambda z, e: nearest_code(z, e, metric=metric, return_distance=True, shard_codes=shard_codes)
+        )(z, codebook)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-5)
+    assert expected[0].max() < 12
+
+
+@pytest.mark.parametrize("implementation", PALLAS)
+@pytest.mark.parametrize("shard_codes", [False, True])
+def test_sharded_kernels_equal_unsharded_ones(mesh, implementation, shard_codes):
+    z, codebook = jax.random.normal(jax.random.key(0), (37, 5)), jax.random.normal(jax.random.key(1), (24, 5))
+    options = {"implementation": implementation, "interpret": True}
+    with jax.set_mesh(mesh):
+        found = jax.jit(lambda z, e: nearest_code(z, e, shard_codes=shard_codes, **options))(z, codebook)
+    np.testing.assert_array_equal(found, nearest_code(z, codebook))
+
+
+def test_several_codebooks_on_a_mesh(mesh):
+    z = jax.random.normal(jax.random.key(0), (3, 13, 4))
+    codebooks = jax.random.normal(jax.random.key(1), (3, 16, 4))
+    with jax.set_mesh(mesh):
+        found = jax.jit(nearest_code)(z, codebooks)
+    np.testing.assert_array_equal(found, nearest_code(z, codebooks))
+
+
+def test_no_device_gathers_the_tokens(mesh):
+    """The point of it: a loop over tiles that XLA partitions by itself starts with an all-gather."""
+    rows = NamedSharding(mesh, P(("data", "fsdp")))
+    with jax.set_mesh(mesh):
+        z = jax.ShapeDtypeStruct((4096, 8), jnp.float32, sharding=rows)
+        codebook = jax.ShapeDtypeStruct((256, 8), jnp.float32, sharding=NamedSharding(mesh, P()))
+        text = jax.jit(nearest_code).lower(z, codebook).compile().as_text()
+    assert "all-gather" not in text and "all-to-all" not in text
+
+
+def test_codes_that_cannot_be_split_raise(mesh):
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="5 codes cannot be split over 2 devices"):
+        nearest_code(jnp.ones((4, 3)), jnp.ones((5, 3)), shard_codes=True)
