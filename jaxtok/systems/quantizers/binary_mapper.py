@@ -24,8 +24,8 @@ def component(config: Mapping[str, Any]) -> OfficialComponent:
     forward = config.get("forward", {})
     module = BinaryMapper(
         a["bits"],
-        temperature=0.0 if forward.get("deterministic") else forward.get("temperature", 1.0),
-        threshold=a.get("kl_loss_threshold", math.log(2)),
+        temperature=0.0 if forward.get("deterministic") else float(forward.get("temperature", 1.0)),
+        threshold=float(a.get("kl_loss_threshold", math.log(2))),
         straight_through=forward.get("straight_through", True),
     )
     return OfficialComponent("quantizer", module, {}, Table((), (r"power_two|codes|zero",)), "")

@@ -32,8 +32,8 @@ def latent(config: Mapping[str, Any]) -> LatentQuantizer:
         a["dim"],
         a.get("num_codebooks", 1),
         # The official names go by what is detached the other way round.
-        commitment=a.get("quantization_loss_weight", 0.1),
-        values_weight=a.get("commitment_loss_weight", 0.1),
+        commitment=float(a.get("quantization_loss_weight", 0.1)),
+        values_weight=float(a.get("commitment_loss_weight", 0.1)),
         learn_values=a.get("optimize_values", True),
         compare="outputs",
         spread="grid",

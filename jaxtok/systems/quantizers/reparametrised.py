@@ -55,11 +55,11 @@ def simvq(config: Mapping[str, Any]) -> tuple[SimVQ, list[str]]:
     }  # fmt: skip
     a = arguments_of(config, known, "SimVQ")
     layers, names = _network(a.get("codebook_transform"), "SimVQ")
-    weight = a.get("commitment_weight", 1.0)
+    weight = float(a.get("commitment_weight", 1.0))
     module = SimVQ(
         a["codebook_size"],
         a["dim"],
-        commitment=weight * a.get("input_to_quantize_commit_loss_weight", 0.25),
+        commitment=weight * float(a.get("input_to_quantize_commit_loss_weight", 0.25)),
         codebook_weight=weight,
         routing="rotation" if a.get("rotation_trick", True) else "straight_through",
         code_width=a.get("frozen_codebook_dim", 0),
@@ -76,7 +76,7 @@ def bridged(config: Mapping[str, Any]) -> tuple[SimVQ, list[str]]:
     }  # fmt: skip
     a = arguments_of(config, known, "VectorQuantize with vq_bridge")
     layers, names = _network(a["vq_bridge"], "vq_bridge")
-    weight = a.get("commitment_weight", 1.0)
+    weight = float(a.get("commitment_weight", 1.0))
     module = SimVQ(
         a["codebook_size"],
         a["dim"],
