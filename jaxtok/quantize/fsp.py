@@ -33,6 +33,7 @@ from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import masked
 
+Regulariser = Literal["none", "variance", "skewness", "kurtosis"]
 UNIFORM_DEVIATION = 12**-0.5  # of U(0, 1)
 _INSIDE = 1e-7  # the inverse of a distribution function is infinite at 0 and 1
 
@@ -151,7 +152,7 @@ class FSP(nn.Module):
     activation: Literal["tanh", "sigmoid", "normal", "laplace", "cauchy"] = "tanh"
     quantize_rate: float = 1.0
     inverse: bool = False
-    regulariser: Literal["none", "variance", "skewness", "kurtosis"] = "variance"
+    regulariser: Regulariser = "variance"
     target_variance: float | None = None
     project: Literal["auto", "always"] = "auto"
     projection_bias: bool = True

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtok.quantize.fsp import FSP
+from jaxtok.quantize.fsp import FSP, Regulariser
 from jaxtok.quantize.fsq import FSQ
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.quantizers.vector import arguments_of
@@ -51,7 +51,7 @@ def fsq(config: Mapping[str, Any]) -> FSQ:
 
 
 # Up to which moment, and the variance that is aimed at.
-_REGULARISERS = {
+_REGULARISERS: dict[str, tuple[Regulariser, float]] = {
     "none": ("none", 1.0),
     "var": ("variance", 1.0),
     "var_tanh": ("variance", 0.8225),
