@@ -1,0 +1,88 @@
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxtok.quantize.clustering
+from jaxtok.quantize.clustering import KMeansQuantizer, from_centres
+from tests.filled import normal
+from tests.quantize.golden import close
+
+CENTRES = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
+
+
+def blobs(seed=0):
+    """Points around four centres, and the centre of each."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, (4, 50))
+    return jnp.asarray(CENTRES[labels] + 0.3 * rng.standard_normal((4, 50, 2)), jnp.float32), labels
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_codes_are_the_nearest_centres(metric):
+    quantizer, z = KMeansQuantizer(codes=5, width=3, metric=metric), normal(2, 6, 3)
+    state = quantizer.init(jax.random.key(0), z)
+    centres, points = np.asarray(state["quantizer"]["codebook"]), np.asarray(z)[..., None, :]
+    if metric == "cosine":
+        np.testing.assert_allclose(np.linalg.norm(centres, axis=-1), 1, atol=1e-6)
+        points = points / np.linalg.norm(points, axis=-1, keepdims=True)
+    out = quantizer.apply(state, z)
+    np.testing.assert_array_equal(out.codes[..., 0], np.sum((points - centres) ** 2, -1).argmin(-1))
+    close(out.statistics["error"], np.sum((points - centres) ** 2, -1).min(-1).sum())
+    close(out.values, centres[out.codes[..., 0]])
+
+
+def test_blobs_are_found_and_stay():
+    z, labels = blobs()
+    quantizer = KMeansQuantizer(codes=4, width=2)
+    state = from_centres(CENTRES + 2)
+    for _ in range(2):
+        out = quantizer.apply({"quantizer": state}, z)
+        state = quantizer.update(state, out.statistics, jax.random.key(0))
+    np.testing.assert_array_equal(out.codes[..., 0], labels)
+    np.testing.assert_allclose(state["codebook"], CENTRES, atol=0.3)
+    fitted = quantizer.initialise(from_centres(CENTRES + 2), z, jax.random.key(0))
+    again = quantizer.initialise(fitted, z, jax.random.key(0), iterations=21)
+    close(fitted["codebook"], again["codebook"])  # converged
+    assert fitted["counts"].sum() == 200
+
+
+def test_updates_are_means_of_everything_that_was_assigned():
+    quantizer = KMeansQuantizer(codes=2, width=1)
+    state = from_centres(np.array([[0.0], [10.0]], np.float32))
+    for batch in ([1.0, 2.0, 11.0], [3.0, 9.0], [2.0]):
+        z = jnp.asarray(batch)[None, :, None]
+        state = quantizer.update(
+            state, quantizer.apply({"quantizer": state}, z).statistics, jax.random.key(0)
+        )
+    close(state["codebook"], np.array([[2.0], [10.0]]))
+    np.testing.assert_array_equal(state["counts"], [4, 2])
+
+
+def test_micro_batches_update_like_one_batch():
+    z, _ = blobs()
+    quantizer, state = KMeansQuantizer(codes=4, width=2), from_centres(CENTRES + 1, np.full(4, 3.0))
+    run = lambda z: quantizer.apply({"quantizer": state}, z).statistics
+    summed = jax.tree.map(lambda *leaves: sum(leaves), *(run(z[i : i + 1]) for i in range(4)))
+    once, four = (quantizer.update(state, s, jax.random.key(0)) for s in (run(z), summed))
+    jax.tree.map(close, once, four)
+
+
+def test_masked_tokens_have_no_effect():
+    quantizer, (z, _) = KMeansQuantizer(codes=4, width=2), blobs()
+    mask = jnp.broadcast_to(jnp.arange(50) < 30, (4, 50))
+
+    def run(z):
+        state = quantizer.initialise(from_centres(CENTRES), z, jax.random.key(0), mask)
+        return state, quantizer.apply({"quantizer": state}, z, mask=mask)
+
+    a, b = run(z), run(jnp.where(mask[..., None], z, 1e3))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert a[1].statistics["counts"].sum() == 120
+
+
+def test_examples():
+    result = doctest.testmod(jaxtok.quantize.clustering)
+    assert result.attempted and not result.failed
