@@ -97,29 +97,28 @@ def split_dead_codes(
 
 
 def batch_sample(
-    z: Float[jax.Array, "M D"], size: int, uniforms: Float[jax.Array, "M 3"], weights: jax.Array
+    z: Float[jax.Array, "M D"], size: int, uniforms: Float[jax.Array, "M 2"], weights: jax.Array
 ) -> dict[str, jax.Array]:
     """An additive sample of a batch: `size` (almost) random tokens, as sums.
 
-    Each token falls on one of `size` places with a priority, an integer in [-60, 60], and adds `2^priority`
-    times itself there. The sum divided by the sum of weights is nearly the token of the highest priority, so
-    that a sum over micro-batches or devices picks one token of all, which a sample drawn in each could not.
-    When there are
-    more tokens than places, tokens sit out at random: about two per place remain.
+    Each token falls on one of `size` places with a priority in [-100, 100] and adds `2^priority` times itself there.
+    The sum divided by the sum of weights is nearly the token of the highest priority, so that a sum over
+    micro-batches or devices picks one token of all, which a sample drawn in each could not. Among n tokens on
+    one place the highest two priorities are 200 / (n + 1) apart on average: the token is clean up to a hundred
+    tokens per code, and a mixture of a few with many more.
 
     Args:
       z: features.
       size: number of places.
-      uniforms: three numbers in [0, 1) per token, drawn from the key of its example.
+      uniforms: two numbers in [0, 1) per token, drawn from the key of its example.
       weights: [M], 1 for real tokens and 0 for padding.
 
     Returns:
       "sample" [size, D] and "sample_weight" [size], see `sampled_vectors`.
     """
     place = jnp.minimum((uniforms[:, 0] * size).astype(jnp.int32), size - 1)
-    priority = jnp.floor(uniforms[:, 1] * 121) - 60
-    takes_part = uniforms[:, 2] < 2 * size / max(z.shape[0], 1)
-    weight, total = code_statistics(z, place, size, weights=jnp.exp2(priority) * weights * takes_part)
+    priority = 200 * uniforms[:, 1] - 100
+    weight, total = code_statistics(z, place, size, weights=jnp.exp2(priority) * weights)
     return {"sample": total, "sample_weight": weight}
 
 

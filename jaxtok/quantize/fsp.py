@@ -197,23 +197,25 @@ class FSP(nn.Module):
         inner = self._inner(masked(z, mask))
         activation = ACTIVATIONS[self.activation]
         y = activation.cdf(inner)
-        uniforms, rounded = jnp.float32(0.5), jnp.bool_(True)
+        codes = bins(y, self.levels)
         if train and self.quantize_rate < 1:
             keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
             uniforms = random.uniform(random.fold(keys, 0), y.shape[1:])
             rounded = random.uniform(random.fold(keys, 1), y.shape[1:]) < self.quantize_rate
-        routed = perturb(y, self.levels, uniforms, rounded)
+            values = self._outer(perturb(y, self.levels, uniforms, rounded))
+        else:  # the code's own value, computed as `decode` does, so that it is the same to the last bit
+            slope = self._outer(y)
+            values = self._outer(centres(codes, self.levels)) + (slope - jax.lax.stop_gradient(slope))
         losses = {}
         if self.regulariser != "none":
             weights = None if mask is None else mask.reshape(-1).astype(jnp.float32)
             variance = (activation.variance or 1.0) if self.target_variance is None else self.target_variance
             flat = inner.reshape(-1, inner.shape[-1])
             losses["moments"] = moment_loss(flat, self.regulariser, variance, weights)
-        values = self._outer(routed)
         if self.inverse:  # straight through both ways: z and the value are on one scale
             values = jax.lax.stop_gradient(values) + (inner - jax.lax.stop_gradient(inner))
         values = masked(self._out(values), mask)
-        codes = masked(bins(y, self.levels), mask)
+        codes = masked(codes, mask)
         return Quantized(values, codes, losses, joint_counts(codes, self.levels, mask))
 
     def encode(self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None) -> Int[jax.Array, "B N Q"]:

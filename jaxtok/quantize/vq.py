@@ -200,7 +200,7 @@ class VectorQuantizer(nn.Module):
             noise = random.normal(random.fold(keys, 1), x.shape[1:])
         out = self.quantize(x, codes, noise, mask, similarity)
         if train and self._samples:
-            uniforms = random.uniform(random.fold(keys, 2), (*x.shape[1:-1], 3))
+            uniforms = random.uniform(random.fold(keys, 2), (*x.shape[1:-1], 2))
             out = Quantized(
                 out.values, out.codes, out.losses, out.statistics | self._sample(x, uniforms, mask)
             )

@@ -1,0 +1,52 @@
+"""One small instance of every quantizer, for tests that all of them must pass."""
+
+from jaxtok.quantize.binary import BinaryQuantizer
+from jaxtok.quantize.fsp import FSP
+from jaxtok.quantize.fsq import FSQ
+from jaxtok.quantize.lfq import LFQ
+from jaxtok.quantize.neural_codebook import NeuralResidualQuantizer
+from jaxtok.quantize.residual import GroupedQuantizer, residual_fsq, residual_lfq, residual_vq
+from jaxtok.quantize.vq import VectorQuantizer
+
+WIDTH = 8
+
+
+def vq(**options):
+    return VectorQuantizer(codes=7, width=WIDTH, **options)
+
+
+QUANTIZERS = {
+    "binary": BinaryQuantizer(bits=5, width=WIDTH),
+    "gradient": vq(),
+    "ema": vq(learning="ema"),
+    "projected": vq(code_width=3),
+    "projected ema": vq(code_width=3, learning="ema"),
+    "cosine": vq(metric="cosine", code_width=4, learning="ema", revive_below=0.5),
+    "rotation": vq(routing="rotation", normalise_projected=True, code_width=4),
+    "directional": vq(routing="directional"),
+    "revived by samples": vq(learning="ema", revive_below=0.9, revival="sample"),
+    "product": vq(slots=2, learning="ema", revive_below=0.5),
+    "shared product": vq(slots=4, share_codebook=True, learning="ema"),
+    "sampled": vq(sample_temperature=0.5, diversity_weight=0.1, commitment_form="cross_entropy"),
+    "orthogonal": vq(orthogonal_weight=1.0, optimistic=0.3),
+    "affine": vq(affine=True, learning="ema"),
+    "residual": residual_vq(3, 7, WIDTH, learning="ema"),
+    "residual gradient": residual_vq(2, (7, 5), WIDTH, code_width=4, gradient_fraction=0.5),
+    "residual shared": residual_vq(3, 7, WIDTH, shared=True, learning="ema", revive_below=0.3),
+    "residual beam": residual_vq(3, 7, WIDTH, learning="ema", beam=3),
+    "residual lfq": residual_lfq(3, 4, WIDTH, soft_clamp=2.0),
+    "residual fsq": residual_fsq(2, (5, 4), WIDTH),
+    "residual neural": NeuralResidualQuantizer(2, 7, WIDTH, hidden=6, layers=1),
+    "grouped residual": GroupedQuantizer(
+        tuple(residual_vq(2, 7, WIDTH // 2, learning="ema") for _ in range(2))
+    ),
+    "fsq": FSQ((8, 5, 3), WIDTH),
+    "fsq symmetric": FSQ((2, 3, 4), WIDTH, symmetric=True, noise=0.5, rotated=True),
+    "fsq clipped groups": FSQ((4, 5), WIDTH, groups=2, bound="clip"),
+    "fsp": FSP((8, 5, 3), WIDTH, "normal", quantize_rate=0.5, regulariser="kurtosis"),
+    "fsp inverse": FSP((8, 5, 3), WIDTH, "laplace", inverse=True),
+    "lfq": LFQ(4, 2, WIDTH),
+    "lfq projected": LFQ(5, 1, WIDTH, projection="cosine", soft_clamp=1.5, softplus_offset=2.0),
+    "bsq": LFQ(5, 1, WIDTH, spherical=True, batch_entropy="factorised", rotated=True),
+    "wetok": LFQ(4, 2, WIDTH, batch_entropy="pooled", log_floor="add"),
+}
