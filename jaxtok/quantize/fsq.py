@@ -47,10 +47,12 @@ def _squash(z, bound: Bound):
 def lattice(codes: Int[jax.Array, "*batch Q"], levels: tuple[int, ...], symmetric: bool) -> jax.Array:
     """Values in [-1, 1] of codes, float32."""
     n = np.asarray(levels, np.float32)
-    if symmetric:
-        return codes * np.float32(2) / (n - 1) - 1
     half = n // 2
-    return (codes - half) / half
+    # A product of an integer and a constant: rounded once, and so the same to the bit however it is compiled
+    # (a division by a constant is not).
+    if symmetric:
+        return (2 * codes - (n - 1)) * (1 / (n - 1))
+    return (codes - half) * (1 / half)
 
 
 def quantize_levels(

@@ -46,8 +46,8 @@ def test_wetok(shared, file):
         ):
             loss = lambda x, ours=ours, weight=weight: module.apply({}, x, train=True).losses[ours] / weight
             close(loss(x), io[f"{name}.{theirs}"], theirs)
-            # The recorded gradient is up to 2.9e-5 off its own formula in float64, where codes of eight bits are
-            # nearly sure; ours is 5e-7 off that.
+            # The recorded gradient is up to 2.9e-5 off its own formula in float64, where codes of eight bits
+            # are nearly sure; ours is 5e-7 off that.
             atol = 5e-5 if file == "wetok_d8" and name == "train" else 1e-5
             close(
                 jax.grad(loss)(x), tokens_last(io[f"{name}.grad_from_{grad}"]), f"gradient of {theirs}", atol

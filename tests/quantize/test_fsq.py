@@ -1,0 +1,170 @@
+"""Finite scalar quantization."""
+
+import doctest
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxtok.quantize.fsq
+from jaxtok.codes import CodeSpace
+from jaxtok.quantize.fsq import FSQ, jitter, lattice, quantize_levels
+from jaxtok.quantize.health import health
+from tests.filled import filled, normal
+
+Z = normal(4, 6, 8)
+MASK = jnp.asarray(np.arange(24).reshape(4, 6) % 5 > 1)
+BOUNDS = ("tanh", "clip")
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_all_levels_are_reached_in_order(symmetric, bound):
+    levels = (*range(2 if symmetric else 3, 18), 64, 255, 1000)
+    z = jnp.tile(jnp.linspace(-6.0, 6.0, 24001)[:, None], len(levels))
+    codes, values = jax.jit(lambda z: quantize_levels(z, levels, symmetric, bound))(z)
+    for slot, n in enumerate(levels):
+        np.testing.assert_array_equal(np.unique(codes[:, slot]), np.arange(n), err_msg=f"{n} levels")
+        assert np.all(np.diff(codes[:, slot]) >= 0)
+    assert np.all(np.abs(values) <= 1 + 1e-6)
+    np.testing.assert_array_equal(lattice(codes, levels, symmetric), values)
+    # Infinite features are no way out of the alphabet.
+    far, _ = quantize_levels(jnp.full((1, len(levels)), jnp.inf), levels, symmetric, bound)
+    np.testing.assert_array_equal(far[0], np.asarray(levels) - 1)
+
+
+@settings(max_examples=5)
+@given(levels=st.lists(st.integers(2, 9), min_size=1, max_size=4), groups=st.integers(1, 2))
+def test_every_code_comes_back(levels, groups):
+    """Values between the decision boundaries of a code go back to it."""
+    module = FSQ(tuple(levels), groups=groups, symmetric=True, bound="clip")
+    space = CodeSpace(tuple(levels))
+    codes = jnp.asarray(np.tile(space.split(np.arange(space.size)), (1, groups)))[None]
+    values = module.apply({}, codes, method="decode")
+    out = module.apply({}, values)
+    np.testing.assert_array_equal(out.codes, codes)
+    np.testing.assert_array_equal(out.values, values)
+    assert np.all(out.statistics["counts"] == 1)
+
+
+@pytest.mark.parametrize("levels", [(8, 5, 5, 5), (3, 4, 6, 2), (2, 2)])
+def test_the_values_of_a_lattice(levels):
+    n = np.asarray(levels)
+    codes = CodeSpace(levels).split(np.arange(CodeSpace(levels).size))
+    symmetric = np.asarray(lattice(jnp.asarray(codes), levels, True))
+    np.testing.assert_allclose(symmetric, 2 * codes / (n - 1) - 1, atol=1e-6)
+    np.testing.assert_allclose(symmetric, -symmetric[::-1], atol=1e-6)
+    np.testing.assert_allclose(lattice(jnp.asarray(codes), levels, False), codes / (n // 2) - 1, atol=1e-6)
+
+
+def test_symmetric_levels_are_symmetric():
+    levels = (2, 3, 4, 5, 8, 9, 16, 17)
+    z = normal(50, 8, seed=3)
+    codes, values = quantize_levels(z, levels, True)
+    mirrored, negative = quantize_levels(-z, levels, True)
+    np.testing.assert_array_equal(mirrored, np.asarray(levels) - 1 - codes)
+    np.testing.assert_allclose(negative, -values, atol=1e-6)
+
+
+@pytest.mark.parametrize("symmetric, bound", [(s, b) for s in (False, True) for b in BOUNDS])
+def test_gradients_are_those_of_the_bounded_input(symmetric, bound):
+    levels = (8, 5, 4, 3)
+    n, z = np.asarray(levels, np.float64), np.asarray(0.7 * normal(20, 4, seed=4), np.float64)
+    gradient = jax.grad(lambda z: jnp.sum(quantize_levels(z, levels, symmetric, bound)[1]))(
+        jnp.asarray(z, jnp.float32)
+    )
+    half = (n - 1) * 1.001 / 2
+    shift = np.zeros(4) if symmetric else np.arctanh((n % 2 == 0) / 2 / half)
+    slope = 1 - np.tanh(z + shift) ** 2 if bound == "tanh" else (np.abs(z + shift) < 1)
+    np.testing.assert_allclose(gradient, slope * (1.0 if symmetric else half / (n // 2)), atol=1e-5)
+
+
+def test_noise_moves_only_chosen_values_inside_the_range():
+    values = jnp.asarray([-1.0, -0.5, 0.0, 0.25, 1.0])
+    uniforms = jnp.asarray([0.0, 0.0, 0.9, 0.75, 0.75])
+    moved = jnp.asarray([True, False, True, True, True])
+    np.testing.assert_allclose(jitter(values, uniforms, moved), [-1.0, -0.5, 0.4, 0.5, 1.0], atol=1e-6)
+
+
+def test_noise_belongs_to_the_example_and_to_training():
+    module = FSQ((8, 6, 5, 4), groups=2, noise=0.5)
+    key = jax.random.key(1)
+    quiet, loud = module.apply({}, Z), module.apply({}, Z, train=True, key=key)
+    np.testing.assert_array_equal(quiet.codes, loud.codes)
+    changed = np.mean(quiet.values != loud.values)
+    assert 0.3 < changed < 0.7 and np.max(np.abs(quiet.values - loud.values)) <= 0.5
+    np.testing.assert_array_equal(module.apply({}, Z, key=key).values, quiet.values)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(4))
+    parts = [module.apply({}, Z[i : i + 1], train=True, key=keys[i : i + 1]).values for i in range(4)]
+    np.testing.assert_array_equal(jnp.concatenate(parts), loud.values)
+
+
+VARIANTS = {
+    "plain": FSQ((8, 5, 4, 3), groups=2),
+    "projected": FSQ((8, 5, 5), width=8),
+    "always": FSQ((4,) * 8, project="always", projection_bias=False, bound="clip", symmetric=True),
+    "rotated": FSQ((5,) * 8, rotated=True),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_masked_tokens_have_no_effect(name):
+    module = VARIANTS[name]
+    variables = filled(module, Z)
+    run = jax.jit(lambda z, mask=None: module.apply(variables, z, train=True, mask=mask))
+    out = run(Z, MASK)
+    assert not np.any(out.values[~MASK]) and not np.any(out.codes[~MASK])
+    np.testing.assert_array_equal(module.apply(variables, Z, MASK, method="encode"), out.codes)
+    disturbed = jnp.where(MASK[..., None], Z, jnp.nan)
+    jax.tree.map(np.testing.assert_array_equal, run(disturbed, MASK), out)
+    alone = run(Z[MASK][None])
+    np.testing.assert_array_equal(out.codes[MASK], alone.codes[0])
+    jax.tree.map(np.testing.assert_array_equal, out.statistics, alone.statistics)
+    gradient = jax.grad(lambda z: jnp.sum(jnp.sin(run(z, MASK).values)))(disturbed)
+    assert not np.any(gradient[~MASK]) and np.isfinite(gradient[MASK]).all() and np.any(gradient[MASK])
+
+
+def test_tokens_are_counted_jointly_or_by_slot():
+    joint = FSQ((8, 5, 4, 3), groups=2).apply({}, Z).statistics
+    assert joint["counts"].shape == (2, 480) and joint["counts"].sum() == 48
+    by_slot = FSQ((32, 16, 16, 16), groups=2).apply({}, Z).statistics
+    assert [by_slot[f"slot_{i}"]["counts"].shape for i in range(8)] == [(32,), (16,), (16,), (16,)] * 2
+    for i in range(8):
+        assert by_slot[f"slot_{i}"]["counts"].sum() == 24
+    assert 0 < health(joint)["bits_per_token"] <= 2 * np.log2(480)
+    assert 0 < health(by_slot)["bits_per_token"] <= 34
+
+
+def test_too_few_levels_are_refused():
+    for levels, symmetric in (((8, 2), False), ((1, 3), True)):
+        with pytest.raises(ValueError, match="levels="):
+            FSQ(levels, symmetric=symmetric).init(jax.random.key(0), jnp.zeros((1, 1, 2)))
+
+
+def test_a_step_on_eight_devices_is_the_step_on_one():
+    module, z = VARIANTS["projected"], normal(8, 6, 8)
+    params = filled(module, z)["params"]
+
+    def step(params, z):
+        def loss(params, z):
+            out = module.apply({"params": params}, z, train=True)
+            return jnp.sum(jnp.sin(out.values)), out.statistics
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, z)
+
+    alone = jax.jit(step)(params, z)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        rows = NamedSharding(mesh, PartitionSpec("data"))
+        together = jax.jit(step)(params, jax.device_put(z, rows))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5), together, alone)
+
+
+def test_the_example_in_the_documentation_runs():
+    result = doctest.testmod(jaxtok.quantize.fsq)
+    assert result.attempted and not result.failed
