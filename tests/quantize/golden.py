@@ -71,3 +71,8 @@ def tokens_first(x, config):
 
 def close(ours, theirs, message="", atol=1e-5):
     np.testing.assert_allclose(np.asarray(jnp.asarray(ours)), theirs, atol=atol, rtol=1e-5, err_msg=message)
+
+
+def alike(ours, theirs, message=""):
+    """Of small numbers such as gradients: to 1e-4 of the largest."""
+    close(ours, theirs, message, atol=1e-4 * float(np.abs(theirs).max()))

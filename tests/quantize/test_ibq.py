@@ -7,12 +7,13 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxtok.quantize.ibq
+from jaxtok.kernels.code_entropy import reference as streamed
 from jaxtok.kernels.nearest_code.shapes import Blocks
-from jaxtok.quantize import soft_assignment as streamed
 from jaxtok.quantize.ibq import IBQ, assignment_entropies
+from jaxtok.quantize.soft_assignment import propagate_indices
 from jaxtok.weights import read_tensors
 from tests.filled import normal
-from tests.quantize.golden import close
+from tests.quantize.golden import alike, close
 
 M, K, D = 13, 11, 5
 Z, E, G = normal(M, D), normal(K, D, seed=1), normal(M, D, seed=2)
@@ -32,16 +33,16 @@ def materialised(z, codebook):
 
 def test_indices_propagate_like_the_formula_with_all_scores(tiles):
     codes = jnp.argmax(Z @ E.T, -1).astype(jnp.int32)
-    ours = lambda z, e: jnp.vdot(streamed.propagate_indices(z, e, codes), G)
+    ours = lambda z, e: jnp.vdot(propagate_indices(z, e, codes), G)
     theirs = lambda z, e: jnp.vdot(materialised(z, e), G)
-    np.testing.assert_array_equal(streamed.propagate_indices(Z, E, codes), E[codes])
+    np.testing.assert_array_equal(propagate_indices(Z, E, codes), E[codes])
     for a, b in zip(jax.grad(ours, (0, 1))(Z, E), jax.grad(theirs, (0, 1))(Z, E), strict=True):
         close(a, b)
 
 
 def test_the_gradient_reaches_every_code():
     codes = jnp.zeros(M, jnp.int32)
-    gradient = jax.grad(lambda e: jnp.sum(jnp.sin(streamed.propagate_indices(Z, e, codes))))(E)
+    gradient = jax.grad(lambda e: jnp.sum(jnp.sin(propagate_indices(Z, e, codes))))(E)
     assert (np.abs(gradient).max(axis=1) > 1e-4).all()
 
 
@@ -71,7 +72,7 @@ def test_no_score_per_token_and_code_is_kept():
     def loss(z, e):
         codes = jnp.zeros(z.shape[0], jnp.int32)
         entropy, mass = streamed.soft_assignment(z, e, 1.0, jnp.ones(z.shape[0]))
-        return jnp.sum(streamed.propagate_indices(z, e, codes)) + jnp.sum(entropy) + jnp.sum(mass**2)
+        return jnp.sum(propagate_indices(z, e, codes)) + jnp.sum(entropy) + jnp.sum(mass**2)
 
     tokens, codes = 8192, 16384
     shapes = [jax.ShapeDtypeStruct((n, 4), jnp.float32) for n in (tokens, codes)]
@@ -86,7 +87,7 @@ def test_devices_do_not_matter():
         codes = jnp.argmax(z @ e.T, -1).astype(jnp.int32)
         entropy, mass = streamed.soft_assignment(z, e, 3.0, WEIGHTS)
         return (
-            jnp.vdot(streamed.propagate_indices(z, e, codes), G)
+            jnp.vdot(propagate_indices(z, e, codes), G)
             + jnp.sum(jnp.sin(entropy))
             + jnp.sum(jnp.square(mass))
         )
@@ -120,8 +121,8 @@ def test_recorded_quantizer(shared):
     each, mean = assignment_entropies(z, params["codebook"], 0.01)
     close(each, io["sample_entropy"])
     close(mean, io["average_entropy"])
-    close(by_z, tokens(io["grad_pre_quant"]))
-    close(by_params["codebook"], io["grad_codebook"])
+    alike(by_z, tokens(io["grad_pre_quant"]))
+    alike(by_params["codebook"], io["grad_codebook"])
 
 
 def test_masked_tokens_have_no_effect():
