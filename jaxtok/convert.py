@@ -81,7 +81,7 @@ def load(
     for name, component in components.items():
         prefix = f"{name}."
         own = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
-        if own or not component.table.entries:
+        if own or not (component.table.entries or component.table.unused):
             loaded[name] = _load_component(component, own, prefix)
     if not loaded:
         matches = [name for name, component in components.items() if component.signature in rest]

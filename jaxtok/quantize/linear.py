@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxtok.codes import Array
+
 
 def linear(features: int, use_bias: bool = True, name: str | None = None) -> nn.Dense:
     """A float32 affine map at full precision: the default product of an accelerator rounds its inputs to
@@ -25,8 +27,9 @@ def rotation(key: jax.Array, width: int) -> Float[jax.Array, "D D"]:
     return nn.initializers.orthogonal()(key, (width, width), jnp.float32)
 
 
-def on_sphere(x: Float[jax.Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
+def on_sphere(x: Float[Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
     """`x / max(|x|, 1e-6)`, with gradient 0 at 0, where the norm has none (features of padding are 0)."""
+    x = jnp.asarray(x)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
 
 

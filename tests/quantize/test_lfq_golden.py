@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtok import convert
+from jaxtok.systems.quantizers.lookup_free import component
 from jaxtok.weights import read_tensors
+from tests.filled import normal
 from tests.quantize.golden import close, recordings
 
 NAMES = [
@@ -81,3 +84,62 @@ def test_it_does_what_the_official_class_does(files, name):
 def test_all_recorded_configurations_are_tested(shared):
     _, metadata = read_tensors(shared("goldens/vq_zoo_LFQ.safetensors"))
     assert set(json.loads(metadata["config"])) == set(NAMES)
+
+
+def official(bits, **linear):
+    """Tensors of an official state dict: `project_in=(rows, columns, bias)`."""
+    tensors = {"mask": 2 ** np.arange(bits)[::-1]}
+    for seed, (name, (rows, columns, bias)) in enumerate(linear.items()):
+        tensors[f"{name}.weight"] = np.asarray(normal(rows, columns, seed=seed))
+        if bias:
+            tensors[f"{name}.bias"] = np.asarray(normal(rows, seed=seed + 9))
+    return tensors
+
+
+@pytest.mark.parametrize(
+    "arguments, tensors",
+    [
+        ({"dim": 4}, official(4)),
+        ({"codebook_size": 16, "num_codebooks": 2}, official(4)),
+        ({"dim": 4, "num_codebooks": 2}, official(4, project_in=(8, 4, True), project_out=(4, 8, True))),
+        (
+            {"dim": 8, "codebook_size": 16, "projection_has_bias": False},
+            official(4, project_in=(4, 8, False), project_out=(8, 4, False)),
+        ),
+        (
+            {"dim": 4, "has_projections": True},
+            official(4, project_in=(4, 4, True), project_out=(4, 4, True)),
+        ),
+        (
+            {
+                "dim": 8,
+                "codebook_size": 16,
+                "cosine_sim_project_in": True,
+                "cosine_sim_project_in_scale": 2.0,
+            },
+            official(4, project_in=(8, 4, False), project_out=(8, 4, True)),
+        ),
+        ({"dim": 4, "cosine_sim_project_in": True, "frac_per_sample_entropy": 0.5}, official(4)),
+    ],
+)
+def test_state_dicts_of_other_arguments_load_and_save(arguments, tensors):
+    loaded = convert.load("vector_quantize_pytorch", tensors, {"class": "LFQ", "args": arguments})["model"]
+    saved = convert.save(loaded)
+    assert set(saved) == set(tensors)
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(saved[name], tensor)
+    out = loaded.module.apply(loaded.variables, normal(2, 3, arguments.get("dim", 8)))
+    assert np.isfinite(out.losses["entropy"])
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        ({"codebook_size": 24}, "power of two"),
+        ({"dim": 5, "codebook_size": 16, "has_projections": False}, "dim=5"),
+        ({"dim": 4, "unheard_of": 1}, "unheard_of"),
+    ],
+)
+def test_official_arguments_without_meaning_are_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        component({"class": "LFQ", "args": arguments})

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 from jaxtok.codes import CodeSpace
+from jaxtok.quantize.fsq import FSQ as Module
+from jaxtok.quantize.fsq import lattice
+from jaxtok.quantize.lfq import LFQ
+from jaxtok.weights import read_tensors
 from tests.quantize.golden import close, recordings
 
 FSQ = [
@@ -60,8 +64,6 @@ def test_it_does_what_the_official_class_does(files, kind, name):
 def test_all_codes_have_the_official_values(files, name):
     case = files["FSQ"][name]
     levels = tuple(case.config["args"]["levels"])
-    from jaxtok.quantize.fsq import lattice
-
     codes = CodeSpace(levels).split(np.arange(CodeSpace(levels).size))
     close(
         lattice(jnp.asarray(codes), levels, case.loaded.module.symmetric), case.io["const.implicit_codebook"]
@@ -69,8 +71,48 @@ def test_all_codes_have_the_official_values(files, name):
 
 
 def test_all_recorded_configurations_are_tested(shared):
-    from jaxtok.weights import read_tensors
-
     for kind, names in (("FSQ", FSQ), ("FSP", FSP)):
         _, metadata = read_tensors(shared(f"goldens/vq_zoo_{kind}.safetensors"))
         assert set(json.loads(metadata["config"])) == set(names)
+
+
+def test_flextok(shared):
+    io, _ = read_tensors(shared("goldens/flextok.safetensors"))
+    module, z = Module((8, 8, 8, 5, 5, 5)), jnp.asarray(io["io.register_latents"])
+    out = module.apply({}, z)
+    np.testing.assert_array_equal(module.space.join(np.asarray(out.codes)), io["io.tokens"])
+    close(out.values, io["io.quantized"], "values")
+    close(module.apply({}, out.codes, method="decode"), io["io.codes_from_tokens"], "decoded")
+    cotangent = jnp.asarray(io["io.fsq.cotangent"])
+    gradient = jax.grad(lambda z: jnp.vdot(module.apply({}, z, train=True).values, cotangent))(z)
+    close(gradient, io["io.fsq.grad"], "gradient")
+
+
+def test_atoken(shared):
+    io, _ = read_tensors(shared("goldens/atoken_fsq.safetensors"))
+    levels = CodeSpace((4,) * 6)
+    module = Module(levels.levels, groups=2)
+    out = module.apply({}, jnp.asarray(io["io.pre_quant"])[None])
+    codes = np.asarray(out.codes[0])
+    joined = np.stack([levels.join(codes[:, :6]), levels.join(codes[:, 6:])], axis=-1)
+    np.testing.assert_array_equal(joined, io["io.indices"])
+    close(out.values[0], io["io.quantised"], "values")
+    close(module.apply({}, out.codes, method="decode")[0], io["io.codes_from_indices"], "decoded")
+
+
+@pytest.mark.parametrize("name", ["codebook_fsq_1024", "codebook_fsq_16384", "codebook_lfq_256", "lfq"])
+def test_openpi(shared, name):
+    tensors, _ = read_tensors(shared("goldens/openpi_fsq.safetensors"))
+    down, up = ("project_down", "project_up") if name == "lfq" else ("proj_down", "proj_up")
+    linear = lambda side: {leaf: jnp.asarray(tensors[f"{name}.{side}.{leaf}"]) for leaf in ("kernel", "bias")}
+    variables = {"params": {"inward": linear(down), "outward": linear(up)}}
+    x = jnp.asarray(tensors[f"io.{name}.input"])[None]
+    if name.endswith("lfq_256") or name == "lfq":
+        module = LFQ(linear(down)["bias"].size, width=x.shape[-1], entropy_weight=0.0)
+    else:
+        levels = tuple(int(n) for n in tensors[f"io.{name}.bins"])
+        module = Module(levels, width=x.shape[-1], symmetric=True)
+    out = module.apply(variables, x)
+    np.testing.assert_array_equal(module.space.join(np.asarray(out.codes[0])), tensors[f"io.{name}.tokens"])
+    close(out.values[0], tensors[f"io.{name}.{'z_q' if name == 'lfq' else 'output'}"], "values")
+    close(module.apply(variables, out.codes, method="decode")[0], tensors[f"io.{name}.decoded"], "decoded")
