@@ -1,11 +1,8 @@
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxtok.quantize.adaptive
 from jaxtok.quantize.adaptive import cluster_tokens, elbow, seed_centres
 from tests.filled import normal
 from tests.quantize.golden import close
@@ -100,8 +97,3 @@ def test_inputs_do_not_depend_on_their_company():
 def test_impossible_numbers_are_refused(least):
     with pytest.raises(ValueError, match=f"least={least}"):
         cluster_tokens(normal(1, 8, 2), KEY, most=5, least=least)
-
-
-def test_examples():
-    result = doctest.testmod(jaxtok.quantize.adaptive)
-    assert result.attempted and not result.failed

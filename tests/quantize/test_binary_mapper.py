@@ -1,4 +1,3 @@
-import doctest
 import itertools
 
 import jax
@@ -6,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxtok.quantize.binary_mapper
 from jaxtok.codes import CodeSpace
 from jaxtok.quantize.binary_mapper import (
     BinaryMapper,
@@ -121,8 +119,3 @@ def test_masked_tokens_have_no_effect():
 def test_too_many_bits():
     with pytest.raises(ValueError, match="bits=40"):
         BinaryMapper(bits=40).apply({}, normal(1, 1, 40))
-
-
-def test_examples():
-    result = doctest.testmod(jaxtok.quantize.binary_mapper)
-    assert result.attempted and not result.failed

@@ -1,11 +1,8 @@
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxtok.quantize.clustering
 from jaxtok.quantize.clustering import KMeansQuantizer, from_centres
 from tests.filled import normal
 from tests.quantize.golden import close
@@ -81,8 +78,3 @@ def test_masked_tokens_have_no_effect():
     a, b = run(z), run(jnp.where(mask[..., None], z, 1e3))
     jax.tree.map(np.testing.assert_array_equal, a, b)
     assert a[1].statistics["counts"].sum() == 120
-
-
-def test_examples():
-    result = doctest.testmod(jaxtok.quantize.clustering)
-    assert result.attempted and not result.failed

@@ -1,4 +1,3 @@
-import doctest
 import json
 
 import jax
@@ -6,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxtok.quantize.dimension_bins
 from jaxtok.quantize.dimension_bins import DimensionBins, normal_bins
 from jaxtok.weights import read_tensors
 from tests.filled import normal
@@ -98,8 +96,3 @@ def test_gradients_pass_straight_through():
 def test_settings_without_bins_are_refused():
     with pytest.raises(ValueError, match="levels=1"):
         DimensionBins(levels=1, width=2).init(jax.random.key(0), normal(1, 1, 2))
-
-
-def test_examples():
-    result = doctest.testmod(jaxtok.quantize.dimension_bins)
-    assert result.attempted and not result.failed

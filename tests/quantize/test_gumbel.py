@@ -1,10 +1,7 @@
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxtok.quantize.gumbel
 from jaxtok.quantize.gumbel import GumbelQuantizer, divergence_from_uniform, relaxed_sample
 from tests.filled import filled, normal
 from tests.quantize.golden import close
@@ -69,8 +66,3 @@ def test_noise_belongs_to_examples():
     run = lambda z, keys: QUANTIZER.apply(VARIABLES, z, train=True, key=keys).codes
     parts = [run(Z[i : i + 1], keys[i : i + 1]) for i in range(3)]
     np.testing.assert_array_equal(run(Z, keys), np.concatenate(parts))
-
-
-def test_examples():
-    result = doctest.testmod(jaxtok.quantize.gumbel)
-    assert result.attempted and not result.failed

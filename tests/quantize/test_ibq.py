@@ -1,12 +1,9 @@
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import jaxtok.quantize.ibq
 from jaxtok.kernels.code_entropy import reference as streamed
 from jaxtok.kernels.nearest_code.shapes import Blocks
 from jaxtok.quantize.ibq import IBQ, assignment_entropies
@@ -148,8 +145,3 @@ def test_losses_by_hand():
     error = np.mean(np.square(np.asarray(z) - q))
     assert list(out.losses) == ["index", "commitment", "codebook"]
     jax.tree.map(close, out.losses, {"index": 2 * error, "commitment": 3 * error, "codebook": 5 * error})
-
-
-def test_examples():
-    result = doctest.testmod(jaxtok.quantize.ibq)
-    assert result.attempted and not result.failed

@@ -1,5 +1,4 @@
 import dataclasses
-import doctest
 import json
 
 import jax
@@ -7,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxtok.quantize.latent
 from jaxtok import convert
 from jaxtok.codes import CodeSpace
 from jaxtok.quantize.latent import (
@@ -169,8 +167,3 @@ def test_masked_tokens_have_no_effect():
 def test_shared_values_need_equal_numbers():
     with pytest.raises(ValueError, match="share_values"):
         LatentQuantizer((3, 4), share_values=True).init(jax.random.key(0), normal(1, 1, 2))
-
-
-def test_examples():
-    result = doctest.testmod(jaxtok.quantize.latent)
-    assert result.attempted and not result.failed

@@ -1,11 +1,8 @@
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxtok.quantize.perturbation
 from jaxtok.kernels.nearest_code.api import unit
 from jaxtok.quantize.perturbation import Perturbation, nearest_codes, perturb_codes
 from jaxtok.quantize.routing import straight_through
@@ -104,8 +101,3 @@ def test_annealing():
 def test_too_many_neighbours():
     with pytest.raises(ValueError, match="count=21"):
         nearest_codes(Z[0], E, 21)
-
-
-def test_examples():
-    result = doctest.testmod(jaxtok.quantize.perturbation)
-    assert result.attempted and not result.failed

@@ -1,5 +1,4 @@
 import dataclasses
-import doctest
 import json
 
 import jax
@@ -7,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxtok.quantize.random_projection
 from jaxtok import convert
 from jaxtok.quantize.random_projection import RandomProjectionQuantizer, layer_norm
 from jaxtok.weights import read_tensors
@@ -93,8 +91,3 @@ def test_masked_tokens_have_no_effect():
         return QUANTIZER.apply(VARIABLES, z, mask=mask), loss
 
     jax.tree.map(np.testing.assert_array_equal, run(Z), run(jnp.where(mask[..., None], Z, Z[::-1])))
-
-
-def test_examples():
-    result = doctest.testmod(jaxtok.quantize.random_projection)
-    assert result.attempted and not result.failed

@@ -1,13 +1,10 @@
 import dataclasses
-import doctest
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxtok.quantize.bridge
-import jaxtok.quantize.simvq
 from jaxtok import convert
 from jaxtok.quantize.bridge import FVQ, Bridge
 from jaxtok.quantize.simvq import SimVQ
@@ -165,9 +162,3 @@ def test_a_bridge_depends_on_every_code():
 def test_patches_must_divide_the_codes():
     with pytest.raises(ValueError, match="patch=5"):
         FVQ(codes=16, width=8, patch=5).init(jax.random.key(0), Z)
-
-
-@pytest.mark.parametrize("module", [jaxtok.quantize.simvq, jaxtok.quantize.bridge], ids=lambda m: m.__name__)
-def test_examples(module):
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed

@@ -1,11 +1,20 @@
 """One small instance of every quantizer, for tests that all of them must pass."""
 
 from jaxtok.quantize.binary import BinaryQuantizer
+from jaxtok.quantize.binary_mapper import BinaryMapper
+from jaxtok.quantize.bridge import FVQ
+from jaxtok.quantize.clustering import KMeansQuantizer
+from jaxtok.quantize.dimension_bins import DimensionBins
 from jaxtok.quantize.fsp import FSP
 from jaxtok.quantize.fsq import FSQ
+from jaxtok.quantize.gumbel import GumbelQuantizer
+from jaxtok.quantize.ibq import IBQ
+from jaxtok.quantize.latent import LatentQuantizer
 from jaxtok.quantize.lfq import LFQ
 from jaxtok.quantize.neural_codebook import NeuralResidualQuantizer
+from jaxtok.quantize.random_projection import RandomProjectionQuantizer
 from jaxtok.quantize.residual import GroupedQuantizer, residual_fsq, residual_lfq, residual_vq
+from jaxtok.quantize.simvq import SimVQ
 from jaxtok.quantize.vq import VectorQuantizer
 
 WIDTH = 8
@@ -49,4 +58,16 @@ QUANTIZERS = {
     "lfq projected": LFQ(5, 1, WIDTH, projection="cosine", soft_clamp=1.5, softplus_offset=2.0),
     "bsq": LFQ(5, 1, WIDTH, spherical=True, batch_entropy="factorised", rotated=True),
     "wetok": LFQ(4, 2, WIDTH, batch_entropy="pooled", log_floor="add"),
+    "simvq": SimVQ(codes=16, width=WIDTH),
+    "simvq network": SimVQ(16, WIDTH, code_width=5, hidden=(12,), routing="straight_through"),
+    "fvq": FVQ(codes=16, width=WIDTH, patch=4, hidden=8, heads=2),
+    "ibq": IBQ(codes=11, width=WIDTH),
+    "gumbel": GumbelQuantizer(codes=7, width=WIDTH),
+    "random projection": RandomProjectionQuantizer(codes=16, width=WIDTH, code_width=4, slots=2),
+    "latent": LatentQuantizer((4, 7, 5), WIDTH),
+    "latent shared": LatentQuantizer((6, 6), WIDTH, groups=2, share_values=True),
+    "binary mapper": BinaryMapper(bits=4, width=WIDTH),
+    "dimension bins": DimensionBins(levels=4, width=WIDTH),
+    "k-means": KMeansQuantizer(codes=7, width=WIDTH),
+    "spherical k-means": KMeansQuantizer(codes=7, width=WIDTH, metric="cosine"),
 }
