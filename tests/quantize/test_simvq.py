@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtok import convert
-from jaxtok.quantize.bridge import FVQ, Bridge
+from jaxtok.quantize.bridge import FVQ
 from jaxtok.quantize.simvq import SimVQ
 from tests.filled import filled, normal
 from tests.quantize.golden import alike, close, recordings
@@ -149,16 +149,3 @@ def test_every_code_can_be_reached(name):
     codebook = quantizer.apply(variables, method="codebook")
     codes = quantizer.apply(variables, codebook[None], method="encode")
     np.testing.assert_array_equal(codes[0, :, 0], np.arange(quantizer.codes))
-
-
-def test_a_bridge_depends_on_every_code():
-    bridge = Bridge(patch=4, hidden=8, heads=2)
-    codebook = normal(16, 8)
-    variables = filled(bridge, codebook)
-    jacobian = jax.jacrev(lambda c: bridge.apply(variables, c))(codebook)
-    assert np.all(np.abs(jacobian).max(axis=(1, 3)) > 0)
-
-
-def test_patches_must_divide_the_codes():
-    with pytest.raises(ValueError, match="patch=5"):
-        FVQ(codes=16, width=8, patch=5).init(jax.random.key(0), Z)
