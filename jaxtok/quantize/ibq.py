@@ -33,9 +33,10 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup, nearest_code
+from jaxtok.kernels.code_entropy.reference import soft_assignment
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.routing import masked, masked_mean
-from jaxtok.quantize.soft_assignment import propagate_indices, soft_assignment
+from jaxtok.quantize.soft_assignment import propagate_indices
 
 
 def assignment_entropies(

@@ -1,0 +1,1 @@
+"""Thresholded bits, packed, with their statistics."""

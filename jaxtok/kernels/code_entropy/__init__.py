@@ -1,0 +1,1 @@
+"""Entropies of soft assignments of tokens to codes."""

@@ -1,0 +1,47 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxtok.kernels import binary_codes
+from jaxtok.kernels.binary_codes.api import unpack_words
+from tests.filled import normal
+
+
+@given(tokens=st.integers(0, 5), bits=st.integers(1, 70), seed=st.integers(0, 9))
+def test_packed_bits_come_back(tokens, bits, seed):
+    logits = np.random.default_rng(seed).standard_normal((tokens, bits)).astype(np.float32)
+    logits[logits > 1.5] = 0  # on the threshold is off
+    codes = binary_codes(logits)
+    assert codes.words.shape == (tokens, -(-bits // 32)) and codes.words.dtype == jnp.uint32
+    np.testing.assert_array_equal(unpack_words(codes.words, bits), logits > 0)
+
+
+def test_statistics_by_hand():
+    logits, mask = np.asarray(normal(9, 40)), np.arange(9) % 3 > 0
+    codes = binary_codes(logits, temperature=0.5, mask=jnp.asarray(mask))
+    p = 1 / (1 + np.exp(-2 * logits[mask].astype(np.float64)))
+    np.testing.assert_array_equal(codes.on, (logits[mask] > 0).sum(0))
+    assert codes.tokens == mask.sum()
+    np.testing.assert_allclose(codes.probability, p.sum(0), rtol=1e-5)
+    np.testing.assert_allclose(codes.entropy, -(p * np.log(p) + (1 - p) * np.log1p(-p)).sum(0), rtol=1e-5)
+    assert not np.asarray(codes.words)[~mask].any()
+
+
+def test_sharded_equals_unsharded():
+    logits = normal(13, 33)
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    one = jax.jit(binary_codes)(logits)
+    with jax.set_mesh(mesh):
+        many = jax.jit(binary_codes)(jax.device_put(logits, NamedSharding(mesh, PartitionSpec())))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, many)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="temperature=0"):
+        binary_codes(jnp.zeros((2, 3)), temperature=0.0)
+    with pytest.raises(ValueError, match="70 bits do not fit 2 words"):
+        unpack_words(jnp.zeros((1, 2), jnp.uint32), 70)

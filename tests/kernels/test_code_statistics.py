@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxtok.kernels import code_statistics, lookup
+from tests.filled import normal
+from tests.kernels.ahead_of_time import compile_for_tpu, floats, temporary_bytes
+
+
+def by_hand(z, codes, size, weights):
+    counts, sums = np.zeros(size), np.zeros((size, z.shape[1]))
+    np.add.at(counts, codes, weights)
+    np.add.at(sums, codes, z * weights[:, None])
+    return counts, sums
+
+
+@given(tokens=st.integers(0, 40), size=st.integers(1, 12), width=st.integers(1, 5), seed=st.integers(0, 9))
+def test_counts_and_sums(tokens, size, width, seed):
+    rng = np.random.default_rng(seed)
+    z, codes = (
+        rng.standard_normal((tokens, width)).astype(np.float32),
+        rng.integers(0, size, tokens, np.int32),
+    )
+    weights = (rng.random(tokens) < 0.7).astype(np.float32)
+    found = code_statistics(z, codes, size, weights=jnp.asarray(weights))
+    for a, b in zip(found, by_hand(z, codes, size, weights), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert code_statistics(z, codes, size)[0].sum() == tokens
+
+
+@pytest.mark.parametrize("tokens, size, width", [(700, 30, 5), (40, 600, 130)])
+def test_the_tpu_kernel_gives_the_same(tokens, size, width):
+    z = normal(tokens, width)
+    codes = jnp.asarray(np.random.default_rng(1).integers(0, size, tokens, np.int32))
+    weights = jnp.asarray(np.random.default_rng(2).random(tokens) < 0.5, jnp.float32)
+    one = code_statistics(z, codes, size, weights=weights)
+    other = code_statistics(z, codes, size, weights=weights, implementation="pallas_tpu", interpret=True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, other)
+
+
+def test_sharded_equals_unsharded():
+    z, codes = normal(21, 4), jnp.asarray(np.random.default_rng(1).integers(0, 6, 21, np.int32))
+    run = jax.jit(lambda z, codes: code_statistics(z, codes, 6))
+    one = run(z, codes)
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        many = run(jax.device_put(z, everywhere), jax.device_put(codes, everywhere))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, many)
+
+
+@pytest.mark.slow  # TPU compilations
+@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"])
+def test_the_tpu_kernel_compiles_without_a_one_hot_matrix(chip):
+    function = lambda z, codes: code_statistics(z, codes, 8192, implementation="pallas_tpu")
+    codes = jax.ShapeDtypeStruct((65536,), jnp.int32)
+    compiled = compile_for_tpu(function, floats(65536, 64), codes, topology=chip)
+    assert temporary_bytes(compiled) < 65536 * 8192 * 4 / 16
+    assert "tpu_custom_call" in compiled.as_text()
+
+
+def test_lookup_sums_over_slots_and_its_gradient_is_a_scatter():
+    books = normal(3, 7, 4)
+    codes = jnp.asarray(np.random.default_rng(1).integers(0, 7, (2, 5, 3), np.int32))
+    values = lookup(books, codes)
+    expected = sum(np.asarray(books)[slot][np.asarray(codes)[..., slot]] for slot in range(3))
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+    upstream = normal(2, 5, 4, seed=3)
+    gradient = jax.grad(lambda books: jnp.vdot(lookup(books, codes), upstream))(books)
+    by_code = np.zeros_like(books)
+    for slot in range(3):
+        np.add.at(by_code[slot], np.asarray(codes)[..., slot], np.asarray(upstream))
+    np.testing.assert_allclose(gradient, by_code, atol=1e-5)
+    np.testing.assert_array_equal(lookup(books[0], codes[..., 0]), books[0][codes[..., 0]])
+
+
+def test_codes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="do not fit codebooks"):
+        lookup(normal(3, 7, 4), jnp.zeros((5, 2), jnp.int32))
+    with pytest.raises(ValueError, match="no implementation 'pallas_gpu'"):
+        code_statistics(normal(2, 3), jnp.zeros(2, jnp.int32), 4, implementation="pallas_gpu")
