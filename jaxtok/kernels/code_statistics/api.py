@@ -40,8 +40,9 @@ def code_statistics(
     implementations = {"xla": reference.code_sums, "pallas_tpu": tpu.code_sums}
     function = choose("code_statistics", implementation, implementations, interpret)
     options = {"interpret": True} if interpret and function is not reference.code_sums else {}
-    weights = jnp.ones(codes.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
-    z, weights = jax.lax.stop_gradient((z.astype(jnp.float32), weights))
+    z, codes = jnp.asarray(z, jnp.float32), jnp.asarray(codes)
+    weights = jnp.ones(codes.shape, jnp.float32) if weights is None else jnp.asarray(weights, jnp.float32)
+    z, weights = jax.lax.stop_gradient((z, weights))
     if not codes.shape[0]:
         return jnp.zeros(size, jnp.float32), jnp.zeros((size, z.shape[1]), jnp.float32)
 
