@@ -2,11 +2,12 @@
 
     k(z) = argmin_k |P z - e_k|^2   or   argmax_k cos(P z, e_k),        q = out(e_k)
 
-The codebook is learned by gradient (arXiv 1711.00937) or by moving averages of the features that chose each
-code. It may live in a space of fewer dimensions than the features (arXiv 2110.04627); P and out are then
-linear maps. Several slots split the channels into groups with a code each (product quantization), from
-codebooks of their own or from a shared one. Distances are float32 at full precision whatever the features
-are: in bfloat16 neighbouring codes are equal.
+The codebook is learned by gradient (arXiv 1711.00937), by moving averages of the features that chose each
+code, or by gradient with unused codes pulled to features (CVQ, arXiv 2307.15139). It may live in a space of
+fewer dimensions than the features (arXiv 2110.04627); P and out are then linear maps. Several slots split the
+channels into groups with a code each (product quantization), from codebooks of their own or from a shared
+one. Distances are float32 at full precision whatever the features are: in bfloat16 neighbouring codes are
+equal.
 
     >>> import jax
     >>> from jaxtok.quantize.vq import VectorQuantizer
@@ -29,13 +30,13 @@ from jaxtyping import Float, Int
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
-from jaxtok.kernels import code_statistics, lookup, nearest_code
+from jaxtok.kernels import lookup, nearest_code
 from jaxtok.kernels.nearest_code.api import Metric, unit
-from jaxtok.quantize import affine
-from jaxtok.quantize import codebook as state_of
-from jaxtok.quantize.linear import linear
+from jaxtok.quantize import affine as affine_map
+from jaxtok.quantize import vq_losses, vq_state
+from jaxtok.quantize.linear import linear, on_sphere
+from jaxtok.quantize.revival import Unit
 from jaxtok.quantize.routing import directional, masked, masked_mean, route
-from jaxtok.quantize.vq_losses import cross_entropy, diversity, orthogonality, similarities
 
 
 class VectorQuantizer(nn.Module):
@@ -45,12 +46,12 @@ class VectorQuantizer(nn.Module):
       codes: K, codebook size.
       width: D, width of the features.
       code_width: width of all slots together; equal to `width`, without projections, when 0.
-      learning: "gradient" (the codebook is a parameter, moved by `mean |sg(z) - e|^2`) or "ema" (it is state,
-        moved by `update` toward the mean of its assigned features), or "frozen" (state that never moves).
+      learning: "gradient" (the codebook is a parameter, moved by `mean |sg(z) - e|^2`), "ema" (it is state,
+        moved by `update` toward the mean of its assigned features), "cvq" (as "gradient", and `update` pulls
+        unused codes to features, see `jaxtok.quantize.cvq`), or "frozen" (state that never moves).
       commitment: weight of the term that keeps features near their codes, `mean |z - sg(e)|^2`.
-      decay: of the moving averages.
-      revive_below: share of the mean count below which a code of an "ema" codebook is dead and is replaced; 0
-        for never.
+      decay: of the moving averages of features, counts and use.
+      revive_below: share of the mean count below which a code is dead and is replaced; 0 for never.
       metric: "euclidean", or "cosine": features and codes are compared, and passed on, with unit length.
       routing: "straight_through", "rotation" (arXiv 2410.06424) or "directional" (DiVeQ: noise in place of
         the straight-through estimate, gradient to the codebook).
@@ -58,27 +59,31 @@ class VectorQuantizer(nn.Module):
       share_codebook: whether all slots use one codebook.
       revival: what a dead code becomes: "split" a copy of a live one plus noise, "sample" a token of the
         batch.
+      revive_unit: whether `revive_below` is a share of the "mean" count, or a number of "tokens" per batch.
       project: "auto" only when `code_width` says so, or "always".
       normalise_projected: layer normalisation behind the inward projection.
       commitment_form: "mse", or "cross_entropy" of the similarities against the chosen codes.
       sample_temperature: in training, codes are drawn from softmax(similarity / temperature); 0 takes the
         nearest.
-      orthogonal_weight: of the mean squared cosine between codes (arXiv 2112.00384); needs a "gradient"
-        codebook.
+      orthogonal_weight: of the mean squared cosine between codes (arXiv 2112.00384), which a codebook learned
+        by gradient can follow.
+      orthogonal_active: only between codes that the batch chose.
+      orthogonal_codes: only between this many codes, drawn anew in every training step; 0 for all.
       diversity_weight: of the negative entropy of the mean soft assignment.
       diversity_temperature: factor of the similarities in it.
       optimistic: in [0, 1], by how much the gradient that is passed on is larger (synchronised update rule,
         arXiv 2305.08842, as in `vector-quantize-pytorch`).
       codebook_weight: of `mean |sg(z) - e|^2`, for "gradient" codebooks.
       perturbation: variance of the noise of "directional" routing.
-      affine: whether the codes of an "ema" codebook are moved and stretched as one to lie where the features
-        lie, see `jaxtok.quantize.affine`; one codebook only.
+      affine: whether the codes are moved and stretched as one to lie where the features lie, see
+        `jaxtok.quantize.affine`.
+      affine_decays: of the moments of the codes and of the features.
     """
 
     codes: int
     width: int
     code_width: int = 0
-    learning: Literal["gradient", "ema", "frozen"] = "gradient"
+    learning: Literal["gradient", "ema", "cvq", "frozen"] = "gradient"
     commitment: float = 0.25
     decay: float = 0.99
     revive_below: float = 0.0
@@ -98,6 +103,10 @@ class VectorQuantizer(nn.Module):
     codebook_weight: float = 1.0
     perturbation: float = 5e-3
     affine: bool = False
+    affine_decays: tuple[float, float] = affine_map.DECAYS
+    revive_unit: Unit = "mean"
+    orthogonal_active: bool = False
+    orthogonal_codes: int = 0
 
     @property
     def space(self) -> CodeSpace:
@@ -109,20 +118,14 @@ class VectorQuantizer(nn.Module):
         """Number of codebooks."""
         return 1 if self.share_codebook else self.slots
 
+    @property
+    def revives(self) -> bool:
+        """Whether `update` moves codes that are not used."""
+        return self.learning == "cvq" or (bool(self.revive_below) and self.learning != "frozen")
+
     def setup(self):
+        self._check()
         inner = self.code_width or self.width
-        if inner % self.slots:
-            raise ValueError(f"{inner} channels cannot be split into slots={self.slots}; choose a divisor")
-        if self.orthogonal_weight and self.learning != "gradient":
-            raise ValueError(
-                f"orthogonal_weight={self.orthogonal_weight} has no effect on a codebook with "
-                f"learning={self.learning!r}; use learning='gradient'"
-            )
-        if self.affine and (self.learning != "ema" or self.books != 1 or self.metric != "euclidean"):
-            raise ValueError(
-                "affine=True needs one Euclidean codebook with learning='ema'; "
-                f"got {self.books} with metric={self.metric!r} and learning={self.learning!r}"
-            )
         self.projected = bool(self.code_width) or self.project == "always"
         if self.projected:
             self.inward, self.outward = linear(inner), linear(self.width)
@@ -130,36 +133,48 @@ class VectorQuantizer(nn.Module):
                 self.inward_norm = nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32)
         shape = (self.codes, inner // self.slots)
         shape = shape if self.books == 1 else (self.slots, *shape)
-        if self.learning == "gradient":
+        if self.learning in ("gradient", "cvq"):
             # Small, as in the Kaiming-uniform default of the field: features grow towards the codes they
             # chose.
-            init = nn.initializers.variance_scaling(
-                2.0, "fan_in", "uniform", batch_axis=tuple(range(len(shape) - 2))
-            )
-            self.codebook = self.param("codebook", init, shape)
-            return
-        # At the scale of the features, which must find codes around them: averages do not come to them.
-        init = nn.initializers.normal(1.0)
-
-        def start_codes():
-            codes = init(self.make_rng("params"), shape)
-            return unit(codes) if self.metric == "cosine" else codes
-
-        start = self.variable("quantizer", "codebook", start_codes)
+            books = tuple(range(len(shape) - 2))
+            init = nn.initializers.variance_scaling(2.0, "fan_in", "uniform", batch_axis=books)
+            kept = self.param("codebook", init, shape)
+        else:
+            # At the scale of the features, which must find codes around them: averages do not come to them.
+            draw = lambda: nn.initializers.normal(1.0)(self.make_rng("params"), shape)
+            start = lambda: unit(draw()) if self.metric == "cosine" else draw()
+            kept = self.variable("quantizer", "codebook", start).value
+        beside = vq_state.start(self, shape)
         if self.learning == "ema":
-            self.variable("quantizer", "counts", lambda: jnp.ones(shape[:-1], jnp.float32))
             # A copy: two leaves that share one buffer cannot be donated.
-            self.variable("quantizer", "sums", lambda: jnp.array(start.value))
-        self.codebook = start.value
+            beside |= {"counts": jnp.ones(shape[:-1]), "sums": jnp.array(kept)}
+        self.beside = {
+            name: self.variable("quantizer", name, jnp.array, value).value
+            for name, value in beside.items()
+            # Official checkpoints know no offset.
+            if name != "offset" or self.is_initializing() or self.has_variable("quantizer", name)
+        }
+        self.kept = kept + self.beside["offset"] if "offset" in self.beside else kept
+        self.codebook = self.kept
         if self.affine:
-            ones, zeros = jnp.ones(shape[-1:], jnp.float32), jnp.zeros(shape[-1:], jnp.float32)
-            moments = {
-                f"{side}_{name}": self.variable("quantizer", f"{side}_{name}", jnp.array, value).value
-                for side in ("code", "batch")
-                for name, value in (("mean", zeros), ("variance", ones))
-            }
-            self.moments = moments
-            self.codebook = affine.stretch(self.codebook, moments, "code", "batch")
+            self.codebook = affine_map.stretch(self.kept, self.beside, "code", "batch")
+
+    def _check(self):
+        inner, by_gradient = self.code_width or self.width, self.learning in ("gradient", "cvq")
+        if inner % self.slots:
+            raise ValueError(f"{inner} channels cannot be split into slots={self.slots}; choose a divisor")
+        if self.orthogonal_weight and not by_gradient:
+            raise ValueError(
+                f"orthogonal_weight={self.orthogonal_weight} has no effect on a codebook with "
+                f"learning={self.learning!r}; use learning='gradient'"
+            )
+        if self.affine and self.metric != "euclidean":
+            raise ValueError(f"affine=True needs metric='euclidean', got {self.metric!r}")
+        if self.revive_below and self.learning in ("cvq", "frozen"):
+            raise ValueError(
+                f"revive_below={self.revive_below} has no effect with learning={self.learning!r}; leave it 0 "
+                "or use learning='ema' or 'gradient'"
+            )
 
     def __call__(
         self,
@@ -186,25 +201,24 @@ class VectorQuantizer(nn.Module):
         """
         x = self._inner(z)
         temperature = self.sample_temperature if temperature is None else temperature
-        noisy = train and (self._draws(temperature) or self.routing == "directional")
+        draws = train and not (isinstance(temperature, int | float) and temperature == 0)
+        samples = train and self.revives and (self.learning == "cvq" or self.revival == "sample")
         keys = None
-        if noisy or (train and self._samples):
+        if draws or samples or (train and (self.routing == "directional" or self.orthogonal_codes)):
             keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
         codes, similarity = self.nearest(x), None
-        if train and self._draws(temperature):
+        if draws:
             similarity = self.similarities(x)
             gumbel = random.gumbel(random.fold(keys, 0), similarity.shape[1:])
             codes = jnp.argmax(similarity / temperature + gumbel, axis=-1).astype(jnp.int32)
-        noise = None
+        noise = uniforms = scores = None
         if train and self.routing == "directional":
             noise = random.normal(random.fold(keys, 1), x.shape[1:])
-        out = self.quantize(x, codes, noise, mask, similarity)
-        if train and self._samples:
-            uniforms = random.uniform(random.fold(keys, 2), (*x.shape[1:-1], 2))
-            out = Quantized(
-                out.values, out.codes, out.losses, out.statistics | self._sample(x, uniforms, mask)
-            )
-        return out
+        if samples:
+            uniforms = random.uniform(random.fold(keys, 2), (*x.shape[1:-1], 3))
+        if train and self.orthogonal_codes:
+            scores = random.uniform(random.fold(keys, 3), (self.codes,))[0]
+        return self.quantize(x, codes, noise, mask, similarity, uniforms, scores)
 
     def quantize(
         self,
@@ -213,6 +227,8 @@ class VectorQuantizer(nn.Module):
         noise: jax.Array | None = None,
         mask: jax.Array | None = None,
         similarity: jax.Array | None = None,
+        uniforms: jax.Array | None = None,
+        scores: jax.Array | None = None,
     ) -> Quantized:
         """The rest of the forward pass once codes are chosen; deterministic.
 
@@ -222,8 +238,29 @@ class VectorQuantizer(nn.Module):
           noise: standard normal like x, for "directional" routing; None routes straight through.
           mask: see `__call__`.
           similarity: [B, N, S, K] if it is known.
+          uniforms: [B, N, S, 3] in [0, 1), for a sample of the batch in the statistics, see
+            `revival.batch_sample`.
+          scores: [K] in [0, 1), which codes the orthogonal term takes, see `vq_losses.subset`.
         """
         chosen = self._chosen(codes)
+        routed = chosen
+        if self.routing != "directional":
+            routed = route(self.routing)(x, chosen)
+        elif noise is not None:
+            routed = directional(x, chosen, noise, self.perturbation)
+        if self.optimistic:
+            routed = routed + self.optimistic * (routed - jax.lax.stop_gradient(routed))
+        sample = None
+        if uniforms is not None:
+            expected = (
+                self.beside["tokens"] if self.learning == "cvq" else jnp.sum(self.beside["counts"], axis=-1)
+            )
+            sample = uniforms, expected
+        statistics = vq_state.additive(self, x, codes, mask, self.kept, self.beside, sample)
+        losses = self._losses(x, chosen, codes, mask, similarity, statistics["counts"], scores)
+        return Quantized(masked(self._outward(routed), mask), masked(codes, mask), losses, statistics)
+
+    def _losses(self, x, chosen, codes, mask, similarity, counts, scores):
         losses = {}
         if self.commitment_form == "cross_entropy" or self.diversity_weight:
             similarity = self.similarities(x) if similarity is None else similarity
@@ -231,26 +268,22 @@ class VectorQuantizer(nn.Module):
             if self.commitment_form == "mse":
                 term = masked_mean(jnp.square(x - jax.lax.stop_gradient(chosen)), mask)
             else:
-                term = masked_mean(cross_entropy(similarity, codes), mask)
+                term = masked_mean(vq_losses.cross_entropy(similarity, codes), mask)
             losses["commitment"] = self.commitment * term
-        if self.learning == "gradient" and self.codebook_weight and self.routing != "directional":
+        by_gradient = self.learning in ("gradient", "cvq") and self.routing != "directional"
+        if by_gradient and self.codebook_weight:
             moved = masked_mean(jnp.square(jax.lax.stop_gradient(x) - chosen), mask)
             losses["codebook"] = self.codebook_weight * moved
         if self.orthogonal_weight:
-            losses["orthogonal"] = self.orthogonal_weight * orthogonality(self.codebook)
+            taken = self.kept, None
+            if self.orthogonal_active or self.orthogonal_codes:
+                active = (counts > 0).astype(jnp.float32) if self.orthogonal_active else jnp.ones_like(counts)
+                taken = vq_losses.subset(self.kept, active, self.orthogonal_codes, scores)
+            losses["orthogonal"] = self.orthogonal_weight * vq_losses.orthogonality(*taken)
         if self.diversity_weight:
-            losses["diversity"] = self.diversity_weight * diversity(
-                similarity, self.diversity_temperature, mask
-            )
-        if self.routing == "directional":
-            routed = directional(x, chosen, noise, self.perturbation) if noise is not None else chosen
-        else:
-            routed = route(self.routing)(x, chosen)
-        if self.optimistic:
-            routed = routed + self.optimistic * (routed - jax.lax.stop_gradient(routed))
-        return Quantized(
-            masked(self._outward(routed), mask), masked(codes, mask), losses, self._statistics(x, codes, mask)
-        )
+            term = vq_losses.diversity(similarity, self.diversity_temperature, mask)
+            losses["diversity"] = self.diversity_weight * term
+        return losses
 
     def inner(self, z: Float[jax.Array, "B N D"]) -> Float[jax.Array, "B N S d"]:
         """Projected (and for the cosine normalised) features by slot, what codes are compared with."""
@@ -267,7 +300,11 @@ class VectorQuantizer(nn.Module):
 
     def similarities(self, x: Float[jax.Array, "B N S d"]) -> Float[jax.Array, "B N S K"]:
         """Negative distances (cosines) to all codes. Large: [tokens, K]; only where an option needs them."""
-        return similarities(x, self.codebook, self.metric)
+        return vq_losses.similarities(x, self.codebook, self.metric)
+
+    def nearest_codes(self, z: Float[jax.Array, "B N D"], k: int) -> Int[jax.Array, "B N S k"]:
+        """The k nearest codes of each slot, best first; holds [tokens, K]."""
+        return jax.lax.top_k(self.similarities(self._inner(z)), k)[1].astype(jnp.int32)
 
     def encode(self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None) -> Int[jax.Array, "B N S"]:
         """Nearest codes, int32; 0 where the mask is False."""
@@ -288,7 +325,8 @@ class VectorQuantizer(nn.Module):
         """State after k-means on the features of a first batch, from random tokens of it.
 
         Args:
-          state: the collection "quantizer" ("gradient" codebooks: `{"codebook": ...}`).
+          state: the collection "quantizer". A codebook that is a parameter without state: `{"codebook":
+            parameter}`, which comes back with the means in it.
           z: features of the whole batch.
           key: scalar key.
           mask: bool [B, N] of real tokens.
@@ -297,61 +335,21 @@ class VectorQuantizer(nn.Module):
         Returns:
           The state with every codebook replaced by the means.
         """
-        x = self._inner(z)
-        slots, width = x.shape[2:]
-        if (
-            self.affine
-        ):  # the map is enough: k-means would find the means of the features, which it leads to anyway
-            sums = affine.moment_sums(x.reshape(-1, width), None if mask is None else mask.reshape(-1))
-            return {**state, **affine.current_moments(state["codebook"], sums)}
-        weights = (
-            None if mask is None else jnp.broadcast_to(mask[..., None], x.shape[:-1]).astype(jnp.float32)
-        )
-
-        def fit(points, weights, key):
-            means = state_of.random_points(points, self.codes, key, weights)
-            return state_of.kmeans(points, means, iterations, self.metric, weights)
-
-        if self.books == 1:
-            fitted = fit(x.reshape(-1, width), None if weights is None else weights.reshape(-1), key)
-        else:
-            parts = [
-                fit(
-                    x[:, :, slot].reshape(-1, width),
-                    None if weights is None else weights[:, :, slot].reshape(-1),
-                    jax.random.fold_in(key, slot),
-                )
-                for slot in range(slots)
-            ]
-            fitted = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-        return {name: fitted.get(name, value) for name, value in state.items()}
+        return vq_state.from_features(self, state, self._inner(z), mask, self.kept, key, iterations)
 
     @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """The moving-average step and revival; state passes through unless `learning` is "ema"."""
-        if self.learning != "ema":
-            return state
-        moments = affine.update_moments(state, state["codebook"], statistics) if self.affine else {}
-        state = state_of.moving_average_update(state, statistics, self.decay, metric=self.metric)
-        state = {**state, **moments}
-        if not self.revive_below:
-            return state
-        if self.revival == "split":
-            state = {**state, **state_of.split_dead_codes(state, key, self.revive_below)}
-            return state | {"codebook": unit(state["codebook"])} if self.metric == "cosine" else state
-        if "sample" not in statistics:
-            return state  # statistics of an evaluation pass
-        return {
-            **state,
-            **state_of.resample_dead_codes(state, statistics, key, self.revive_below, self.metric),
-        }
+    def update(
+        self, state: Any, statistics: Any, key: jax.Array, code_weights: jax.Array | None = None
+    ) -> Any:
+        """State after an optimizer step, see `jaxtok.quantize.vq_state`.
 
-    @property
-    def _samples(self) -> bool:
-        return self.learning == "ema" and bool(self.revive_below) and self.revival == "sample"
-
-    def _draws(self, temperature) -> bool:
-        return not (isinstance(temperature, int | float) and temperature == 0)
+        Args:
+          state: the collection "quantizer".
+          statistics: of the whole batch, summed over its parts.
+          key: scalar key.
+          code_weights: [K] or [Q, K], how much of a step each code of an "ema" codebook makes; 1 if absent.
+        """
+        return vq_state.step(self, state, statistics, key, code_weights)
 
     def _inner(self, z):
         z = z.astype(jnp.float32)
@@ -359,12 +357,11 @@ class VectorQuantizer(nn.Module):
             z = self.inward(z)
             z = self.inward_norm(z) if self.normalise_projected else z
         z = z.reshape(*z.shape[:2], self.slots, -1)
-        return unit(z) if self.metric == "cosine" else z
+        return on_sphere(z) if self.metric == "cosine" else z
 
     def _chosen(self, codes):
-        codebook = (
-            unit(self.codebook) if self.metric == "cosine" and self.learning == "gradient" else self.codebook
-        )
+        learned = self.metric == "cosine" and self.learning in ("gradient", "cvq")
+        codebook = on_sphere(self.codebook) if learned else self.codebook
         if self.books == 1:
             return lookup(codebook, codes)
         return jnp.stack([lookup(codebook[slot], codes[..., slot]) for slot in range(self.slots)], axis=-2)
@@ -372,34 +369,3 @@ class VectorQuantizer(nn.Module):
     def _outward(self, values):
         values = values.reshape(*values.shape[:2], -1)
         return self.outward(values) if self.projected else values
-
-    def _by_book(self, x, mask):
-        """Tokens [books, M, d] and their weights [books, M] or None."""
-        weights = None if mask is None else jnp.broadcast_to(mask[..., None], x.shape[:3]).astype(jnp.float32)
-        if self.books == 1:
-            return x.reshape(1, -1, x.shape[-1]), None if weights is None else weights.reshape(1, -1)
-        x = jnp.moveaxis(x.reshape(-1, *x.shape[2:]), 1, 0)
-        return x, None if weights is None else weights.reshape(-1, self.slots).T
-
-    def _statistics(self, x, codes, mask):
-        tokens, weights = self._by_book(jax.lax.stop_gradient(x), mask)
-        moments = {}
-        if self.affine:
-            moments = affine.moment_sums(tokens[0], None if weights is None else weights[0])
-            tokens = affine.stretch(tokens, self.moments, "batch", "code")
-        codes = codes.reshape(1, -1) if self.books == 1 else codes.reshape(-1, self.slots).T
-        parts = [
-            code_statistics(tokens[b], codes[b], self.codes, weights=None if weights is None else weights[b])
-            for b in range(self.books)
-        ]
-        counts, sums = (jnp.stack(part) if self.books > 1 else part[0] for part in zip(*parts, strict=True))
-        return {"counts": counts, "sums": sums, **moments} if self.learning == "ema" else {"counts": counts}
-
-    def _sample(self, x, uniforms, mask):
-        tokens, weights = self._by_book(jax.lax.stop_gradient(x), mask)
-        uniforms = self._by_book(uniforms, None)[0]
-        weights = jnp.ones(tokens.shape[:2], jnp.float32) if weights is None else weights
-        parts = [
-            state_of.batch_sample(tokens[b], self.codes, uniforms[b], weights[b]) for b in range(self.books)
-        ]
-        return parts[0] if self.books == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import Array
 from jaxtok.kernels.nearest_code.api import Metric, unit
+from jaxtok.quantize.linear import on_sphere
 
 
 def similarities(
@@ -35,14 +36,51 @@ def cross_entropy(
     return jax.nn.logsumexp(similarity, axis=-1) - chosen
 
 
-def orthogonality(codebook: Float[Array, "*books K d"]) -> Float[jax.Array, ""]:
+def orthogonality(
+    codebook: Float[Array, "*books K d"], weights: Float[jax.Array, "*books K"] | None = None
+) -> Float[jax.Array, ""]:
     """`mean_ij cos(e_i, e_j)^2 - 1/K`, averaged over codebooks (arXiv 2112.00384).
 
     0 for orthonormal codes, `1 - 1/K` for equal ones.
+
+    Args:
+      codebook: the codes.
+      weights: 1 for codes that take part and 0 for others; K is then the number of those that do.
     """
-    codes = unit(codebook)
+    codes = on_sphere(jnp.asarray(codebook))
+    if weights is not None:
+        codes = codes * weights[..., None]
     gram = jnp.einsum("...id,...jd->...ij", codes, codes, precision="highest")
-    return jnp.mean(jnp.square(gram)) - 1 / codebook.shape[-2]
+    n = codes.shape[-2] if weights is None else jnp.maximum(jnp.sum(weights, axis=-1), 1.0)
+    return jnp.mean(jnp.sum(jnp.square(gram), axis=(-2, -1)) / n**2 - 1 / n)
+
+
+def subset(
+    codebook: Float[Array, "*books K d"],
+    active: Float[jax.Array, "*books K"],
+    size: int,
+    uniforms: Float[jax.Array, " K"] | None = None,
+) -> tuple[Float[jax.Array, "*books n d"], Float[jax.Array, "*books n"]]:
+    """At most `size` of the active codes, in random order, for `orthogonality`: its cost is that number
+    squared.
+
+    Args:
+      codebook: the codes.
+      active: 1 for codes that may be taken, else 0.
+      size: n; 0 for all K.
+      uniforms: numbers in [0, 1), one per code; the active codes with the largest are taken. None: the first
+        ones.
+
+    Returns:
+      Codes, and weights that are 1 where there was an active one.
+    """
+    size = min(size or codebook.shape[-2], codebook.shape[-2])
+    order = active * (1 + (jnp.zeros(codebook.shape[-2]) if uniforms is None else uniforms))
+    chosen = jnp.argsort(-order, axis=-1, stable=True)[..., :size]
+    return (
+        jnp.take_along_axis(jnp.asarray(codebook), chosen[..., None], axis=-2),
+        jnp.take_along_axis(active, chosen, axis=-1),
+    )
 
 
 def diversity(
@@ -50,13 +88,13 @@ def diversity(
 ) -> Float[jax.Array, ""]:
     """Negative entropy, in nats, of the mean soft assignment `softmax(temperature * similarity)`.
 
-    The mean is over the batch; the entropy is averaged over the token positions, which therefore each have to
-    be diverse.
+    The mean is over the batch and the slots; the entropy is averaged over the token positions, which
+    therefore each have to be diverse.
     """
-    soft = jax.nn.softmax(temperature * similarity, axis=-1)
+    soft = jnp.mean(jax.nn.softmax(temperature * similarity, axis=-1), axis=-2)
     weights = jnp.ones(similarity.shape[:2]) if mask is None else mask.astype(jnp.float32)
     total = jnp.sum(weights, axis=0)
-    mean = jnp.sum(soft * weights[..., None, None], axis=0) / jnp.maximum(total, 1.0)[:, None, None]
+    mean = jnp.sum(soft * weights[..., None], axis=0) / jnp.maximum(total, 1.0)[:, None]
     entropy = -jnp.sum(mean * jnp.log(jnp.maximum(mean, 1e-20)), axis=-1)
-    real = (total > 0).astype(jnp.float32)[:, None]
-    return -jnp.sum(entropy * real) / jnp.maximum(jnp.sum(real) * entropy.shape[-1], 1.0)
+    real = (total > 0).astype(jnp.float32)
+    return -jnp.sum(entropy * real) / jnp.maximum(jnp.sum(real), 1.0)

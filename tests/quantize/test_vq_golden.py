@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxtok import convert
-from jaxtok.quantize.codebook import kmeans, replace_codes
+from jaxtok.quantize.codebook import kmeans
+from jaxtok.quantize.revival import replace_codes
 from jaxtok.quantize.vq_losses import cross_entropy
 from tests.quantize.golden import close, recordings
 
