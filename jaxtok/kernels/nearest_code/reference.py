@@ -17,9 +17,8 @@ def smallest_score(
     """Lowest index and value of `min_k bias_k + z . weights_k`; `interpret` is for kernels.
 
     Only one tile of scores exists at a time. Each tile is read twice while it is in the cache, once for the
-    minimum and once for its place: two simple reductions vectorise where XLA's reduction over (value, index)
-      pairs
-    does not (measured on CPU, K=8,192: 5 times as fast).
+    minimum and once for its place: two simple reductions vectorise where XLA's reduction over pairs of value
+    and index does not (measured on CPU, K=8,192: 5 times as fast).
     """
     blocks = blocks or blocks_for(XLA)
     tokens, codes = z.shape[0], weights.shape[0]
@@ -38,18 +37,17 @@ def smallest_score(
         return index, lowest
 
     def tile(rows):
-        if steps == 1:
-            return block(rows, kernel[0], offsets[0])
-
         def step(best, part):
             index, lowest = block(rows, *part[:2])
-            better = lowest < best[1]  # strictly: of equals the earlier one stays
+            better = lowest < best[1]  # strictly: of equals the earlier one stays, and NaN never wins
             return (
                 jnp.where(better, index + part[2] * size, best[0]),
                 jnp.where(better, lowest, best[1]),
             ), None
 
         start = jnp.zeros(rows.shape[0], jnp.int32), jnp.full(rows.shape[0], jnp.inf, jnp.float32)
+        if steps == 1:
+            return step(start, (kernel[0], offsets[0], 0))[0]
         return jax.lax.scan(step, start, (kernel, offsets, jnp.arange(steps, dtype=jnp.int32)))[0]
 
     if tokens <= blocks.tokens:

@@ -1,4 +1,9 @@
-"""The Pallas kernel for TPUs: codes in rows, tokens in lanes, the running minimum in vector memory."""
+"""The Pallas kernel for TPUs: tokens in rows, codes in lanes, a running minimum per lane in vector memory.
+
+Every vector of 128 codes is compared element by element with the best of the vectors before it; what is
+reduced over lanes, which is slow, is the winner per lane, once per tile of tokens. The codebook comes with
+its codes in the last axis: narrow codes stored the other way would be padded to 128 lanes.
+"""
 
 import functools
 
@@ -11,49 +16,83 @@ from jaxtyping import Float, Int
 from jaxtok.kernels.nearest_code.shapes import PALLAS_TPU, Blocks, blocks_for
 
 _LANES = 128
-_BYTES = 12 * 2**20  # of vector memory for tiles; a kernel may use 16 MB by default
+_WIDEST = 1024  # features that are multiplied at a time; wider ones are summed up
+_BYTES = 11 * 2**20  # of vector memory for tiles; a kernel may use 16 MB by default
 
 
-def _kernel(z_ref, weights_ref, bias_ref, code_ref, score_ref, best_code, best_score):
-    step, size = pl.program_id(1), weights_ref.shape[0]
+def update_best(best_score, best_group, scores: jax.Array, first_group: int | jax.Array):
+    """Compares scores [T, C] (C a multiple of 128) with the running best [T, 128] of each lane, in place.
 
-    @pl.when(step == 0)
+    Args:
+      best_score: reference to the lowest score so far, +inf before the first call.
+      best_group: reference to the place of its vector of 128 codes.
+      scores: of the next codes.
+      first_group: the place of their first vector.
+    """
+    low, group = best_score[...], best_group[...]
+    for part in range(scores.shape[1] // _LANES):
+        new = scores[:, part * _LANES : (part + 1) * _LANES]
+        better = new < low  # strictly: of equals the earlier one stays
+        group = jnp.where(better, first_group + part, group)
+        low = jnp.where(better, new, low)
+    best_score[...], best_group[...] = low, group
+
+
+def reduce_lanes(best_score, best_group) -> tuple[jax.Array, jax.Array]:
+    """The best of all lanes: codes int32 [1, T] and scores float32 [1, T], the lowest code of equals."""
+    score, group = best_score[...].T, best_group[...].T  # tokens in lanes, as they are stored
+    lowest = jnp.min(score, axis=0, keepdims=True)
+    codes = group * _LANES + jax.lax.broadcasted_iota(jnp.int32, group.shape, 0)
+    return jnp.min(jnp.where(score == lowest, codes, jnp.iinfo(jnp.int32).max), axis=0, keepdims=True), lowest
+
+
+def _kernel(z_ref, weights_ref, bias_ref, code_ref, score_ref, best_score, best_group, sum_ref, *, parts):
+    step, part = pl.program_id(1), pl.program_id(2)
+
+    @pl.when((step == 0) & (part == 0))
     def _():
         best_score[...] = jnp.full(best_score.shape, jnp.inf, jnp.float32)
-        best_code[...] = jnp.zeros(best_code.shape, jnp.int32)
+        best_group[...] = jnp.zeros(best_group.shape, jnp.int32)
 
-    scores = jax.lax.dot_general(
-        weights_ref[...],
-        z_ref[...],
-        (((1,), (1,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
-    scores = scores + bias_ref[...]  # [codes, tokens] + [codes, 1]
-    lowest = jnp.min(scores, axis=0, keepdims=True)
-    places = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
-    index = jnp.min(jnp.where(scores == lowest, places, size - 1), axis=0, keepdims=True)
-    better = lowest < best_score[...]
-    best_code[...] = jnp.where(better, index + step * size, best_code[...])
-    best_score[...] = jnp.where(better, lowest, best_score[...])
+    # Full precision: distances rounded to bfloat16 would make neighbouring codes equal.
+    product = jnp.dot(z_ref[...], weights_ref[...], precision="highest", preferred_element_type=jnp.float32)
+    groups = weights_ref.shape[1] // _LANES
+    if parts == 1:
+        update_best(best_score, best_group, product + bias_ref[...], step * groups)
+    else:
 
-    @pl.when(step == pl.num_programs(1) - 1)
+        @pl.when(part == 0)
+        def _():
+            sum_ref[...] = product + bias_ref[...]
+
+        @pl.when(part > 0)
+        def _():
+            sum_ref[...] += product
+
+        @pl.when(part == parts - 1)
+        def _():
+            update_best(best_score, best_group, sum_ref[...], step * groups)
+
+    @pl.when((step == pl.num_programs(1) - 1) & (part == parts - 1))
     def _():
-        code_ref[...] = best_code[...]
-        score_ref[...] = best_score[...]
+        code_ref[...], score_ref[...] = reduce_lanes(best_score, best_group)
 
 
-def _fit(blocks: Blocks, tokens: int, codes: int, width: int) -> Blocks:
-    """Blocks that fit on the chip: wide features get smaller ones."""
-    tile = lambda n, unit: max(unit, -(-n // unit) * unit)
-    rows, columns = min(blocks.tokens, tile(tokens, _LANES)), min(blocks.codes, tile(codes, 8))
-    width = tile(width, _LANES)
-    # Inputs are double buffered; scores exist about three times.
-    while 4 * (2 * width * (rows + columns) + 3 * rows * columns) > _BYTES and (rows > _LANES or columns > 8):
-        if (columns > 8 and columns * 2 > rows) or rows <= _LANES:
-            columns = max(8, columns // 2 // 8 * 8)
+def whole(n: int, unit: int = _LANES) -> int:
+    """`n` rounded up to a multiple of `unit`."""
+    return max(unit, -(-n // unit) * unit)
+
+
+def fit(blocks: Blocks, tokens: int, codes: int, width: int) -> Blocks:
+    """Blocks that are not larger than the arrays and fit on the chip: wide features get smaller ones."""
+    rows, columns = min(blocks.tokens, whole(tokens)), min(blocks.codes, whole(codes))
+    width = whole(width)
+    # Inputs are double buffered and split for full precision; scores exist about three times.
+    while 14 * width * (rows + columns) + 12 * rows * columns > _BYTES and max(rows, columns) > _LANES:
+        if columns >= rows:
+            columns = whole(columns // 2)
         else:
-            rows = max(_LANES, rows // 2 // _LANES * _LANES)
+            rows = whole(rows // 2)
     return Blocks(rows, columns)
 
 
@@ -65,33 +104,34 @@ def smallest_score(
     interpret: bool = False,
 ) -> tuple[Int[jax.Array, " M"], Float[jax.Array, " M"]]:
     """See `reference.smallest_score`."""
-    tokens, codes = z.shape[0], weights.shape[0]
-    blocks = _fit(blocks or blocks_for(PALLAS_TPU), tokens, codes, z.shape[1])
-    rows, columns = -(-tokens // blocks.tokens), -(-codes // blocks.codes)
-    z = jnp.pad(z, ((0, rows * blocks.tokens - tokens), (0, 0)))
-    missing = columns * blocks.codes - codes
-    weights = jnp.pad(weights, ((0, missing), (0, 0)))
-    bias = jnp.pad(bias, (0, missing), constant_values=jnp.inf)[:, None]
-    width = z.shape[1]
-    line = pl.BlockSpec((1, blocks.tokens), lambda i, j: (0, i))
+    (tokens, width), codes = z.shape, weights.shape[0]
+    parts = -(-width // _WIDEST)
+    slice_width = width if parts == 1 else whole(-(-width // parts))
+    blocks = fit(blocks or blocks_for(PALLAS_TPU), tokens, codes, slice_width)
+    z = jnp.pad(z, ((0, -tokens % blocks.tokens), (0, parts * slice_width - width)))
+    weights = jnp.pad(weights.T, ((0, parts * slice_width - width), (0, -codes % blocks.codes)))
+    bias = jnp.pad(bias, (0, -codes % blocks.codes), constant_values=jnp.inf)[None]
+    rows, columns = z.shape[0] // blocks.tokens, weights.shape[1] // blocks.codes
+    line = pl.BlockSpec((1, blocks.tokens), lambda i, j, p: (0, i))
     code, score = pl.pallas_call(
-        functools.partial(_kernel),
-        grid=(rows, columns),
+        functools.partial(_kernel, parts=parts),
+        grid=(rows, columns, parts),
         in_specs=[
-            pl.BlockSpec((blocks.tokens, width), lambda i, j: (i, 0)),
-            pl.BlockSpec((blocks.codes, width), lambda i, j: (j, 0)),
-            pl.BlockSpec((blocks.codes, 1), lambda i, j: (j, 0)),
+            pl.BlockSpec((blocks.tokens, slice_width), lambda i, j, p: (i, p)),
+            pl.BlockSpec((slice_width, blocks.codes), lambda i, j, p: (p, j)),
+            pl.BlockSpec((1, blocks.codes), lambda i, j, p: (0, j)),
         ],
         out_specs=[line, line],
         out_shape=[
-            jax.ShapeDtypeStruct((1, rows * blocks.tokens), jnp.int32),
-            jax.ShapeDtypeStruct((1, rows * blocks.tokens), jnp.float32),
+            jax.ShapeDtypeStruct((1, z.shape[0]), jnp.int32),
+            jax.ShapeDtypeStruct((1, z.shape[0]), jnp.float32),
         ],
         scratch_shapes=[
-            pltpu.VMEM((1, blocks.tokens), jnp.int32),
-            pltpu.VMEM((1, blocks.tokens), jnp.float32),
+            pltpu.VMEM((blocks.tokens, _LANES), jnp.float32),
+            pltpu.VMEM((blocks.tokens, _LANES), jnp.int32),
+            pltpu.VMEM((blocks.tokens, blocks.codes) if parts > 1 else (8, _LANES), jnp.float32),
         ],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary")),
         interpret=interpret,
     )(z, weights, bias)
     return code[0, :tokens], score[0, :tokens]
