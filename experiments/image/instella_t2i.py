@@ -10,10 +10,10 @@ an autoregressive prior learn those bits under a caption.
     python experiments/image/instella_t2i.py --preset cifar10 --data.path train.parquet
     python experiments/image/instella_t2i.py --preset bae-1024 --data.source folder --data.path images
 
-What `tiny` shows on held-out digits is in the README, with what was measured. `cifar10` for ten minutes on two CPU
-cores (5,000 of its 6,000 tokenizer steps at batch 32, 512 bits per image): smooth-L1 0.73 -> 0.11, 20.6 dB on
-held-out images, which can be recognised; its priors take hours. The published sizes need an accelerator; nothing was
-trained at those sizes here.
+What `tiny` shows on held-out digits is in the README, with what was measured. `cifar10` for ten minutes on
+two CPU cores (5,000 of its 6,000 tokenizer steps at batch 32, 512 bits per image): smooth-L1 0.73 -> 0.11,
+20.6 dB on held-out images, which can be recognised; its priors take hours. The published sizes need an
+accelerator; nothing was trained at those sizes here.
 """
 
 import dataclasses

@@ -23,7 +23,8 @@ def code_entropy(
         p_n = softmax_k(scale a_nk),   a = z . e  or  -|z - e|^2,   (mean_n H(p_n), H(mean_n p_n))
 
     The gradient has its own streamed pass, to z and to the codebook. On a mesh the mean is over all devices'
-    tokens. There is no Pallas kernel: the products dominate, and XLA runs them at the speed of the matrix units.
+    tokens. There is no Pallas kernel: the products dominate, and XLA runs them at the speed of the matrix
+    units.
 
     Args:
       z: features, any float dtype.
