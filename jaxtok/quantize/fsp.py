@@ -28,10 +28,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxtok import keys as random
-from jaxtok.codes import Array, CodeSpace, Quantized
+from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.linear import linear
-from jaxtok.quantize.routing import masked
+from jaxtok.quantize.routing import masked, straight_through
 
 Regulariser = Literal["none", "variance", "skewness", "kurtosis"]
 UNIFORM_DEVIATION = 12**-0.5  # of U(0, 1)
@@ -110,25 +110,34 @@ def bins(y: Float[jax.Array, "*batch Q"], levels: tuple[int, ...]) -> Int[jax.Ar
     return jnp.clip(jnp.floor(y * n), 0, n - 1).astype(jnp.int32)
 
 
-def centres(codes: Int[Array, "*batch Q"], levels: tuple[int, ...]) -> Float[jax.Array, "*batch Q"]:
-    """Middle of each bin, float32; one product, the same to the bit however it is compiled."""
-    return (2 * jnp.asarray(codes) + 1) * (0.5 / np.asarray(levels, np.float32))
+def level_table(levels: tuple[int, ...], inverse: Activation | None = None) -> jax.Array:
+    """Values of all codes, float32 [Q, largest level]; a constant, so that a code has the same value to the
+    bit however the look-up is compiled.
+
+    Args:
+      levels: number of bins per channel.
+      inverse: the activation whose inverse gives the values; None for those of unit variance.
+    """
+    n = np.asarray(levels)[:, None]
+    y = np.minimum(np.arange(max(levels)) + 0.5, n - 0.5) / n
+    if inverse is None:
+        return jnp.asarray((y - 0.5) / UNIFORM_DEVIATION, jnp.float32)
+    with jax.ensure_compile_time_eval():
+        return inverse.inverse(jnp.asarray(np.clip(y, _INSIDE, 1 - _INSIDE), jnp.float32))
 
 
 def perturb(
-    y: Float[jax.Array, "*batch Q"], levels: tuple[int, ...], uniforms: jax.Array, rounded: jax.Array
+    y: Float[jax.Array, "*batch Q"], levels: tuple[int, ...], uniforms: jax.Array
 ) -> Float[jax.Array, "*batch Q"]:
-    """Some entries rounded to the middle of their bin, the others moved by noise as wide as a bin.
+    """Noise as wide as a bin: y + (2 u - 1) / (2 L), or y where that leaves (0, 1).
 
     Args:
       y: in [0, 1].
       levels: number of bins per channel.
-      uniforms: uniform numbers in [0, 1); y moves by `(2 u - 1) / (2 L)`, or stays where that leaves (0, 1).
-      rounded: bool, which entries are rounded.
+      uniforms: uniform numbers u in [0, 1).
     """
-    routed = centres(bins(y, levels), levels) + (y - jax.lax.stop_gradient(y))
-    moved = y + (2 * uniforms - 1) / (2 * np.asarray(levels, np.float32))
-    return jnp.where(rounded, routed, jnp.where((moved > 0) & (moved < 1), moved, y))
+    moved = y + (2 * uniforms - 1) * (0.5 / np.asarray(levels, np.float32))
+    return jnp.where((moved > 0) & (moved < 1), moved, y)
 
 
 class FSP(nn.Module):
@@ -198,24 +207,21 @@ class FSP(nn.Module):
         activation = ACTIVATIONS[self.activation]
         y = activation.cdf(inner)
         codes = bins(y, self.levels)
+        routed = self._follow(self._values(codes), y, inner)
         if train and self.quantize_rate < 1:
             keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
-            uniforms = random.uniform(random.fold(keys, 0), y.shape[1:])
+            noisy = perturb(y, self.levels, random.uniform(random.fold(keys, 0), y.shape[1:]))
+            noisy = self._follow(self._scaled(noisy), y, inner)
             rounded = random.uniform(random.fold(keys, 1), y.shape[1:]) < self.quantize_rate
-            values = self._outer(perturb(y, self.levels, uniforms, rounded))
-        else:  # the code's own value, computed as `decode` does, so that it is the same to the last bit
-            slope = self._outer(y)
-            values = self._outer(centres(codes, self.levels)) + (slope - jax.lax.stop_gradient(slope))
+            routed = jnp.where(rounded, routed, noisy)
         losses = {}
         if self.regulariser != "none":
             weights = None if mask is None else mask.reshape(-1).astype(jnp.float32)
             variance = (activation.variance or 1.0) if self.target_variance is None else self.target_variance
             flat = inner.reshape(-1, inner.shape[-1])
             losses["moments"] = moment_loss(flat, self.regulariser, variance, weights)
-        if self.inverse:  # straight through both ways: z and the value are on one scale
-            values = jax.lax.stop_gradient(values) + (inner - jax.lax.stop_gradient(inner))
-        values = masked(self._out(values), mask)
         codes = masked(codes, mask)
+        values = masked(self._out(routed), mask)
         return Quantized(values, codes, losses, joint_counts(codes, self.levels, mask))
 
     def encode(self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None) -> Int[jax.Array, "B N Q"]:
@@ -224,7 +230,7 @@ class FSP(nn.Module):
 
     def decode(self, codes: Int[jax.Array, "B N Q"]) -> Float[jax.Array, "B N D"]:
         """Values of codes, float32."""
-        return self._out(self._outer(centres(codes, self.levels)))
+        return self._out(self._values(codes))
 
     @nn.nowrap
     def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
@@ -236,10 +242,18 @@ class FSP(nn.Module):
         z = z.astype(jnp.float32)
         return self.inward(z) if self.projected else z
 
-    def _outer(self, y):
+    def _scaled(self, y):
         if self.inverse:
             return ACTIVATIONS[self.activation].inverse(jnp.clip(y, _INSIDE, 1 - _INSIDE))
         return (y - 0.5) * np.float32(1 / UNIFORM_DEVIATION)
+
+    def _values(self, codes):
+        table = level_table(self.levels, ACTIVATIONS[self.activation] if self.inverse else None)
+        return table[np.arange(len(self.levels)), codes]
+
+    def _follow(self, values, y, inner):
+        """Values with the gradient of `_scaled(y)`, or of z where both are on one scale."""
+        return straight_through(inner if self.inverse else self._scaled(y), values)
 
     def _out(self, values):
         return self.outward(values) if self.projected else values

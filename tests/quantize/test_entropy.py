@@ -40,6 +40,21 @@ def drawn(tokens, groups, bits, scale=2.0, seed=0):
     )
 
 
+@jax.jit
+def everything(logits, weights):
+    return {
+        "joint": joint_probabilities(logits),
+        "mean": mean_probabilities(logits, weights),
+        "sample": sample_entropy(logits, weights),
+        "floored": floored_sample_entropy(logits, weights),
+        "exact": batch_entropy(logits, "exact", weights),
+        "exact, added": batch_entropy(logits, "exact", weights, "add"),
+        "pooled": batch_entropy(logits, "pooled", weights),
+        "pooled, added": batch_entropy(logits, "pooled", weights, "add"),
+        "factorised": batch_entropy(logits, "factorised", weights),
+    }
+
+
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(entropy, "_NUMBERS", 64)
@@ -62,22 +77,24 @@ def test_factorised_is_exact(tokens, groups, bits, scale, seed):
     weights[0] = 1
     share, p = weights / weights.sum(), written_out(logits)
     mean = np.einsum("n,ngk->gk", share, p)
-    near = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-6 * bits, rtol=1e-5)
-    near(joint_probabilities(logits), p)
-    near(mean_probabilities(logits, jnp.asarray(weights)), mean)
-    near(sample_entropy(logits, jnp.asarray(weights)), (share[:, None] * plain(p)).sum(0).mean())
     floored = -(p * np.log(np.maximum(p, 1e-5))).sum(-1)
-    near(floored_sample_entropy(logits, jnp.asarray(weights)), (share[:, None] * floored).sum(0).mean())
-    for kind, average in (("exact", mean), ("pooled", mean.mean(0, keepdims=True))):
-        clamped = -(average * np.log(np.maximum(average, 1e-5))).sum(-1).mean()
-        near(batch_entropy(logits, kind, jnp.asarray(weights)), clamped)
-        added = -(average * np.log(average + 1e-5)).sum(-1).mean()
-        near(batch_entropy(logits, kind, jnp.asarray(weights), "add"), added)
     by_bit = np.einsum("n,ngd->gd", share, 1 / (1 + np.exp(-np.asarray(logits, np.float64))))
     by_bit = (plain(np.stack([by_bit, 1 - by_bit], -1))).sum(-1).mean()
-    np.testing.assert_allclose(
-        batch_entropy(logits, "factorised", jnp.asarray(weights)), by_bit, atol=1e-5 * bits, rtol=1e-5
-    )
+    clamped = lambda p: -(p * np.log(np.maximum(p, 1e-5))).sum(-1).mean()
+    added = lambda p: -(p * np.log(p + 1e-5)).sum(-1).mean()
+    expected = {
+        "joint": p,
+        "mean": mean,
+        "sample": (share[:, None] * plain(p)).sum(0).mean(),
+        "floored": (share[:, None] * floored).sum(0).mean(),
+        "exact": clamped(mean),
+        "exact, added": added(mean),
+        "pooled": clamped(mean.mean(0, keepdims=True)),
+        "pooled, added": added(mean.mean(0, keepdims=True)),
+        "factorised": by_bit,
+    }
+    for name, ours in everything(logits, jnp.asarray(weights)).items():
+        np.testing.assert_allclose(ours, expected[name], atol=1e-5 * bits, rtol=1e-5, err_msg=name)
     assert by_bit >= plain(mean).mean() - 1e-9
 
 

@@ -22,6 +22,11 @@ MASK = jnp.asarray(np.arange(24).reshape(4, 6) % 5 > 1)
 BOUNDS = ("tanh", "clip")
 
 
+def apply(module, *args, **kwargs):
+    """What a module without variables returns, in one compilation."""
+    return jax.jit(functools.partial(module.apply, **kwargs))({}, *args)
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_all_levels_are_reached_in_order(symmetric, bound):
@@ -45,8 +50,8 @@ def test_every_code_comes_back(levels, groups):
     module = FSQ(tuple(levels), groups=groups, symmetric=True, bound="clip")
     space = CodeSpace(tuple(levels))
     codes = jnp.asarray(np.tile(space.split(np.arange(space.size)), (1, groups)))[None]
-    values = module.apply({}, codes, method="decode")
-    out = module.apply({}, values)
+    values = apply(module, codes, method="decode")
+    out = apply(module, values)
     np.testing.assert_array_equal(out.codes, codes)
     np.testing.assert_array_equal(out.values, values)
     assert np.all(out.statistics["counts"] == 1)
@@ -94,13 +99,14 @@ def test_noise_moves_only_chosen_values_inside_the_range():
 def test_noise_belongs_to_the_example_and_to_training():
     module = FSQ((8, 6, 5, 4), groups=2, noise=0.5)
     key = jax.random.key(1)
-    quiet, loud = module.apply({}, Z), module.apply({}, Z, train=True, key=key)
+    run = jax.jit(lambda z, key: module.apply({}, z, train=True, key=key))
+    quiet, loud = apply(module, Z), run(Z, key)
     np.testing.assert_array_equal(quiet.codes, loud.codes)
     changed = np.mean(quiet.values != loud.values)
     assert 0.3 < changed < 0.7 and np.max(np.abs(quiet.values - loud.values)) <= 0.5
-    np.testing.assert_array_equal(module.apply({}, Z, key=key).values, quiet.values)
+    np.testing.assert_array_equal(apply(module, Z, key=key).values, quiet.values)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(4))
-    parts = [module.apply({}, Z[i : i + 1], train=True, key=keys[i : i + 1]).values for i in range(4)]
+    parts = [run(Z[i : i + 1], keys[i : i + 1]).values for i in range(4)]
     np.testing.assert_array_equal(jnp.concatenate(parts), loud.values)
 
 
@@ -130,9 +136,9 @@ def test_masked_tokens_have_no_effect(name):
 
 
 def test_tokens_are_counted_jointly_or_by_slot():
-    joint = FSQ((8, 5, 4, 3), groups=2).apply({}, Z).statistics
+    joint = apply(FSQ((8, 5, 4, 3), groups=2), Z).statistics
     assert joint["counts"].shape == (2, 480) and joint["counts"].sum() == 48
-    by_slot = FSQ((32, 16, 16, 16), groups=2).apply({}, Z).statistics
+    by_slot = apply(FSQ((32, 16, 16, 16), groups=2), Z).statistics
     assert [by_slot[f"slot_{i}"]["counts"].shape for i in range(8)] == [(32,), (16,), (16,), (16,)] * 2
     for i in range(8):
         assert by_slot[f"slot_{i}"]["counts"].sum() == 24

@@ -20,6 +20,11 @@ Z = normal(4, 6, 8)
 MASK = jnp.asarray(np.arange(24).reshape(4, 6) % 5 > 1)
 
 
+def apply(module, *args, **kwargs):
+    """What a module without variables returns, in one compilation."""
+    return jax.jit(functools.partial(module.apply, **kwargs))({}, *args)
+
+
 def forward(module, z, **kwargs):
     return module.apply(filled(module, z), z, train=True, **kwargs)
 
@@ -31,23 +36,23 @@ def test_every_code_comes_back(bits, groups):
     codes = np.arange(2**bits, dtype=np.int32)
     np.testing.assert_array_equal(pack_bits(unpack_bits(codes, bits)), codes)
     codes = jnp.asarray(np.stack([np.roll(codes, g) for g in range(groups)], -1))[None]
-    values = module.apply({}, codes, method="decode")
+    values = apply(module, codes, method="decode")
     assert np.all(np.abs(values) == 1)
-    np.testing.assert_array_equal(module.apply({}, values, method="encode"), codes)
-    np.testing.assert_array_equal(module.apply({}, values).codes, codes)
+    np.testing.assert_array_equal(apply(module, values, method="encode"), codes)
+    np.testing.assert_array_equal(apply(module, values).codes, codes)
 
 
 def test_thirty_one_bits_fit():
     module = LFQ(bits=31, entropy_weight=0.0)
     codes = jnp.asarray([[[2**31 - 1]], [[1]]])
-    values = module.apply({}, codes, method="decode")
-    np.testing.assert_array_equal(module.apply({}, values, method="encode"), codes)
+    values = apply(module, codes, method="decode")
+    np.testing.assert_array_equal(apply(module, values, method="encode"), codes)
 
 
 def test_bit_zero_is_the_fastest_and_zero_is_off():
     module = LFQ(bits=3, scale=0.5)
     z = jnp.asarray([[[1.0, -1.0, -1.0], [-1.0, 1.0, -2.0], [0.0, 0.0, 3.0], [0.0, -0.0, 0.0]]])
-    out = module.apply({}, z)
+    out = apply(module, z)
     np.testing.assert_array_equal(out.codes[0, :, 0], [1, 2, 4, 0])
     np.testing.assert_array_equal(out.values[0, 0], [0.5, -0.5, -0.5])
 
@@ -56,32 +61,32 @@ def test_spherical_codes_lie_on_the_sphere():
     module = LFQ(bits=4, groups=2, spherical=True, scale=3.0)
     out = forward(module, Z)
     np.testing.assert_allclose(np.linalg.norm(out.values.reshape(4, 6, 2, 4), axis=-1), 3.0, rtol=1e-6)
-    inner = module.apply({}, Z, method="inner")
+    inner = apply(module, Z, method="inner")
     np.testing.assert_allclose(np.linalg.norm(inner, axis=-1), 3.0, rtol=1e-6)
-    scaled = module.apply({}, 7 * Z)
-    for name, loss in module.apply({}, Z).losses.items():  # the length of the features does not matter
+    scaled = apply(module, 7 * Z)
+    for name, loss in apply(module, Z).losses.items():  # the length of the features does not matter
         np.testing.assert_allclose(scaled.losses[name], loss, rtol=1e-4)
     zeros = jnp.zeros_like(Z)
-    gradient = jax.grad(lambda z: sum(module.apply({}, z).losses.values()))(zeros)
+    gradient = jax.grad(lambda z: sum(apply(module, z).losses.values()))(zeros)
     assert np.isfinite(gradient).all()
 
 
 def test_the_gradient_goes_straight_through():
     cotangent = normal(4, 6, 8, seed=1)
-    gradient = jax.grad(lambda z: jnp.vdot(LFQ(bits=8).apply({}, z).values, cotangent))(Z)
+    gradient = jax.grad(lambda z: jnp.vdot(apply(LFQ(bits=8), z).values, cotangent))(Z)
     np.testing.assert_array_equal(gradient, cotangent)
 
 
 def test_gradient_of_the_commitment_by_hand():
     module = LFQ(bits=8, commitment=0.3, entropy_weight=0.0, scale=0.5)
-    gradient = jax.grad(lambda z: module.apply({}, z).losses["commitment"])(Z)
+    gradient = jax.grad(lambda z: apply(module, z).losses["commitment"])(Z)
     np.testing.assert_allclose(gradient, 0.3 * 2 * (Z - 0.5 * jnp.sign(Z)) / Z.size, atol=1e-7)
 
 
 def test_gradient_of_the_entropy_per_token_by_hand():
     """d H_b(sigmoid(a x)) / dx = -a^2 x p (1 - p)."""
     module = LFQ(bits=8, commitment=0.0, entropy_weight=0.2, diversity=0.0, inverse_temperature=0.7)
-    gradient = jax.grad(lambda z: module.apply({}, z).losses["entropy"])(Z)
+    gradient = jax.grad(lambda z: apply(module, z).losses["entropy"])(Z)
     a, p = 4 * 0.7, jax.nn.sigmoid(4 * 0.7 * Z)
     np.testing.assert_allclose(gradient, 0.2 * -(a**2) * Z * p * (1 - p) / 24, atol=1e-7)
 
@@ -90,7 +95,7 @@ def test_gradient_of_the_factorised_batch_entropy_by_hand():
     """d -H_b(m_j) / dx_ij = log(m / (1 - m)) a p (1 - p) / N."""
     options = {"batch_entropy": "factorised", "inverse_temperature": 0.7, "commitment": 0.0}
     difference = lambda z: sum(
-        sign * LFQ(bits=8, entropy_weight=1.0, diversity=gamma, **options).apply({}, z).losses["entropy"]
+        sign * apply(LFQ(bits=8, entropy_weight=1.0, diversity=gamma, **options), z).losses["entropy"]
         for sign, gamma in ((1, 1.0), (-1, 0.0))
     )
     a, p = 4 * 0.7, jax.nn.sigmoid(4 * 0.7 * Z)
@@ -101,15 +106,13 @@ def test_gradient_of_the_factorised_batch_entropy_by_hand():
 
 def test_one_softplus_keeps_the_term_positive():
     plain, soft = LFQ(bits=8, commitment=0.0), LFQ(bits=8, commitment=0.0, softplus_offset=2.0)
-    term = plain.apply({}, Z).losses["entropy"] / 0.1
-    np.testing.assert_allclose(
-        soft.apply({}, Z).losses["entropy"], 0.1 * np.log1p(np.exp(term + 2)), rtol=1e-5
-    )
+    term = apply(plain, Z).losses["entropy"] / 0.1
+    np.testing.assert_allclose(apply(soft, Z).losses["entropy"], 0.1 * np.log1p(np.exp(term + 2)), rtol=1e-5)
 
 
 def test_annealing_replaces_the_inverse_temperature():
-    warm = LFQ(bits=8, inverse_temperature=1.0).apply({}, Z).losses["entropy"]
-    np.testing.assert_array_equal(LFQ(bits=8).apply({}, Z, inverse_temperature=1.0).losses["entropy"], warm)
+    warm = apply(LFQ(bits=8, inverse_temperature=1.0), Z).losses["entropy"]
+    np.testing.assert_array_equal(apply(LFQ(bits=8), Z, inverse_temperature=1.0).losses["entropy"], warm)
 
 
 VARIANTS = {
@@ -141,7 +144,7 @@ def test_masked_tokens_have_no_effect(name):
 
 def test_statistics_are_counts_or_bits():
     z = normal(4, 6, 34)
-    counted, bitwise = LFQ(bits=4, groups=2).apply({}, Z), LFQ(bits=17, groups=2).apply({}, z)
+    counted, bitwise = apply(LFQ(bits=4, groups=2), Z), apply(LFQ(bits=17, groups=2), z)
     assert counted.statistics["counts"].shape == (2, 16)
     assert counted.statistics["counts"].sum() == 48
     np.testing.assert_array_equal(bitwise.statistics["on"], np.sum(z > 0, axis=(0, 1)))
@@ -151,7 +154,7 @@ def test_statistics_are_counts_or_bits():
 
 
 def test_all_codes_are_reachable():
-    out = LFQ(bits=6).apply({}, normal(8, 128, 6))
+    out = apply(LFQ(bits=6), normal(8, 128, 6))
     assert health(out.statistics)["usage"] == 1
 
 
@@ -196,7 +199,7 @@ def test_a_step_on_eight_devices_is_the_step_on_one(name):
 def test_eighteen_bits_need_little_memory():
     """The whole module and its gradient: nothing of size [tokens, 2^18], which would be 17 GB."""
     module = LFQ(bits=18)
-    step = jax.value_and_grad(lambda z: sum(module.apply({}, z).losses.values()))
+    step = jax.value_and_grad(lambda z: sum(apply(module, z).losses.values()))
     memory = (
         jax.jit(step).lower(jax.ShapeDtypeStruct((16, 1024, 18), jnp.float32)).compile().memory_analysis()
     )
