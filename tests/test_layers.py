@@ -134,6 +134,11 @@ def test_a_wrong_import_is_found(module, text, wrong):
 
 
 def test_packages_import_without_jax():
-    packages = [module for module, path in FILES.items() if path.name == "__init__.py"]
+    # The functions of `kernels` have the names of their folders, and are therefore imported at once.
+    packages = [
+        module
+        for module, path in FILES.items()
+        if path.name == "__init__.py" and not module.startswith("jaxtok.kernels")
+    ]
     code = f"import sys, {', '.join(packages)}; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
