@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from jaxtok.kernels.nearest_code.shapes import PALLAS_GPU, Blocks, blocks_for
 
 _WIDTH = 64  # features are multiplied in slices of this width, so that any width fits the registers
-_SMALLEST = 16  # sides that a matrix product of Triton may have
+SMALLEST = 16  # sides that a matrix product of Triton may have
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
     return 1 << (max(n, 1) - 1).bit_length()
 
 
@@ -46,8 +46,8 @@ def smallest_score(
     """See `reference.smallest_score`."""
     tokens, codes = z.shape[0], weights.shape[0]
     blocks = blocks or blocks_for(PALLAS_GPU)
-    size = min(blocks.codes, max(_SMALLEST, _power_of_two(codes)))
-    width = min(_WIDTH, max(_SMALLEST, _power_of_two(z.shape[1])))
+    size = min(blocks.codes, max(SMALLEST, power_of_two(codes)))
+    width = min(_WIDTH, max(SMALLEST, power_of_two(z.shape[1])))
     slices = -(-z.shape[1] // width)
     rows, missing = -(-tokens // blocks.tokens), -codes % size
     wide = (0, slices * width - z.shape[1])
