@@ -56,7 +56,7 @@ def stretch(
     """Moves x from the mean and variance called `source` to those called `target` ("code" or "batch")."""
     of = {name: state[name][..., None, :] for name in state if name.startswith((source, target))}
     ratio = jnp.maximum(of[f"{target}_variance"], _FLOOR) / jnp.maximum(of[f"{source}_variance"], _FLOOR)
-    return (x - of[f"{source}_mean"]) * jnp.sqrt(ratio) + of[f"{target}_mean"]
+    return (jnp.asarray(x) - of[f"{source}_mean"]) * jnp.sqrt(ratio) + of[f"{target}_mean"]
 
 
 def current_moments(codebook: Float[Array, "*books K D"], sums: Moments) -> dict[str, jax.Array]:

@@ -203,7 +203,7 @@ class VectorQuantizer(nn.Module):
         temperature = self.sample_temperature if temperature is None else temperature
         draws = train and not (isinstance(temperature, int | float) and temperature == 0)
         samples = train and self.revives and (self.learning == "cvq" or self.revival == "sample")
-        keys = None
+        keys: Any = None
         if draws or samples or (train and (self.routing == "directional" or self.orthogonal_codes)):
             keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
         codes, similarity = self.nearest(x), None

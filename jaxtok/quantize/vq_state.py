@@ -210,18 +210,17 @@ def from_features(
 
 
 def fold_offset(variables: Any) -> dict[str, Any]:
-    """Variables in which every codebook that is a parameter has taken its offset in, which is 0 then.
+    """Variables in which every codebook that is a parameter has taken its offset in.
 
-    Official layouts know no offsets: fold before `jaxtok.convert.save`.
+    The modules work without offsets, and official layouts know none: fold before `jaxtok.convert.save`.
 
     Args:
       variables: "params" and "quantizer" of any model.
     """
     params, state = dict(variables["params"]), dict(variables.get("quantizer", {}))
-    for name, value in state.items():
+    for name, value in list(state.items()):
         if name == "offset":
-            params["codebook"] = params["codebook"] + value
-            state[name] = jnp.zeros_like(value)
+            params["codebook"] = params["codebook"] + state.pop(name)
         elif isinstance(value, Mapping) and name in params:
             inner = fold_offset({"params": params[name], "quantizer": value})
             params[name], state[name] = inner["params"], inner["quantizer"]

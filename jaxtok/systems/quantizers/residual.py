@@ -52,7 +52,8 @@ def component(config: Mapping[str, Any]) -> OfficialComponent:
         names = reparametrised.simvq(_simvq_config(config))[1] if name == "ResidualSimVQ" else []
         table, width = _table(module, "", "", names), module.width or inner_width(module.quantizers[0])
     shapes = jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, jnp.zeros((1, 2, width))))
-    return OfficialComponent("quantizer", module, dict(shapes), table, "layers.0._codebook.embed")
+    shapes = vector.without_offsets(shapes)
+    return OfficialComponent("quantizer", module, shapes, table, "layers.0._codebook.embed")
 
 
 def _neural(config: Mapping[str, Any]) -> OfficialComponent:

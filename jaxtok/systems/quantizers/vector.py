@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtok.quantize import affine
 from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.systems.official import OfficialComponent
-from jaxtok.weights import Entry, Table, dense, squeeze_leading
+from jaxtok.weights import Entry, Table, dense, reshape, squeeze_leading
 
 # Official argument -> our attribute.
 _SAME = {
@@ -21,8 +22,9 @@ _SAME = {
     "directional_reparam_variance": "perturbation",
     "sync_update_v": "optimistic",
 }
-# Arguments that say how arrays are laid out, or how the state starts and is updated: nothing of the forward
-# pass.
+# Arguments that say how arrays are laid out or summed over processes, or when state starts and moves: nothing
+# of the forward pass. Our state starts with `initialise` and moves with `update`, on statistics of the whole
+# batch; a codebook that is a parameter moves with the caller's optimizer.
 _ELSEWHERE = {
     "accept_image_fmap",
     "accept_3d_fmap",
@@ -30,12 +32,22 @@ _ELSEWHERE = {
     "kmeans_init",
     "kmeans_iters",
     "sync_kmeans",
-    "eps",
+    "sync_codebook",
+    "sync_affine_param",
+    "manual_ema_update",
+    "in_place_codebook_optimizer",
+    "manual_in_place_optimizer_update",
+    "eps",  # the official class never reads it
     "return_zeros_for_masked_padding",
-    "learnable_codebook",
-    "ema_update",
-    "affine_param",
 }
+_OWN = {
+    "dim", "codebook_size", "codebook_dim", "heads", "separate_codebook_per_head", "use_cosine_sim",
+    "rotation_trick", "directional_reparam", "threshold_ema_dead_code", "stochastic_sample_codes",
+    "sample_codebook_temp", "straight_through", "layernorm_after_project_in", "freeze_codebook",
+    "commitment_use_cross_entropy_loss", "learnable_codebook", "ema_update", "affine_param",
+    "affine_param_batch_decay", "affine_param_codebook_decay", "route_gradients_to_input",
+    "orthogonal_reg_active_codes_only", "orthogonal_reg_max_codes",
+}  # fmt: skip
 
 _BATCH_MOMENTS = {"batch_mean": 0.0, "batch_variance": 1.0}
 
@@ -57,38 +69,25 @@ def quantizer(config: Mapping[str, Any]) -> VectorQuantizer:
     """Our module for official constructor arguments.
 
     Raises:
-      ValueError: arguments without counterpart.
+      ValueError: arguments without counterpart, or that contradict each other.
     """
-    known = {
-        "dim", "codebook_size", "codebook_dim", "heads", "separate_codebook_per_head", "use_cosine_sim",
-        "rotation_trick", "directional_reparam", "threshold_ema_dead_code", "stochastic_sample_codes",
-        "sample_codebook_temp", "straight_through", "layernorm_after_project_in",
-        "commitment_use_cross_entropy_loss", "freeze_codebook", *_SAME, *_ELSEWHERE,
-    }  # fmt: skip
-    a = arguments_of(config, known, "VectorQuantize")
-    if a.get("straight_through") and a.get("learnable_codebook"):
-        raise ValueError(
-            "straight_through with a learnable codebook has no counterpart; use jaxtok.quantize.gumbel"
-        )
-    heads, width = a.get("heads", 1), a["dim"]
-    inner = a.get("codebook_dim", width) * heads
-    ours = {_SAME[name]: value for name, value in a.items() if name in _SAME}
-    learnable = a.get("learnable_codebook", False) or bool(a.get("orthogonal_reg_weight"))
+    a = arguments_of(config, {*_OWN, *_SAME, *_ELSEWHERE}, "VectorQuantize")
     directional = bool(a.get("directional_reparam"))
-    moving = a.get("ema_update", not directional)
-    turned = a.get("rotation_trick", width > 1 and not directional)
+    turned = a.get("rotation_trick", a["dim"] > 1 and not directional)
+    _refuse_contradictions(a, turned)
+    heads, width, threshold = a.get("heads", 1), a["dim"], a.get("threshold_ema_dead_code", 0)
+    inner = a.get("codebook_dim", width) * heads
+    learning = _learning(a)
+    commitment = a.get("commitment_weight", 1.0)
     settings = {
         "decay": 0.8,
         "commitment": 1.0,
+        # One official term trains features and codes: without detaching, it is the sum of both of ours.
+        "codebook_weight": 0.0 if directional else commitment,
         "codes": a["codebook_size"],
         "width": width,
         "code_width": inner if inner != width else 0,
-        "learning": "gradient"
-        if (learnable and not moving) or directional
-        else "ema"
-        if moving
-        else "frozen",
-        "codebook_weight": 0.0,
+        "learning": learning,
         "metric": "cosine" if a.get("use_cosine_sim") else "euclidean",
         "routing": "directional" if directional else "rotation" if turned else "straight_through",
         "slots": heads,
@@ -97,27 +96,70 @@ def quantizer(config: Mapping[str, Any]) -> VectorQuantizer:
         "commitment_form": "cross_entropy" if a.get("commitment_use_cross_entropy_loss") else "mse",
         "sample_temperature": a.get("sample_codebook_temp", 1.0) if a.get("stochastic_sample_codes") else 0.0,
         "affine": bool(a.get("affine_param")),
-        **ours,
+        "affine_decays": (
+            a.get("affine_param_codebook_decay", affine.DECAYS[0]),
+            a.get("affine_param_batch_decay", affine.DECAYS[1]),
+        ),
+        "orthogonal_active": bool(a.get("orthogonal_reg_active_codes_only")),
+        "orthogonal_codes": a.get("orthogonal_reg_max_codes", 0),
+        "revive_below": float(threshold) if learning != "frozen" else 0.0,
+        "revive_unit": "tokens",
+        "revival": "sample",
     }
-    # One official term trains features and codes: without detaching, it is the sum of both of ours.
-    if settings["learning"] == "gradient" and not directional:
-        settings["codebook_weight"] = settings["commitment"]
-    return VectorQuantizer(**settings)
+    return VectorQuantizer(**settings | {_SAME[name]: float(a[name]) for name in _SAME if name in a})
+
+
+def _learning(a: Mapping[str, Any]) -> str:
+    directional = bool(a.get("directional_reparam"))
+    if a.get("freeze_codebook"):
+        return "frozen"
+    if a.get("learnable_codebook", directional) or a.get("orthogonal_reg_weight"):
+        return "gradient"
+    return "ema" if a.get("ema_update", not directional) else "frozen"
+
+
+def _refuse_contradictions(a: Mapping[str, Any], turned: bool) -> None:
+    directional = bool(a.get("directional_reparam"))
+    if not a.get("route_gradients_to_input", True):
+        raise ValueError(
+            "route_gradients_to_input=False leaves the features without the gradient of what is decoded from "
+            "them; leave it True, or stop the gradient before the quantizer"
+        )
+    if bool(a.get("straight_through")) + turned + directional > 1:
+        raise ValueError("choose one of straight_through, rotation_trick and directional_reparam")
+    by_gradient = a.get("learnable_codebook", directional) or a.get("orthogonal_reg_weight")
+    if by_gradient and not a.get("freeze_codebook") and a.get("ema_update", not directional):
+        raise ValueError(
+            "straight_through with a learnable codebook has no counterpart; see jaxtok.quantize.gumbel"
+            "cannot follow moving averages too, which overwrite it; pass ema_update=False"
+        )
+    if by_gradient and a.get("straight_through"):
+        raise ValueError(
+            "straight_through with a learnable codebook has no counterpart; see jaxtok.quantize.gumbel"
+        )
 
 
 def component(config: Mapping[str, Any]) -> OfficialComponent:
     """`OfficialComponent` of `VectorQuantize(**config["args"])`."""
     module = quantizer(config)
-    shapes = jax.eval_shape(
-        lambda: module.init({"params": jax.random.key(0)}, jnp.zeros((1, 1, module.width)))
+    shapes = without_offsets(
+        jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, jnp.zeros((1, 1, module.width))))
     )
     defaults = {}
     if module.affine:  # the official class has these only after its first step
+        shape = (module.books, 1, (module.code_width or module.width) // module.slots)
         for name, value in _BATCH_MOMENTS.items():
-            defaults[f"_codebook.{name}"] = np.full(
-                (1, 1, module.code_width or module.width), value, np.float32
-            )
-    return OfficialComponent("quantizer", module, dict(shapes), table(module), "_codebook.embed", defaults)
+            defaults[f"_codebook.{name}"] = np.full(shape, value, np.float32)
+    return OfficialComponent("quantizer", module, shapes, table(module), "_codebook.embed", defaults)
+
+
+def without_offsets(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables without what our state adds to codebooks that are parameters; official layouts know none."""
+    return {
+        name: without_offsets(value) if isinstance(value, Mapping) else value
+        for name, value in variables.items()
+        if name != "offset"
+    }
 
 
 def table(module: VectorQuantizer, prefix: str = "", ours: str = "") -> Table:
@@ -132,13 +174,18 @@ def table(module: VectorQuantizer, prefix: str = "", ours: str = "") -> Table:
     unused = [rf"{prefix}_codebook\.(initted|.*_needs_init)"]
     entries = []
     if module.affine:
+        width = (module.code_width or module.width) // module.slots
+        moments = reshape((module.books, width), (module.books, 1, width))
+        moments = squeeze_leading(2) if module.books == 1 else moments
         for theirs, name in (("codebook", "code"), ("batch", "batch")):
             for kind in ("mean", "variance"):
                 path = f"quantizer:{ours}{name}_{kind}"
-                entries.append(Entry(f"{prefix}_codebook.{theirs}_{kind}", path, squeeze_leading(2)))
+                entries.append(Entry(f"{prefix}_codebook.{theirs}_{kind}", path, moments))
     if module.learning == "gradient":
         entries.append(state("embed", "codebook", ""))
-        unused.append(rf"{prefix}_codebook\.(cluster_size|embed_avg)")
+        if module.revive_below:
+            entries.append(state("cluster_size", "counts", "quantizer:"))
+        unused.append(rf"{prefix}_codebook\.(embed_avg|cluster_size)")
     elif module.learning == "ema":
         names = {"embed": "codebook", "cluster_size": "counts", "embed_avg": "sums"}
         entries += [state(theirs, name, "quantizer:") for theirs, name in names.items()]
