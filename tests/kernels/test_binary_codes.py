@@ -9,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtok.kernels import binary_codes
 from jaxtok.kernels.binary_codes.api import unpack_words
 from tests.filled import normal
+from tests.kernels.ahead_of_time import compile_for_tpu, floats, lower_for_gpu, temporary_bytes
 
 
 @given(tokens=st.integers(0, 5), bits=st.integers(1, 70), seed=st.integers(0, 9))
@@ -29,6 +30,36 @@ def test_statistics_by_hand():
     np.testing.assert_allclose(codes.probability, p.sum(0), rtol=1e-5)
     np.testing.assert_allclose(codes.entropy, -(p * np.log(p) + (1 - p) * np.log1p(-p)).sum(0), rtol=1e-5)
     assert not np.asarray(codes.words)[~mask].any()
+
+
+@pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_gpu"])
+@pytest.mark.parametrize("tokens, bits", [(1, 1), (300, 18), (130, 70), (40, 300)])
+def test_kernels_give_the_same(kernel, tokens, bits):
+    logits = normal(tokens, bits).at[0].set(jnp.nan).at[-1, 0].set(0.0)
+    mask = jnp.asarray(np.arange(tokens) % 3 > 0)  # not the token of NaN
+    one = binary_codes(logits, temperature=0.5, mask=mask)
+    other = binary_codes(logits, temperature=0.5, mask=mask, implementation=kernel, interpret=True)
+    np.testing.assert_array_equal(one.words, other.words)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, other)
+    assert np.isfinite(np.asarray(other.entropy)).all()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm"])
+def test_the_kernel_lowers_for_gpus(platform):
+    text = lower_for_gpu(
+        lambda x: binary_codes(x, implementation="pallas_gpu"), floats(4096, 18), platform=platform
+    )
+    assert "triton" in text
+
+
+@pytest.mark.slow  # TPU compilations
+@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"])
+@pytest.mark.parametrize("bits", [18, 300])
+def test_the_kernel_compiles_for_tpus(chip, bits):
+    compiled = compile_for_tpu(binary_codes, floats(65536, bits), topology=chip)
+    assert "tpu_custom_call" in compiled.as_text()
+    # Not more than the logits with tokens in lanes and the words.
+    assert temporary_bytes(compiled) < 65536 * 4 * (-(-bits // 256) * 256 + 32)
 
 
 def test_sharded_equals_unsharded():

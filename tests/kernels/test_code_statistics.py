@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxtok.kernels import code_statistics, lookup
 from tests.filled import normal
-from tests.kernels.ahead_of_time import compile_for_tpu, floats, temporary_bytes
+from tests.kernels.ahead_of_time import compile_for_tpu, floats, lower_for_gpu, temporary_bytes
 
 
 def by_hand(z, codes, size, weights):
@@ -32,13 +32,14 @@ def test_counts_and_sums(tokens, size, width, seed):
     assert code_statistics(z, codes, size)[0].sum() == tokens
 
 
+@pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_gpu"])
 @pytest.mark.parametrize("tokens, size, width", [(700, 30, 5), (40, 600, 130)])
-def test_the_tpu_kernel_gives_the_same(tokens, size, width):
+def test_kernels_give_the_same(kernel, tokens, size, width):
     z = normal(tokens, width)
     codes = jnp.asarray(np.random.default_rng(1).integers(0, size, tokens, np.int32))
     weights = jnp.asarray(np.random.default_rng(2).random(tokens) < 0.5, jnp.float32)
     one = code_statistics(z, codes, size, weights=weights)
-    other = code_statistics(z, codes, size, weights=weights, implementation="pallas_tpu", interpret=True)
+    other = code_statistics(z, codes, size, weights=weights, implementation=kernel, interpret=True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, other)
 
 
@@ -82,4 +83,17 @@ def test_codes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="do not fit codebooks"):
         lookup(normal(3, 7, 4), jnp.zeros((5, 2), jnp.int32))
     with pytest.raises(ValueError, match="no implementation 'pallas_gpu'"):
+        lookup(normal(4, 3), jnp.zeros(2, jnp.int32), implementation="pallas_gpu")
+    with pytest.raises(ValueError, match="runs on cuda and rocm"):
         code_statistics(normal(2, 3), jnp.zeros(2, jnp.int32), 4, implementation="pallas_gpu")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm"])
+@pytest.mark.parametrize("implementation", ["pallas_gpu", None])
+def test_it_lowers_for_gpus(platform, implementation):
+    def run(z, codes):
+        return code_statistics(z, codes, 1000, implementation=implementation)
+
+    codes = jax.ShapeDtypeStruct((4096,), jnp.int32)
+    text = lower_for_gpu(run, floats(4096, 40), codes, platform=platform)
+    assert ("triton" in text) == (implementation is not None)

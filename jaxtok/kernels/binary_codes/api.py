@@ -8,9 +8,15 @@ from jaxtyping import Bool, Float, UInt32
 
 from jaxtok.codes import Array, pytree_dataclass
 from jaxtok.kernels import spmd
+from jaxtok.kernels.binary_codes import reference
+from jaxtok.kernels.binary_codes.reference import WORD
 from jaxtok.kernels.dispatch import Implementation, choose
 
-WORD = 32  # bits
+_IMPLEMENTATIONS = {
+    "xla": reference.pack_and_sum,
+    "pallas_tpu": "jaxtok.kernels.binary_codes.tpu:pack_and_sum",
+    "pallas_gpu": "jaxtok.kernels.binary_codes.gpu:pack_and_sum",
+}
 
 
 @pytree_dataclass()
@@ -35,53 +41,49 @@ class BinaryCodes:
 def binary_codes(
     logits: Float[Array, "M n"],
     *,
-    temperature: float = 1.0,
+    temperature: float | jax.Array = 1.0,
     mask: jax.Array | None = None,
     implementation: Implementation | None = None,
+    interpret: bool = False,
 ) -> BinaryCodes:
     """Thresholds logits (a bit is on where its logit is above 0), packs the bits and adds up statistics.
 
-    XLA fuses the elementwise work into its reductions on every platform, so there is no other
-    implementation. On a mesh every device packs its own tokens and the sums are added.
+    The Pallas kernels read the logits once; XLA reads them once for the words and once for the sums. On a
+    mesh every device packs its own tokens and the sums are added.
 
     Args:
       logits: any float dtype; NaN is off.
       temperature: T of the probabilities.
       mask: bool [M] of real tokens; the others have words of 0 and count nowhere.
-      implementation: "xla", or None.
+      implementation: "xla", "pallas_tpu", "pallas_gpu", or None for the best one here.
+      interpret: run a Pallas kernel in interpret mode.
 
     Returns:
       See `BinaryCodes`. No gradient flows.
 
     Raises:
-      ValueError: a temperature that is not positive, or an implementation that does not exist.
+      ValueError: a temperature that is not positive, or an implementation that cannot run here.
     """
-    choose("binary_codes", implementation, {"xla": binary_codes})
+    function = choose("binary_codes", implementation, _IMPLEMENTATIONS, interpret)
     if isinstance(temperature, int | float) and temperature <= 0:
         raise ValueError(f"temperature={temperature} must be positive")
     logits = jax.lax.stop_gradient(jnp.asarray(logits, jnp.float32))
-    weights = jnp.ones(logits.shape[0], jnp.float32) if mask is None else jnp.asarray(mask, jnp.float32)
+    tokens, bits = logits.shape
+    weights = jnp.ones(tokens, jnp.float32) if mask is None else jnp.asarray(mask, jnp.float32)
+    if not tokens or not bits:
+        function = reference.pack_and_sum
 
-    def words(logits, weights):
-        on = ((logits > 0) & (weights[:, None] > 0)).astype(jnp.uint32)
-        count = -(-on.shape[1] // WORD)
-        on = jnp.pad(on, ((0, 0), (0, count * WORD - on.shape[1]))).reshape(on.shape[0], count, WORD)
-        return jnp.sum(on << jnp.arange(WORD, dtype=jnp.uint32), axis=-1, dtype=jnp.uint32)
+    def local(logits, weights, temperature):
+        words, sums = function(logits, weights, temperature, interpret=interpret)
+        return words, sums[None]
 
-    def sums(logits, weights):
-        scaled = logits / temperature
-        size = jnp.abs(scaled)
-        entropy = jnp.log1p(jnp.exp(-size)) + size * jax.nn.sigmoid(-size)
-        add = lambda x: jnp.sum(x * weights[:, None], axis=0)
-        return (
-            add((logits > 0).astype(jnp.float32)),
-            jnp.sum(weights),
-            add(jax.nn.sigmoid(scaled)),
-            add(entropy),
-        )
-
-    on, tokens, probability, entropy = spmd.over_tokens(sums, (logits, weights), summed=True)
-    return BinaryCodes(spmd.over_tokens(words, (logits, weights)), on, tokens, probability, entropy)
+    # Filled up here, so that there are sums of every device, to be added below.
+    missing = -tokens % spmd.devices_of(spmd.auto_axes(spmd.TOKEN_AXES))
+    rows = jnp.pad(logits, ((0, missing), (0, 0))), jnp.pad(weights, (0, missing))
+    shared = (jax.lax.stop_gradient(jnp.asarray(temperature, jnp.float32)),)
+    words, sums = spmd.over_tokens(local, rows, shared)
+    on, probability, entropy = jnp.sum(sums, axis=0)
+    return BinaryCodes(words[:tokens], on, jnp.sum(weights), probability, entropy)
 
 
 def unpack_words(words: UInt32[Array, "*batch W"], bits: int) -> Bool[jax.Array, "*batch n"]:

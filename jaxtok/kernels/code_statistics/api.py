@@ -6,8 +6,14 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import Array
 from jaxtok.kernels import spmd
-from jaxtok.kernels.code_statistics import reference, tpu
-from jaxtok.kernels.dispatch import Implementation, choose
+from jaxtok.kernels.code_statistics import reference
+from jaxtok.kernels.dispatch import Implementation, choose, target_platform
+
+_IMPLEMENTATIONS = {
+    "xla": reference.code_sums,
+    "pallas_tpu": "jaxtok.kernels.code_statistics.tpu:code_sums",
+    "pallas_gpu": "jaxtok.kernels.code_statistics.gpu:code_sums",
+}
 
 
 def code_statistics(
@@ -28,7 +34,7 @@ def code_statistics(
       codes: the code of each token, in [0, size).
       size: K.
       weights: [M] of the tokens, such as a mask; 1 if absent.
-      implementation: "xla", "pallas_tpu", or None for the best one here.
+      implementation: "xla", "pallas_tpu", "pallas_gpu", or None for the best one here (XLA on GPUs).
       interpret: run a Pallas kernel in interpret mode.
 
     Returns:
@@ -37,8 +43,9 @@ def code_statistics(
     Raises:
       ValueError: an implementation that cannot run here.
     """
-    implementations = {"xla": reference.code_sums, "pallas_tpu": tpu.code_sums}
-    function = choose("code_statistics", implementation, implementations, interpret)
+    if implementation is None and target_platform() == "cuda":
+        implementation = "xla"  # adds every token once; the kernel multiplies it with every code
+    function = choose("code_statistics", implementation, _IMPLEMENTATIONS, interpret)
     options = {"interpret": True} if interpret and function is not reference.code_sums else {}
     z, codes = jnp.asarray(z, jnp.float32), jnp.asarray(codes)
     weights = jnp.ones(codes.shape, jnp.float32) if weights is None else jnp.asarray(weights, jnp.float32)

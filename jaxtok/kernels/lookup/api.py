@@ -37,8 +37,8 @@ def lookup(
         return codebooks[codes]
     if codebooks.ndim != 3 or not codes.ndim or codes.shape[-1] != codebooks.shape[0]:
         raise ValueError(
-            f"codes {codes.shape} do not fit codebooks {codebooks.shape}; give [K, D] with any codes, or [Q, K, D] "
-            "with codes [..., Q]"
+            f"codes {codes.shape} do not fit codebooks {codebooks.shape}; give [K, D] with any codes, or "
+            "[Q, K, D] with codes [..., Q]"
         )
     # Slot after slot: [..., Q, D] never exists.
     values = codebooks[0][codes[..., 0]]
