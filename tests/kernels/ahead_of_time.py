@@ -1,7 +1,9 @@
 """Compiling for TPUs and lowering for GPUs on a machine that has neither."""
 
+import contextlib
 import functools
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}  # the smallest topology that has the chip
@@ -61,15 +64,30 @@ def compile_for_tpu(
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
         for x, spec in zip(arguments, specs or (PartitionSpec(),) * len(arguments), strict=True)
     ]
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), _without_cache():
         return jax.jit(function).lower(*placed).compile()
+
+
+@contextlib.contextmanager
+def _without_cache():
+    # A TPU program that was cached cannot be read back without a TPU.
+    folder = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
 
 
 def lower_for_gpu(function: Callable[..., Any], *arguments: jax.ShapeDtypeStruct, platform: str) -> str:
     """The StableHLO text, Triton kernels included, of a function on one GPU of platform "cuda" or "rocm"."""
     device = AbstractDevice(device_kind=GPUS[platform], platform=platform, num_cores=None)
     mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
-    with jax.sharding.use_abstract_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(mesh), warnings.catch_warnings():
+        # Since JAX 0.11; the kernels name this back end on purpose, and XLA takes over when it is gone.
+        warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
         return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
 

@@ -29,10 +29,10 @@ def residual_codes(
 
         r_0 = z,   k_q = argmin_k |r_q - e_qk|^2,   r_{q+1} = r_q - e_q[k_q]
 
-    A tile of tokens goes through all depths before the next one starts, so that its residual stays on the chip
-    (or in the cache). Float32 at full precision, ties as in `nearest_code`; the XLA implementation equals
-    repeated `nearest_code` and subtraction to the bit. On a mesh the tokens are split over the axes "data" and
-    "fsdp".
+    A tile of tokens goes through all depths before the next one starts, so that its residual stays on the
+    chip (or in the cache). Float32 at full precision, ties as in `nearest_code`; the XLA implementation
+    equals repeated `nearest_code` and subtraction to the bit. On a mesh the tokens are split over the axes
+    "data" and "fsdp".
 
     Args:
       z: features, any float dtype.
