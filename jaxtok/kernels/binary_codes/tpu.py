@@ -41,9 +41,9 @@ def _kernel(temperature_ref, logits_ref, weights_ref, powers_ref, words_ref, sum
 
 def _powers(bits: int) -> np.ndarray:
     """[2 W, bits]: the low halves of all words, then the high ones."""
-    place = np.arange(bits)
-    rows = place // WORD + bits // WORD * (place % WORD // (WORD // 2))
-    matrix = np.zeros((2 * bits // WORD, bits), np.float32)
+    place, words = np.arange(bits), -(-bits // WORD)
+    rows = place // WORD + words * (place % WORD // (WORD // 2))
+    matrix = np.zeros((2 * words, bits), np.float32)
     matrix[rows, place] = 2.0 ** (place % (WORD // 2))
     return matrix
 
@@ -57,9 +57,10 @@ def pack_and_sum(
     """See `reference.pack_and_sum`."""
     tokens, bits = logits.shape
     words = -(-bits // WORD)
-    block_bits = min(_BITS, words * WORD)
+    block_bits = min(_BITS, bits)  # all of few bits: filling them up would be a pass of its own
+    block_words = -(-block_bits // WORD)
     columns = -(-bits // block_bits)
-    most = _BYTES // (4 * block_bits) // _LANES * _LANES
+    most = _BYTES // (4 * max(block_bits, WORD)) // _LANES * _LANES
     block = min(most, -(-tokens // _LANES) * _LANES)
     rows = -(-tokens // block)
     # Tokens last: narrow logits stored the other way would be padded to 128 lanes.
@@ -76,11 +77,11 @@ def pack_and_sum(
             pl.BlockSpec(powers.shape, lambda j, i: (0, 0)),
         ],
         out_specs=[
-            pl.BlockSpec((block_bits // WORD, block), lambda j, i: (j, i)),
+            pl.BlockSpec((block_words, block), lambda j, i: (j, i)),
             pl.BlockSpec((3, block_bits, _LANES), lambda j, i: (0, j, 0)),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((columns * block_bits // WORD, rows * block), jnp.int32),
+            jax.ShapeDtypeStruct((columns * block_words, rows * block), jnp.int32),
             jax.ShapeDtypeStruct((3, columns * block_bits, _LANES), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
