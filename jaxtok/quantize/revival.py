@@ -123,11 +123,11 @@ def batch_sample(
     return {"sample": total, "sample_weight": weight}
 
 
-def sampled_vectors(statistics: State) -> tuple[Float[jax.Array, "*books K D"], jax.Array]:
+def sampled_vectors(statistics: State) -> tuple[Float[jax.Array, "*books K D"], Bool[jax.Array, "*books K"]]:
     """The tokens of a `batch_sample`; places without one get one of another place.
 
     Returns:
-      Vectors [..., K, D] and whether any token was there at all, bool [...].
+      Vectors [..., K, D] and which of the places have a token of their own, bool [..., K].
     """
     weight = statistics["sample_weight"]
     there = weight > 0
@@ -137,7 +137,7 @@ def sampled_vectors(statistics: State) -> tuple[Float[jax.Array, "*books K D"], 
     filled = jnp.maximum(jnp.sum(there, axis=-1, keepdims=True), 1)
     turn = jnp.arange(weight.shape[-1]) % filled
     chosen = jnp.where(there, jnp.arange(weight.shape[-1]), jnp.take_along_axis(order, turn, axis=-1))
-    return jnp.take_along_axis(vectors, chosen[..., None], axis=-2), jnp.any(there, axis=-1)
+    return jnp.take_along_axis(vectors, chosen[..., None], axis=-2), there
 
 
 def resample_dead_codes(
@@ -148,7 +148,8 @@ def resample_dead_codes(
     metric: Metric = "euclidean",
     measure: Unit = "mean",
 ) -> dict[str, jax.Array]:
-    """Replaces dead codes by random tokens of the batch.
+    """Replaces dead codes by random tokens of the batch, no two by the same: if there are not enough, some
+    wait.
 
     Args:
       state: see `replace_codes`.
@@ -158,8 +159,9 @@ def resample_dead_codes(
       metric: "cosine" normalises the tokens.
       measure: see `dead_codes`.
     """
-    vectors, any_token = sampled_vectors(statistics)
-    vectors = jax.random.permutation(key, vectors, axis=-2)
+    vectors, there = sampled_vectors(statistics)
+    order = jax.random.permutation(key, vectors.shape[-2])
+    vectors = vectors[..., order, :]
     vectors = unit(vectors) if metric == "cosine" else vectors
     dead, start = dead_codes(state["counts"], threshold, measure)
-    return replace_codes(state, dead & any_token[..., None], vectors, start)
+    return replace_codes(state, dead & there[..., order], vectors, start)

@@ -160,9 +160,9 @@ def _cluster(rules, state, codebook, statistics):
     new = {**state, "usage": usage, "tokens": jnp.where(total > 0, tokens, state["tokens"])}
     if "sample" not in statistics:
         return new
-    vectors, any_token = revival.sampled_vectors(statistics)
+    vectors, there = revival.sampled_vectors(statistics)
     moved = cvq.towards_anchors(codebook, usage, vectors, rules.decay, rules.metric)
-    moved = jnp.where(any_token[..., None, None], moved, codebook)
+    moved = jnp.where(jnp.any(there, axis=-1)[..., None, None], moved, codebook)
     return new | {"offset": _offset(state, codebook, moved)}
 
 

@@ -64,7 +64,7 @@ def tokens_first(x, config):
     x = np.asarray(x)
     if x.ndim == 2:  # single tokens
         return x[:, None]
-    if x.ndim == 4 or channels_first(config):
+    if x.ndim >= 4 or channels_first(config):
         return np.moveaxis(x, 1, -1).reshape(x.shape[0], -1, x.shape[1])
     return x
 

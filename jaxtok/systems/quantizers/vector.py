@@ -78,12 +78,12 @@ def quantizer(config: Mapping[str, Any]) -> VectorQuantizer:
     heads, width, threshold = a.get("heads", 1), a["dim"], a.get("threshold_ema_dead_code", 0)
     inner = a.get("codebook_dim", width) * heads
     learning = _learning(a)
-    commitment = a.get("commitment_weight", 1.0)
+    commitment = float(a.get("commitment_weight", 1.0))
     settings = {
         "decay": 0.8,
         "commitment": 1.0,
         # One official term trains features and codes: without detaching, it is the sum of both of ours.
-        "codebook_weight": 0.0 if directional else commitment,
+        "codebook_weight": commitment if a.get("learnable_codebook") and not directional else 0.0,
         "codes": a["codebook_size"],
         "width": width,
         "code_width": inner if inner != width else 0,
@@ -130,7 +130,7 @@ def _refuse_contradictions(a: Mapping[str, Any], turned: bool) -> None:
     by_gradient = a.get("learnable_codebook", directional) or a.get("orthogonal_reg_weight")
     if by_gradient and not a.get("freeze_codebook") and a.get("ema_update", not directional):
         raise ValueError(
-            "straight_through with a learnable codebook has no counterpart; see jaxtok.quantize.gumbel"
+            "a codebook moved by gradient (learnable_codebook, directional_reparam, orthogonal_reg_weight) "
             "cannot follow moving averages too, which overwrite it; pass ema_update=False"
         )
     if by_gradient and a.get("straight_through"):
