@@ -1,5 +1,6 @@
-"""Beam search over the depths of a residual quantizer: the nearest code at one depth is not always the one that leaves
-the best residual for the next."""
+"""Beam search over the depths of a residual quantizer: the nearest code at one depth is not always the one
+that leaves the best residual for the next.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,10 @@ _TOKENS = 1024  # whose distances to all codes exist at a time
 def nearest_codes(
     x: Float[jax.Array, "M D"], codebook: Float[jax.Array, "K D"], count: int
 ) -> tuple[Int[jax.Array, "M C"], Float[jax.Array, "M C"]]:
-    """The `count` nearest codes, nearest first, and their squared distances; K scores for a block of tokens at a time."""
+    """The `count` nearest codes, nearest first, and their squared distances.
+
+    Holds K scores for a block of tokens at a time.
+    """
     half = jnp.sum(jnp.square(codebook), axis=-1) / 2
 
     def block(rows):
@@ -27,27 +31,31 @@ def nearest_codes(
 
 
 def beam_codes(
-    x: Float[jax.Array, "M D"], codebooks: list[Float[jax.Array, "K D"]], beam: int
+    x: Float[jax.Array, "M D"],
+    codebooks: list[Float[jax.Array, "K D"]],
+    beam: int,
+    weights: tuple[float, ...] = (),
 ) -> Int[jax.Array, "M Q"]:
     """Codes of the best path through the depths.
 
-    A path's score is the sum over depths of its squared residuals; `beam` paths survive each depth, every one of which
-    tries its `beam` nearest codes.
+    A path's score is the weighted sum over depths of its squared residuals; `beam` paths survive each depth,
+    every one of which tries its `beam` nearest codes.
 
     Args:
       x: features.
       codebooks: of the depths, Euclidean.
       beam: number of paths; 1 is the greedy choice.
+      weights: of the depths in the score; () for 1.
     """
     tokens, width = x.shape
     residual, score = x[:, None], jnp.zeros((tokens, 1))
     path = jnp.zeros((tokens, 1, 0), jnp.int32)
-    for codebook in codebooks:
+    for codebook, weight in zip(codebooks, weights or (1.0,) * len(codebooks), strict=True):
         tries = min(beam, codebook.shape[0])
         codes, distances = nearest_codes(residual.reshape(-1, width), codebook, tries)
         paths = residual.shape[1]
         codes, distances = codes.reshape(tokens, paths, tries), distances.reshape(tokens, paths, tries)
-        total = (score[..., None] + distances).reshape(tokens, -1)
+        total = (score[..., None] + weight * distances).reshape(tokens, -1)
         lowest, chosen = jax.lax.top_k(-total, min(beam, paths * tries))
         score = -lowest
         parent, code = chosen // tries, jnp.take_along_axis(codes.reshape(tokens, -1), chosen, axis=1)

@@ -108,6 +108,7 @@ def stack(config: Mapping[str, Any]) -> ResidualQuantizer:
     depth = a.get("num_quantizers") or len(sizes)
     outer = {
         "dropout": bool(a.get("quantize_dropout")),
+        "dropout_per": "batch",
         "at_least": a.get("quantize_dropout_cutoff_index", 0) + 1,
         "multiple_of": a.get("quantize_dropout_multiple_of", 1),
     }
