@@ -79,7 +79,7 @@ def quantizer(config: Mapping[str, Any]) -> VectorQuantizer:
     inner = a.get("codebook_dim", width) * heads
     learning = _learning(a)
     commitment = float(a.get("commitment_weight", 1.0))
-    settings = {
+    settings: dict[str, Any] = {
         "decay": 0.8,
         "commitment": 1.0,
         # One official term trains features and codes: without detaching, it is the sum of both of ours.
@@ -106,7 +106,8 @@ def quantizer(config: Mapping[str, Any]) -> VectorQuantizer:
         "revive_unit": "tokens",
         "revival": "sample",
     }
-    return VectorQuantizer(**settings | {_SAME[name]: float(a[name]) for name in _SAME if name in a})
+    same: dict[str, Any] = {_SAME[name]: float(a[name]) for name in _SAME if name in a}
+    return VectorQuantizer(**(settings | same))
 
 
 def _learning(a: Mapping[str, Any]) -> str:
