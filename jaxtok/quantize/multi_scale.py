@@ -1,11 +1,13 @@
-"""Multi-scale residual quantization of a grid (VAR, arXiv 2404.02905): coarse grids of codes first, each scale coding
-what the coarser ones left.
+"""Multi-scale residual quantization of a grid (VAR, arXiv 2404.02905): coarse grids of codes first, each
+scale coding what the coarser ones left.
 
-    r = z;   for every scale s:  k_s = nearest(pool(r, s)),   h_s = phi_s(up(e[k_s])),   r -= h_s,   out += h_s
+    r = z,   and for every scale s:
+    k_s = nearest(pool(r, s)),   h_s = phi_s(up(e[k_s])),   r -= h_s,   out += h_s
 
-`pool` is area averaging, `up` bicubic (or bilinear) interpolation, both as in PyTorch (`align_corners=False`, cubic
-coefficient -0.75), phi_s(h) = (1 - rho) h + rho conv3x3(h), shared by neighbouring scales. All scales share one
-codebook. Codes stand one scale behind the other, and any number of leading scales decodes to a coarser grid.
+`pool` is area averaging, `up` bicubic (or bilinear) interpolation, both as in PyTorch (`align_corners=False`,
+cubic coefficient -0.75), phi_s(h) = (1 - rho) h + rho conv3x3(h), shared by neighbouring scales. All scales
+share one codebook. Codes stand one scale behind the other, and any number of leading scales decodes to a
+coarser grid.
 
     >>> import jax
     >>> from jaxtok.quantize.multi_scale import MultiScaleQuantizer
@@ -18,6 +20,7 @@ codebook. Codes stand one scale behind the other, and any number of leading scal
     >>> coarse = quantizer.apply(variables, out.codes[:, :5], method="decode")
 """
 
+import itertools
 import math
 from typing import Any, Literal
 
@@ -86,13 +89,15 @@ class MultiScaleQuantizer(nn.Module):
     Attributes:
       codes: K, size of the shared codebook.
       width: D.
-      scales: side (or (height, width)) of each grid, coarse to fine; the last one is the grid of the features.
+      scales: side (or (height, width)) of each grid, coarse to fine; the last one is the grid of the
+        features.
       learning: of the codebook, "gradient" or "ema".
       metric: what nearest means.
-      commitment: weight of the distance from the features to the (fixed) sum of each prefix of scales, averaged over
-        scales; the opposite distance, which moves codebook and phi, has weight 1.
+      commitment: weight of the distance from the features to the (fixed) sum of each prefix of scales,
+        averaged over scales; the opposite distance, which moves codebook and phi, has weight 1.
       residual_ratio: rho of phi.
       phis: number of convolutions, shared by neighbouring scales; 0 for none (phi is the identity).
+      phi_by_scale: which of them each scale uses; () for `phi_of_scale`.
       interpolation: of `up`.
       decay: of a codebook learned by "ema".
       revive_below: see `VectorQuantizer`.
@@ -106,6 +111,7 @@ class MultiScaleQuantizer(nn.Module):
     commitment: float = 0.25
     residual_ratio: float = 0.5
     phis: int = 4
+    phi_by_scale: tuple[int, ...] = ()
     interpolation: Interpolation = "bicubic"
     decay: float = 0.99
     revive_below: float = 0.0
@@ -123,7 +129,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def setup(self):
         shapes = self.layout.scales
-        if any(a[0] > b[0] or a[1] > b[1] for a, b in zip(shapes, shapes[1:], strict=False)):
+        if any(a[0] > b[0] or a[1] > b[1] for a, b in itertools.pairwise(shapes)):
             raise ValueError(f"scales={self.scales} must grow")
         self.book = VectorQuantizer(
             self.codes,
@@ -152,8 +158,9 @@ class MultiScaleQuantizer(nn.Module):
           train, key, temperature: not used; nothing is drawn.
 
         Returns:
-          `Quantized` with values [B, H, W, D], codes [B, N, 1] of all scales, losses "commitment" and "codebook" (see
-          the attributes), and statistics "counts" [K], "scale_counts" [S, K] and, for "ema", "sums" [K, D].
+          `Quantized` with values [B, H, W, D], codes [B, N, 1] of all scales, losses "commitment" and
+          "codebook" (see the attributes), and statistics "counts" [K], "scale_counts" [S, K] and, for "ema",
+          "sums" [K, D].
 
         Raises:
           ValueError: a grid of another size.
@@ -199,8 +206,9 @@ class MultiScaleQuantizer(nn.Module):
         return jnp.stack(self._running(codes))
 
     def next_inputs(self, codes: Int[jax.Array, "B n 1"]) -> Float[jax.Array, "B m D"]:
-        """What a next-scale prior reads: for each scale but the first, the sum of the scales before it, pooled to its
-        grid; of codes of the first j scales, the inputs of scales 2 .. j + 1 (as far as there are).
+        """What a next-scale prior reads: for each scale but the first, the sum of the scales before it,
+        pooled to its grid; of codes of the first j scales, the inputs of scales 2 .. j + 1 (as far as there
+        are).
         """
         sums = self._running(codes)
         parts = [self._pool(total, i + 1) for i, total in enumerate(sums) if i + 1 < len(self.scales)]
@@ -247,7 +255,8 @@ class MultiScaleQuantizer(nn.Module):
 
     def _grid(self, codes, i):
         source, target = self.layout.scales[i], self.layout.scales[-1]
-        # The codes as they are learned, also when only their direction decides which is nearest (as VAR does).
+        # The codes as they are learned, also when only their direction decides which is nearest (as VAR
+        # does).
         h = lookup(self.book.codebook, codes[..., 0]).reshape(codes.shape[0], *source, self.width)
         if source != target:
             matrices = (
@@ -256,5 +265,5 @@ class MultiScaleQuantizer(nn.Module):
             h = resize(h, *matrices)
         if not self.phis:
             return h
-        phi = self.phi[phi_of_scale(len(self.scales), self.phis)[i]]
+        phi = self.phi[(self.phi_by_scale or phi_of_scale(len(self.scales), self.phis))[i]]
         return (1 - self.residual_ratio) * h + self.residual_ratio * phi(h)

@@ -19,7 +19,8 @@ from jaxtok.weights import Entry, Table, dense, squeeze_leading
 _STACK = {
     "num_quantizers", "codebook_dim", "shared_codebook", "quantize_dropout", "quantize_dropout_cutoff_index",
     "quantize_dropout_multiple_of", "accept_image_fmap", "is_channel_first", "channel_first",
-    "quant_grad_frac", "dim", "groups", "diveq", "codebook_size", "beam_size", "implicit_neural_codebook", "mlp_kwargs",
+    "quant_grad_frac", "dim", "groups", "diveq", "codebook_size", "beam_size", "implicit_neural_codebook",
+    "mlp_kwargs",
 }  # fmt: skip
 
 
