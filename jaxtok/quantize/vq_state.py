@@ -94,8 +94,9 @@ def additive(
     counts, sums = each_book(count, rules.books, tokens, chosen, weights)
     out |= {"counts": counts, "sums": sums} if rules.learning == "ema" else {"counts": counts}
     if rules.learning in ("gradient", "cvq") and (rules.revives or rules.affine):
-        # The same in every micro-batch; the quotient is the codebook, which `update` does not see otherwise.
-        out |= {"codebook": jax.lax.stop_gradient(codebook), "calls": jnp.ones((), jnp.float32)}
+        # Weighed by tokens it is additive; the quotient is the codebook, else unknown to `update`.
+        calls = jnp.sum(weights)
+        out |= {"codebook": jax.lax.stop_gradient(codebook) * calls, "calls": calls}
     if sample is not None:
         uniforms, expected = by_book(sample[0], None, rules.books)[0], sample[1]
         take = lambda z, u, w, n: revival.batch_sample(z, rules.codes, u, w, n)
@@ -117,7 +118,9 @@ def step(
     """
     new = dict(state)
     parameter = "calls" in statistics
-    codebook = statistics["codebook"] / statistics["calls"] if parameter else state.get("codebook")
+    codebook = (
+        statistics["codebook"] / jnp.maximum(statistics["calls"], 1.0) if parameter else state.get("codebook")
+    )
     if rules.affine and codebook is not None:
         new |= affine.update_moments(state, codebook, statistics, rules.affine_decays)
     if rules.learning == "ema":
@@ -134,7 +137,10 @@ def step(
         new["counts"] = jnp.where(told, moved, state["counts"])
         if codebook is not None:
             revived = _revive(rules, {"codebook": codebook, "counts": new["counts"]}, statistics, key)
-            new |= {"counts": revived["counts"], "offset": _offset(new, codebook, revived["codebook"])}
+            # Without any token the codebook is not known.
+            moved = jnp.where(told[..., None], revived["codebook"], codebook)
+            new["counts"] = jnp.where(told, revived["counts"], new["counts"])
+            new["offset"] = _offset(new, codebook, moved)
     return new
 
 
