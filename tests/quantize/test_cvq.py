@@ -1,5 +1,7 @@
 """Clustering VQ, and codes that come back to life."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def test_a_codebook_learned_by_gradient_moves_by_its_offset(options):
     quantizer = VectorQuantizer(codes=5, width=3, decay=0.5, **options)
     z = 4 + normal(2, 9, 3)
     variables = quantizer.init(jax.random.key(0), z)
-    out = quantizer.apply(variables, z, train=True, key=jax.random.key(1))
+    out: Any = quantizer.apply(variables, z, train=True, key=jax.random.key(1))
     state = quantizer.update(variables["quantizer"], out.statistics, jax.random.key(2))
     moved = {"params": variables["params"], "quantizer": state}
     codes = np.asarray(moved["params"]["codebook"] + state["offset"])
