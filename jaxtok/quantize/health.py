@@ -70,7 +70,7 @@ def health(statistics: dict[str, Any]) -> dict[str, jax.Array]:
         return {}
     total = ("dead_codes", "dead_bits", "bits_per_token")
     return {
-        name: sum((p[name] for p in parts), jnp.float32(0)) / (1 if name in total else len(parts))
+        name: jnp.sum(jnp.stack([p[name] for p in parts])) / (1 if name in total else len(parts))
         for name in parts[0]
         if all(name in p for p in parts)
     }

@@ -1,5 +1,5 @@
-"""Residual quantization with implicit neural codebooks (QINCo, arXiv 2401.14732): the codes of a depth depend on what
-the earlier depths chose.
+"""Residual quantization with implicit neural codebooks (QINCo, arXiv 2401.14732): the codes of a depth depend
+on what the earlier depths chose.
 
     c_k = MLP_i([out ; e_k])  for depth i > 0,   k = argmin_k |r - c_k|,   out += c_k,   r = x - out
 
@@ -62,7 +62,8 @@ class NeuralResidualQuantizer(nn.Module):
       width: D.
       hidden: of the networks; 0 for 2 D.
       layers: residual blocks of the networks.
-      commitment: weight of `mean |r - sg(q)|^2`, as in `VectorQuantizer`; the term that moves the codes has the same.
+      commitment: weight of `mean |r - sg(q)|^2`, as in `VectorQuantizer`; the term that moves the codes has
+        the same.
       routing: of the gradient of the values.
     """
 
@@ -101,7 +102,8 @@ class NeuralResidualQuantizer(nn.Module):
           mask: bool [B, N], True where a token is real. Others get code 0 and zeros, and count nowhere.
 
         Returns:
-          `Quantized` with losses "commitment" and "codebook" (summed over depths); statistics "counts" [Q, K].
+          `Quantized` with losses "commitment" and "codebook" (summed over depths); statistics "counts" [Q,
+          K].
         """
         del train, key, temperature
         x = z.astype(jnp.float32)

@@ -47,7 +47,9 @@ def case(request):
 
 
 def consistent(quantizer, variables):
-    """Drawn state as a quantizer would have it: positive counts, sums that belong to the codes, true rotations."""
+    """Drawn state as a quantizer would have it: positive counts, sums that belong to the codes, true
+    rotations.
+    """
 
     def mend(path, leaf):
         name = path[-1].key
@@ -118,7 +120,7 @@ def test_health_follows_from_the_statistics(case):
 
 
 def test_masked_tokens_have_no_effect(case):
-    quantizer, variables, run, _, keys = case
+    _, variables, run, _, keys = case
     out = run(variables, Z, keys, MASK)
     other = run(variables, jnp.where(MASK[..., None], Z, 100 * normal(*Z.shape, seed=5)), keys, MASK)
     real = np.asarray(MASK)

@@ -9,7 +9,8 @@ from jaxtok.codes import CodeSpace
 from tests.quantize.golden import channels_first, close, recordings
 
 FILES = {
-    "ResidualVQ": "ema shared_codebook projection_cosine quantize_dropout different_sizes grad_frac diveq masked "
+    "ResidualVQ": "ema shared_codebook projection_cosine quantize_dropout different_sizes grad_frac diveq "
+    "masked "
     "beam_train_batch1 implicit_neural",
     "ResidualLFQ": "residual clamped dropout",
     "ResidualFSQ": "residual soft_clamp channel_first dropout",

@@ -22,7 +22,8 @@ def lookup(
 
     Args:
       codebooks: [K, D], or [Q, K, D] for Q slots.
-      codes: [...] for one codebook, [..., Q] for several; they must lie in [0, K) (XLA clamps others).
+      codes: [...] for one codebook, [..., Q] for several; they must lie in [0, K); larger ones
+        are clamped to K - 1, and negative ones count from the end.
       implementation: "xla" or None.
 
     Returns:
