@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from jaxtok.kernels import nearest_code
+from jaxtok import kernels
 from jaxtok.kernels.nearest_code import gpu, reference, tpu
 from jaxtok.kernels.nearest_code.shapes import PALLAS_GPU, PALLAS_TPU, XLA, Blocks, blocks_for
 from tests.kernels.ahead_of_time import CHIPS, compile_for_tpu, floats, lower_for_gpu, temporary_bytes
@@ -23,6 +23,9 @@ SMALL = {
     "pallas_gpu": (gpu.smallest_score, Blocks(16, 16)),
 }
 every = pytest.mark.parametrize("kernel", KERNELS)
+# One program instead of one per operation: compiling is what takes the time.
+OPTIONS = ("metric", "return_distance", "implementation", "shard_codes", "interpret")
+nearest_code = jax.jit(kernels.nearest_code, static_argnames=OPTIONS)
 
 
 def exact(z, codebook, metric="euclidean"):
@@ -190,14 +193,16 @@ def test_errors_say_what_to_do(z, codebook, options, message):
 
 def test_the_reference_never_holds_a_score_per_token_and_code():
     tokens, codes = 16_384, 65_536
-    compiled = jax.jit(nearest_code).lower(floats(tokens, 8), floats(codes, 8)).compile()
+    compiled = nearest_code.lower(floats(tokens, 8), floats(codes, 8)).compile()
     assert temporary_bytes(compiled) < 16 * 2**20  # all scores would be 4 GiB
 
 
 @pytest.mark.parametrize("chip", CHIPS)
 def test_tpu_kernel_compiles_and_never_holds_a_score_per_token_and_code(chip):
     width = {"v5e": 8, "v5p": 64, "v6e": 1500}[chip]  # the last is summed up in slices
-    compiled = compile_for_tpu(nearest_code, floats(65_536, width), floats(262_144, width), topology=chip)
+    compiled = compile_for_tpu(
+        kernels.nearest_code, floats(65_536, width), floats(262_144, width), topology=chip
+    )
     assert "tpu_custom_call" in compiled.as_text()
     stored = 4 * width * (65_536 + 262_144)
     assert temporary_bytes(compiled) < 2 * stored + 32 * 2**20  # all scores would be 64 GiB
@@ -232,7 +237,7 @@ def test_gpu_kernel_lowers(platform, named):
 
 
 def test_rocm_takes_the_xla_implementation():
-    assert "triton" not in lower_for_gpu(nearest_code, floats(512, 8), floats(64, 8), platform="rocm")
+    assert "triton" not in lower_for_gpu(kernels.nearest_code, floats(512, 8), floats(64, 8), platform="rocm")
 
 
 @pytest.mark.parametrize("table", [XLA, PALLAS_TPU, PALLAS_GPU])

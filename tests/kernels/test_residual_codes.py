@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxtok.kernels import nearest_code, residual_codes
+from jaxtok import kernels
 from jaxtok.kernels.nearest_code.shapes import Blocks
 from jaxtok.kernels.residual_codes import gpu, reference, tpu
 from tests.kernels.ahead_of_time import CHIPS, compile_for_tpu, floats, lower_for_gpu, temporary_bytes
@@ -22,6 +22,9 @@ SMALL = {
     "pallas_gpu": (gpu.all_depths, Blocks(16, 16)),
 }
 every = pytest.mark.parametrize("kernel", KERNELS)
+# One program instead of one per operation: compiling is what takes the time.
+nearest_code = jax.jit(kernels.nearest_code)
+residual_codes = jax.jit(kernels.residual_codes, static_argnames=("implementation", "interpret"))
 
 
 def draw(tokens, depths, codes, width):
@@ -113,7 +116,9 @@ def test_sharded_equals_unsharded(kernel, tokens):
 @pytest.mark.parametrize("chip", CHIPS)
 def test_tpu_kernel_compiles_and_never_holds_a_score_per_token_and_code(chip):
     width, codes = {"v5e": (8, 65_536), "v5p": (512, 1024), "v6e": (128, 1000)}[chip]
-    compiled = compile_for_tpu(residual_codes, floats(65_536, width), floats(8, codes, width), topology=chip)
+    compiled = compile_for_tpu(
+        kernels.residual_codes, floats(65_536, width), floats(8, codes, width), topology=chip
+    )
     assert "tpu_custom_call" in compiled.as_text()
     stored = 4 * width * (65_536 + 8 * codes)
     assert temporary_bytes(compiled) < 2 * stored + 32 * 2**20  # all scores would be up to 128 GiB
@@ -121,7 +126,7 @@ def test_tpu_kernel_compiles_and_never_holds_a_score_per_token_and_code(chip):
 
 def test_tpu_kernel_on_a_mesh():
     compiled = compile_for_tpu(
-        residual_codes,
+        kernels.residual_codes,
         floats(65_536, 64),
         floats(8, 1024, 64),
         topology="v6e:4x4",
@@ -134,7 +139,7 @@ def test_tpu_kernel_on_a_mesh():
 @pytest.mark.parametrize("platform, named", [("cuda", None), ("rocm", "pallas_gpu")])
 def test_gpu_kernel_lowers(platform, named):
     text = lower_for_gpu(
-        lambda z, e: residual_codes(z, e, implementation=named),
+        lambda z, e: kernels.residual_codes(z, e, implementation=named),
         floats(65_536, 200),
         floats(8, 1000, 200),
         platform=platform,

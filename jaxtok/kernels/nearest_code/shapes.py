@@ -18,8 +18,9 @@ class Blocks:
     codes: int
 
 
-# CPU, one core of a server (N=16,384; K=8,192; D=8/64/256), times plain torch matmul + argmax: 512x1024
-# 5.3/3.2/1.5, 128x1024 4.7/3.1/1.4; a tile of 2 MB stays in the second-level cache.
+# CPU, one core of a server, N=16,384, K=8,192, D=8/64/256: 8.8/3.9/2.4 times as fast as plain torch matmul +
+# argmax, where the products alone take a quarter/three quarters/nine tenths of the time. A tile of 2 MB stays in
+# the cache; minima per lane over 512x256 instead of per tile were 1.15/1.0/0.95 times as fast as this.
 XLA = {"cpu": Blocks(512, 1024), "": Blocks(8192, 4096)}
 # A tile of scores, two of codes and one of tokens fit the 16 MB of vector memory that a kernel may use by
 # default.
