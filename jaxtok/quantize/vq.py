@@ -191,7 +191,7 @@ class VectorQuantizer(nn.Module):
           train: draw codes and noise where the attributes say so.
           key: scalar key or one key per example; only for training with noise or revival by samples, default
             the "quantizer" stream of `rngs`.
-          temperature: replaces `sample_temperature`.
+          temperature: replaces `sample_temperature`, unless that is 0.
           mask: bool [B, N], True where a token is real. Others get code 0 and zeros, and count nowhere.
 
         Returns:
@@ -200,7 +200,8 @@ class VectorQuantizer(nn.Module):
           the assigned features, and a sample of the batch where revival needs one.
         """
         x = self._inner(z)
-        temperature = self.sample_temperature if temperature is None else temperature
+        if temperature is None or not self.sample_temperature:  # whoever anneals does not ask who samples
+            temperature = self.sample_temperature
         draws = train and not (isinstance(temperature, int | float) and temperature == 0)
         samples = train and self.revives and (self.learning == "cvq" or self.revival == "sample")
         keys: Any = None
