@@ -68,8 +68,13 @@ def main(
         print(stopped)
     except BrokenPipeError:  # `--help | head`
         raise SystemExit(0) from None
-    except _PLAIN_ERRORS as error:
-        if debug or isinstance(error, jax.errors.JaxRuntimeError):
+    except Exception as error:
+        plain = isinstance(error, _PLAIN_ERRORS) and not isinstance(error, jax.errors.JaxRuntimeError)
+        if jax.distributed.is_initialized():
+            from jaxtok.train.process_failure import leave_because_of
+
+            leave_because_of(error, trace=debug or not plain)
+        if debug or not plain:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -103,7 +108,9 @@ def _run(experiment: Any, verb: str, arguments: list[str]) -> None:
     workdir = f"runs/{experiment.name}-{preset}"
     if verb == "train":
         run, config = _parse(verb, _description(experiment), arguments, Run(workdir=workdir), config)
-        logging.basicConfig(level=run.log_level.upper(), format="%(message)s", force=True)
+        # Libraries below tell every detail at "info", so the level is that of this one alone.
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+        logging.getLogger("jaxtok").setLevel(run.log_level.upper())
         initialize(run.distributed)
         verbs.train_verb(experiment, config, run)
     elif verb == "verify":

@@ -5,9 +5,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,9 @@ class Distributed:
       coordinator: `host:port` of process 0, where the cluster does not tell (then give the next two as well).
       process: Number of this process, from 0; -1 when the cluster tells.
       processes: How many there are; 0 when the cluster tells.
-      timeout: Seconds to wait for the others.
+      timeout: Seconds to wait for the others at the start.
+      stall: Seconds without a finished step, evaluation or checkpoint after which a process stops with a
+        message, because another one hangs; 0 is never.
     """
 
     mode: Literal["auto", "on", "off"] = "auto"
@@ -29,8 +33,12 @@ class Distributed:
     process: int = -1
     processes: int = 0
     timeout: int = 300
+    stall: int = 1800
 
     def __post_init__(self) -> None:
+        for name, least in (("timeout", 1), ("stall", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)} seconds; it has to be at least {least}.")
         given = [bool(self.coordinator), self.process >= 0, self.processes > 0]
         if any(given) and not all(given):
             raise ValueError(
@@ -44,9 +52,9 @@ class Distributed:
 
 
 def initialize(config: Distributed) -> None:
-    """Connects the processes of a run, and logs one line about this one. Call it before using any device.
+    """Connects the processes of a run, and prints one line about this one. Call it before using any device.
 
-    Does nothing beyond the line when there is one process.
+    Does nothing when there is one process (the line goes into the log).
 
     Raises:
       RuntimeError: The processes did not find each other.
@@ -54,6 +62,8 @@ def initialize(config: Distributed) -> None:
     found = "by hand" if config.coordinator else detect(os.environ)
     if config.mode == "on" or (config.mode == "auto" and found):
         try:
+            # Otherwise JAX kills this process, with a fatal log, when another one vanishes.
+            jax.config.update("jax_enable_recoverability", True)
             jax.distributed.initialize(
                 coordinator_address=config.coordinator or None,
                 num_processes=config.processes or None,
@@ -68,15 +78,28 @@ def initialize(config: Distributed) -> None:
                 "Check that all processes were started and reach the coordinator, give the distributed "
                 "coordinator, process and processes by hand, or set the mode to off to run on this one alone."
             ) from error
-    log.info(
-        "process %d of %d (%s): %d local of %d %s devices",
-        jax.process_index(),
-        jax.process_count(),
-        found or "single",
-        jax.local_device_count(),
-        jax.device_count(),
-        jax.default_backend(),
+    line = (
+        f"process {jax.process_index()} of {jax.process_count()} ({found or 'single'}): "
+        f"{jax.local_device_count()} local of {jax.device_count()} {jax.default_backend()} devices"
     )
+    if jax.process_count() > 1:
+        print(line, flush=True)
+    else:
+        log.info(line)
+
+
+def to_host(tree: Any) -> Any:
+    """A pytree of arrays as NumPy arrays, also where parts of them are on devices of other processes.
+
+    With several processes this is a collective: call it from all of them in the same order.
+    """
+
+    def fetch(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return leaf
+
+    return jax.device_get(jax.tree.map(fetch, tree))
 
 
 def detect(environment: Mapping[str, str]) -> str:

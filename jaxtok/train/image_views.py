@@ -24,6 +24,7 @@ from jaxtok.nn.images import to_uint8
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.independent import sample_independent
 from jaxtok.train.config import to_json
+from jaxtok.train.distributed import to_host
 from jaxtok.train.stage import Trained
 
 # Judges say whether images show what they should: (uint8 images, labels, captions) -> results.
@@ -72,7 +73,7 @@ class TokenizerView:
         meter, statistics = ReconstructionMeter(), None
         images, labels, captions = [], [], []
         for batch in trained.batches():
-            codes, restored = jax.device_get(reconstruct(trained.variables, batch["image"]))
+            codes, restored = to_host(reconstruct(trained.variables, batch["image"]))
             if statistics is None:
                 statistics = CodeStatistics(self.model.space, codes.shape[1])
             meter.update(batch["image"], restored, batch["mask"])
@@ -96,7 +97,7 @@ class TokenizerView:
         reconstruct = _reconstructor(self.model)
         statistics, grid = None, None
         for batch in trained.batches():
-            codes, restored = jax.device_get(reconstruct(trained.variables, batch["image"]))
+            codes, restored = to_host(reconstruct(trained.variables, batch["image"]))
             if grid is None or statistics is None:
                 count = min(20, int(batch["mask"].sum()))
                 grid = reconstruction_grid(batch["image"][:count], restored[:count], title="held-out images")
@@ -350,7 +351,7 @@ class SampleView:
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
             arguments = (trained.variables, frozen, ids[part], mask[part], labels[part], keys[first:][:size])
-            images.append(jax.device_get(draw(*arguments)))
+            images.append(to_host(draw(*arguments)))
             if timed and not speed:
                 start = time.perf_counter()
                 jax.block_until_ready(draw(*arguments))  # the first call compiled

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxtok import convert
 from jaxtok.param_trees import partial_load
+from jaxtok.train.distributed import to_host
 from jaxtok.train.pretrained import load
 from jaxtok.train.stage import State, collections_of
 
@@ -42,7 +43,7 @@ def initialiser(source: str, system: str, stage: str) -> Callable[[State], State
             return state
         candidate = candidates[stage]
         own = {"params": state["params"], **collections_of(state)}
-        loaded, report = partial_load(jax.device_get(own), jax.device_get(candidate))
+        loaded, report = partial_load(to_host(own), to_host(candidate))
         _tell(f"{stage} from {source}:\n{report}")
         state = {**state, **jax.tree.map(jnp.asarray, loaded)}
         if "ema" in state:

@@ -13,9 +13,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result
 from jaxtok.train.checkpoints import Checkpoints
-from jaxtok.train.diagnostics import check_finite
+from jaxtok.train.diagnostics import (
+    SKIPPED,
+    NonFiniteError,
+    check_finite,
+    dump_step,
+    nonfinite,
+    without_nonfinite_steps,
+)
 from jaxtok.train.gradient import GRADIENT_NORM
 from jaxtok.train.preemption import StopSignal
+from jaxtok.train.process_failure import Watchdog
 from jaxtok.train.run import Run
 from jaxtok.train.sharding import make_mesh, shardings, to_global
 from jaxtok.train.stage import Stage, State, Trained, Variables, abstract_batch, inference_variables
@@ -24,6 +32,9 @@ from jaxtok.train.writers import MultiWriter, default_writer
 log = logging.getLogger(__name__)
 
 Initialise = Callable[[State], State]
+
+
+MOST_SKIPPED_IN_A_ROW = 20  # with `--on-nonfinite skip`; then the parameters themselves must be bad
 
 
 class Stopped(Exception):
@@ -96,8 +107,8 @@ def fit(
         )
         describe = {**(metadata or {}), "stage": stage.name, "data": pipeline.fingerprint, "seed": run.seed}
         try:
-            with jax.set_mesh(mesh), StopSignal() as stop:
-                loop = _Loop(stage, run, mesh, pipeline, frozen, key, checkpoints, writer, describe)
+            with jax.set_mesh(mesh), StopSignal() as stop, Watchdog(run.distributed.stall) as watchdog:
+                loop = _Loop(stage, run, mesh, pipeline, frozen, key, checkpoints, writer, describe, watchdog)
                 state = loop.train(state, start, stop)
                 results = loop.look(state, stage.steps)
                 if stop.agreed():
@@ -112,24 +123,24 @@ def fit(
 class _Loop:
     """The steps of one stage. The order inside matters: check before save, save before the next batch."""
 
-    def __init__(self, stage, run, mesh, pipeline, frozen, key, checkpoints, writer: MultiWriter, metadata):
+    def __init__(
+        self, stage, run, mesh, pipeline, frozen, key, checkpoints, writer: MultiWriter, metadata, watchdog
+    ):
         self.stage, self.run, self.mesh, self.pipeline = stage, run, mesh, pipeline
-        self.frozen, self.key, self.checkpoints, self.writer, self.metadata = (
-            frozen,
-            key,
-            checkpoints,
-            writer,
-            metadata,
+        self.frozen, self.key, self.checkpoints = frozen, key, checkpoints
+        self.writer, self.metadata, self.watchdog = writer, metadata, watchdog
+        careful = run.on_nonfinite == "skip"
+        self.update = jax.jit(
+            without_nonfinite_steps(stage.update) if careful else stage.update, donate_argnums=0
         )
-        self.update = jax.jit(stage.update, donate_argnums=0)
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.last_finite = 0
-        self.saved = -1
+        self.skipped = self.skipped_in_a_row = 0
 
     def train(self, state: State, start: int, stop: StopSignal) -> State:
         """Runs the steps from `start` on."""
         stage, run = self.stage, self.run
-        self.last_finite = self.saved = start
+        self.last_finite = start
         batches = iter_closing(self.pipeline.batches(start) if start < stage.steps else iter(()))
         for step in range(start + 1, stage.steps + 1):
             batch = to_global(device_batch(next(batches)), self.mesh)
@@ -168,22 +179,47 @@ class _Loop:
     def report(self, log: bool) -> None:
         """Fetches the metrics of the steps since the last time, checks each of them, writes the newest."""
         for step, values in jax.device_get(self.pending):
-            norms = {
-                k.removeprefix(GRADIENT_NORM): float(v)
-                for k, v in values.items()
-                if k.startswith(GRADIENT_NORM)
-            }
-            metrics = {k: float(v) for k, v in values.items() if not k.startswith(GRADIENT_NORM)}
-            check_finite(metrics, step, self.last_finite, norms)
-            self.last_finite = step
+            measured = {name: float(value) for name, value in values.items()}
+            metrics = {k: v for k, v in measured.items() if not k.startswith(GRADIENT_NORM)}
+            self.judge(step, measured, metrics)
+        self.watchdog.alive()
         if log:
             self.writer.scalars(step, metrics)
         self.pending.clear()
 
+    def judge(self, step: int, measured: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+        """Stops the run at a step that is not finite, unless it was skipped and not too many were."""
+        if not nonfinite(metrics) and not metrics.get(SKIPPED):
+            self.last_finite, self.skipped_in_a_row = step, 0
+            return
+        bad = ", ".join(nonfinite(measured))
+        if metrics.get(SKIPPED):
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            told = f"step {step} skipped, not finite: {bad} ({self.skipped} skipped since this run started)"
+            log.warning("%s: %s", self.stage.name, told)
+            if self.skipped_in_a_row < MOST_SKIPPED_IN_A_ROW:
+                return
+        where = self.dump(step, measured)
+        norms = {k.removeprefix(GRADIENT_NORM): v for k, v in measured.items() if k.startswith(GRADIENT_NORM)}
+        check_finite(metrics, step, self.last_finite, norms, str(where))
+        raise NonFiniteError(
+            f"{self.skipped_in_a_row} steps in a row up to {step} were skipped, not finite: {bad}. The last "
+            f"one is dumped in {where}."
+        )
+
+    def dump(self, step: int, measured: Mapping[str, float]) -> Path:
+        """Keeps the metrics and the batch of a step that went wrong; the batch is made again."""
+        batches = iter_closing(self.pipeline.batches(step - 1))
+        folder = Path(self.run.workdir) / "debug" / self.stage.name
+        path = dump_step(folder, step, measured, next(batches))
+        batches.close()
+        return path
+
     def save(self, step: int, state: State) -> None:
         """Starts an asynchronous checkpoint."""
         self.checkpoints.save(step, state, {**self.metadata, "step": step})
-        self.saved = step
+        self.watchdog.alive()
 
     def look(self, state: State, step: int) -> list[Result]:
         """Evaluates and draws."""
@@ -201,6 +237,7 @@ class _Loop:
             self.writer.scalars(step, {f"eval/{result.name}": result.value for result in results})
         for name, figure in self.stage.view.figures(trained).items():
             self.writer.image(step, name, figure)
+        self.watchdog.alive()
         return results
 
 

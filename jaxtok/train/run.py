@@ -21,6 +21,8 @@ class Run:
       save_every: steps between checkpoints; there is always one at the end.
       evaluate_every: steps between evaluations; 0 for the end only.
       keep: newest checkpoints that stay.
+      on_nonfinite: what to do when a metric is nan or infinite: stop with a message and a dump of the step,
+        or skip that step (its update is undone and counted; many in a row stop the run all the same).
       init_from: a run, a folder of `save_pretrained`, or official weights to start from; parameters of equal
         name and shape are taken, and what was and was not is printed.
       wandb_project: Weights & Biases project; empty for none.
@@ -36,6 +38,7 @@ class Run:
     save_every: int = 500
     evaluate_every: int = 0
     keep: int = 2
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     init_from: str = ""
     wandb_project: str = ""
     distributed: Distributed = field(default_factory=Distributed)

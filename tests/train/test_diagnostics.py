@@ -37,7 +37,7 @@ def test_message_says_where_to_look(norms, largest):
     metrics = {"loss": 1.0, "loss/entropy": NAN, "loss/bits": float("inf")}
     expected = (
         r"loss/entropy is nan, loss/bits is inf at step 3120 \(process 0\)\. Last finite step 3119\. "
-        rf"Largest gradient norm: .*{largest}\)\. State saved in debug_3120/\."
+        rf"Largest gradient norm: .*{largest}\)\. The batch and all metrics of that step are in debug_3120/\."
     )
     with pytest.raises(NonFiniteError, match=expected):
         check_finite(metrics, 3120, 3119, norms, "debug_3120/")

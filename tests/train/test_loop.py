@@ -13,6 +13,7 @@ import pytest
 
 from jaxtok import keys as random
 from jaxtok.data.config import Data
+from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result
 from jaxtok.losses.terms import Terms
 from jaxtok.train import loop
@@ -197,8 +198,43 @@ def test_a_metric_that_is_not_finite_stops_the_run(tmp_path):
     assert "loss/curve is nan" in message and "fine is" not in message
     assert "at step 7" in message and "Last finite step 6" in message
     assert "Largest gradient norm: line/" in message
+    dump = tmp_path / "debug" / "curve" / "step-7"
+    assert f"are in {dump}" in message
+    assert json.loads((dump / "metrics.json").read_text())["loss/curve"] == "nan"
+    seen = np.load(dump / "batch-0.npz")["index"]
+    assert seen.tolist() == next(Pipeline(DATA, "train", 3).batches(6))["index"].tolist()
     with Checkpoints(tmp_path / "checkpoints" / "curve") as checkpoints:
         assert checkpoints.steps() == [4]  # the poisoned state was not saved
+
+
+def test_a_step_that_is_not_finite_can_be_skipped(tmp_path, whole, caplog):
+    skipping = stage(objective=Curve(nan_at=6))
+    state, _ = fit(skipping, run_in(tmp_path, on_nonfinite="skip", log_every=1), {})
+    assert "step 7 skipped, not finite: " in caplog.text and "loss/curve" in caplog.text
+    assert "(1 skipped since this run started)" in caplog.text
+    rows = lines(tmp_path)
+    assert [row["step"] for row in rows if row.get("skipped")] == [7]
+    assert state["step"] == 12  # data and schedule go on
+    before, _ = fit(stage(steps=6), run_in(tmp_path / "before"), {})
+    at_seven, _ = fit(
+        dataclasses.replace(skipping, steps=7), run_in(tmp_path / "at", on_nonfinite="skip"), {}
+    )
+    assert_equal_bitwise({**at_seven, "step": 6}, {**before, "step": 6})
+    # Where nothing is skipped, nothing changes.
+    same, _ = fit(stage(), run_in(tmp_path / "same", on_nonfinite="skip"), {})
+    assert_equal_bitwise(same, whole[1])
+
+
+def test_too_many_skipped_steps_stop_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_SKIPPED_IN_A_ROW", 3)
+
+    class Broken(Curve):
+        def loss(self, variables, batch, frozen, keys, step):
+            terms = super().loss(variables, batch, frozen, keys, step)
+            return dataclasses.replace(terms, total=terms.total * jnp.where(step >= 4, jnp.nan, 1.0))
+
+    with pytest.raises(NonFiniteError, match=r"norm/gradients is nan.* at step 7"):
+        fit(stage(objective=Broken()), run_in(tmp_path, on_nonfinite="skip", log_every=1), {})
 
 
 def test_each_resolution_compiles_once(tmp_path):
