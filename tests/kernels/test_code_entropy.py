@@ -6,7 +6,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxtok.kernels import code_entropy
 from jaxtok.kernels.blocks import Blocks
-from jaxtok.kernels.code_entropy import reference, tpu
+from jaxtok.kernels.code_entropy import gpu, reference, tpu
 from tests.filled import normal
 from tests.kernels.ahead_of_time import compile_for_tpu, floats, lower_for_gpu, temporary_bytes
 
@@ -17,8 +17,9 @@ WEIGHTS = jnp.asarray(np.random.default_rng(2).random(37) < 0.7, jnp.float32)
 KERNELS = {
     "xla": {"implementation": "xla"},
     "pallas_tpu": {"implementation": "pallas_tpu", "interpret": True},
+    "pallas_gpu": {"implementation": "pallas_gpu", "interpret": True},
 }
-PASSES = {"pallas_tpu": (tpu, Blocks(128, 128))}
+PASSES = {"pallas_tpu": (tpu, Blocks(128, 128)), "pallas_gpu": (gpu, Blocks(32, 16))}
 COTANGENT = jnp.asarray([1.0, -0.7])
 every = pytest.mark.parametrize("kernel", KERNELS)
 
@@ -148,7 +149,8 @@ def test_the_tpu_kernels_on_a_mesh():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm"])
-def test_it_lowers_for_gpus(platform):
-    assert "stablehlo" in lower_for_gpu(
-        lambda z, e: code_entropy(z, e), floats(64, 8), floats(32, 8), platform=platform
-    )
+@pytest.mark.parametrize("implementation", ["pallas_gpu", None])
+def test_it_lowers_for_gpus(platform, implementation):
+    step = jax.value_and_grad(lambda z, e: sum(code_entropy(z, e, implementation=implementation)), (0, 1))
+    text = lower_for_gpu(step, floats(4096, 200), floats(1000, 200), platform=platform)
+    assert ("triton" in text) == (implementation is not None)

@@ -13,7 +13,7 @@ from jaxtok.kernels import spmd
 from jaxtok.kernels.dispatch import Implementation, choose
 
 _FOLDER = "jaxtok.kernels.code_entropy"
-_PLACES = {"xla": "reference", "pallas_tpu": "tpu"}
+_PLACES = {"xla": "reference", "pallas_tpu": "tpu", "pallas_gpu": "gpu"}
 _FORWARD = {name: f"{_FOLDER}.{place}:assign" for name, place in _PLACES.items()}
 _BACKWARD = {name: f"{_FOLDER}.{place}:assign_gradient" for name, place in _PLACES.items()}
 
@@ -41,7 +41,7 @@ def code_entropy(
       scale: inverse temperature.
       affinity: "dot" (inner product), or "euclidean" (negative squared distance).
       weights: [M], 1 for real tokens and 0 for others; 1 if absent. They get no gradient.
-      implementation: "xla", "pallas_tpu", or None for the best one here.
+      implementation: "xla", "pallas_tpu", "pallas_gpu", or None for the best one here (XLA on GPUs).
       interpret: run a Pallas kernel in interpret mode.
 
     Returns:
