@@ -2,16 +2,16 @@
 scale coding what the coarser ones left.
 
     r = z,   and for every scale s:
-    k_s = nearest(pool(r, s)),   h_s = phi_s(up(e[k_s])),   r -= h_s,   out += h_s
+    k_s = Q(down_s(r)),   h_s = up_s(e[k_s]),   r -= h_s,   out += h_s
 
-`pool` is area averaging, `up` bicubic (or bilinear) interpolation, both as in PyTorch (`align_corners=False`,
-cubic coefficient -0.75), phi_s(h) = (1 - rho) h + rho conv3x3(h), shared by neighbouring scales. All scales
-share one codebook. Codes stand one scale behind the other, and any number of leading scales decodes to a
-coarser grid.
+Q is any quantizer of this package, usually one vector quantizer that all scales share; `down` averages areas
+and `up` interpolates and convolves, see `jaxtok.quantize.pyramid`. Grids have one, two or three axes. The
+codes of the scales stand one behind the other on the token axis, and any number of leading scales decodes to
+a coarser version of the grid.
 
     >>> import jax
-    >>> from jaxtok.quantize.multi_scale import MultiScaleQuantizer
-    >>> quantizer = MultiScaleQuantizer(codes=64, width=8, scales=(1, 2, 4))
+    >>> from jaxtok.quantize.multi_scale import multi_scale_vq
+    >>> quantizer = multi_scale_vq(scales=(1, 2, 4), codes=64, width=8)
     >>> z = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
     >>> variables = quantizer.init(jax.random.key(1), z)
     >>> out = quantizer.apply(variables, z)
@@ -20,7 +20,7 @@ coarser grid.
     >>> coarse = quantizer.apply(variables, out.codes[:, :5], method="decode")
 """
 
-import itertools
+import dataclasses
 import math
 from typing import Any, Literal
 
@@ -28,238 +28,269 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Layout, Quantized
 from jaxtok.kernels import lookup
-from jaxtok.kernels.nearest_code.api import Metric
-from jaxtok.quantize.routing import straight_through
+from jaxtok.quantize.pyramid import Pyramid
+from jaxtok.quantize.residual_stack import inner_width, shared_update
+from jaxtok.quantize.routing import masked, masked_mean, straight_through
 from jaxtok.quantize.vq import VectorQuantizer
-
-Interpolation = Literal["bicubic", "bilinear"]
-
-
-def area_matrix(source: int, target: int) -> np.ndarray:
-    """[target, source] averages: cell i covers floor(i s / t) .. ceil((i + 1) s / t)."""
-    matrix = np.zeros((target, source), np.float32)
-    for i in range(target):
-        start, end = i * source // target, -(-(i + 1) * source // target)
-        matrix[i, start:end] = 1 / (end - start)
-    return matrix
-
-
-def interpolation_matrix(source: int, target: int, kind: Interpolation) -> np.ndarray:
-    """[target, source] weights of interpolation between pixel centres; the border is repeated."""
-    a = -0.75
-    near = lambda t: ((a + 2) * t - (a + 3)) * t * t + 1
-    far = lambda t: ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-    matrix = np.zeros((target, source), np.float64)
-    for i in range(target):
-        centre = (i + 0.5) * source / target - 0.5
-        if kind == "bilinear":
-            centre = max(centre, 0.0)
-        left = math.floor(centre)
-        t = centre - left
-        if kind == "bilinear":
-            weights = {left: 1 - t, left + 1: t}
-        else:
-            weights = {left - 1: far(t + 1), left: near(t), left + 1: near(1 - t), left + 2: far(2 - t)}
-        for place, weight in weights.items():
-            matrix[i, min(max(place, 0), source - 1)] += weight
-    return matrix.astype(np.float32)
-
-
-def resize(
-    x: Float[jax.Array, "B H W D"], rows: np.ndarray, columns: np.ndarray
-) -> Float[jax.Array, "B h w D"]:
-    """Applies one matrix to each axis of a grid, at full precision."""
-    return jnp.einsum("ih,bhwd,jw->bijd", rows, x, columns, precision="highest")
-
-
-def phi_of_scale(scales: int, phis: int) -> tuple[int, ...]:
-    """Which of the shared convolutions each scale uses: the nearest of evenly spread ticks."""
-    edge = 1 / (3 * phis) if phis == 4 else 1 / (2 * phis)
-    ticks = np.linspace(edge, 1 - edge, phis)
-    return tuple(int(np.argmin(np.abs(ticks - i / max(scales - 1, 1)))) for i in range(scales))
 
 
 class MultiScaleQuantizer(nn.Module):
-    """Multi-scale residual quantizer of grids [B, H, W, D].
+    """Multi-scale residual quantizer of grids; `multi_scale_vq` builds the usual ones.
 
     Attributes:
-      codes: K, size of the shared codebook.
-      width: D.
-      scales: side (or (height, width)) of each grid, coarse to fine; the last one is the grid of the
-        features.
-      learning: of the codebook, "gradient" or "ema".
-      metric: what nearest means.
-      commitment: weight of the distance from the features to the (fixed) sum of each prefix of scales,
-        averaged over scales; the opposite distance, which moves codebook and phi, has weight 1.
-      residual_ratio: rho of phi.
-      phis: number of convolutions, shared by neighbouring scales; 0 for none (phi is the identity).
-      phi_by_scale: which of them each scale uses; () for `phi_of_scale`.
-      interpolation: of `up`.
-      decay: of a codebook learned by "ema".
-      revive_below: see `VectorQuantizer`.
+      pyramid: the scales and the maps between them.
+      quantizers: one for all scales, or one per scale with one code space; of the pyramid's width.
+      objective: what is trained. "sums" (VAR): features and codes are pulled together in the sum of each
+        prefix of scales, and the gradient passes straight through the whole quantizer. "scales"
+        (`HierarchicalVQ` of `vector-quantize-pytorch`): each scale has the losses of its quantizer on what it
+        is to code, and the gradient passes through every scale as its quantizer routes it.
+      commitment: with "sums", the weight of the distance from the features to the (fixed) sum of each prefix
+        of scales; the opposite distance, which moves codes and phi, has weight 1.
+      own_length: codes are passed on as they are learned even where the quantizer's metric, the cosine,
+        compares and decodes their directions only (as in VAR).
     """
 
-    codes: int
-    width: int
-    scales: tuple[int | tuple[int, int], ...]
-    learning: Literal["gradient", "ema"] = "gradient"
-    metric: Metric = "euclidean"
+    pyramid: Pyramid
+    quantizers: tuple[nn.Module, ...]
+    objective: Literal["sums", "scales"] = "sums"
     commitment: float = 0.25
-    residual_ratio: float = 0.5
-    phis: int = 4
-    phi_by_scale: tuple[int, ...] = ()
-    interpolation: Interpolation = "bicubic"
-    decay: float = 0.99
-    revive_below: float = 0.0
+    own_length: bool = False
 
     @property
     def space(self) -> CodeSpace:
-        """One slot of K levels."""
-        return CodeSpace((self.codes,))
+        """The alphabet of the quantizers, the same at all scales."""
+        return self._at(0).space
 
     @property
     def layout(self) -> Layout:
         """The scales along the token axis."""
-        shapes = tuple((s, s) if isinstance(s, int) else tuple(s) for s in self.scales)
-        return Layout(sum(h * w for h, w in shapes), shapes)
+        return self.pyramid.layout
+
+    @property
+    def scales(self) -> int:
+        """Number of scales."""
+        return len(self.pyramid.scales)
+
+    @property
+    def shared(self) -> bool:
+        """Whether one quantizer serves all scales."""
+        return len(self.quantizers) == 1
+
+    def _at(self, i: int) -> Any:
+        return self.quantizers[0 if self.shared else i]
 
     def setup(self):
-        shapes = self.layout.scales
-        if any(a[0] > b[0] or a[1] > b[1] for a, b in itertools.pairwise(shapes)):
-            raise ValueError(f"scales={self.scales} must grow")
-        self.book = self._book()
-        self.phi = [
-            nn.Conv(self.width, (3, 3), padding=1, dtype=jnp.float32, precision="highest")
-            for _ in range(self.phis)
-        ]
+        if len(self.quantizers) not in (1, self.scales):
+            raise ValueError(
+                f"{len(self.quantizers)} quantizers for {self.scales} scales; give one, or one per scale"
+            )
+        kinds = {(inner_width(q), q.space) for q in self.quantizers}  # pyright: ignore
+        if kinds != {(self.pyramid.width, self.space)}:
+            raise ValueError(
+                f"quantizers of (width, space) {sorted(kinds, key=str)}; all must have the pyramid's width="
+                f"{self.pyramid.width} and one code space"
+            )
+        if self.objective not in ("sums", "scales"):
+            raise ValueError(f"objective={self.objective!r}; choose 'sums' or 'scales'")
 
     def __call__(
         self,
-        z: Float[jax.Array, "B H W D"],
+        z: Float[jax.Array, "B *grid D"],
         train: bool = False,
         key: jax.Array | None = None,
         temperature: float | jax.Array | None = None,
+        mask: Bool[jax.Array, "B *grid"] | None = None,
     ) -> Quantized:
         """Quantizes a grid.
 
         Args:
-          z: features, of the last scale's height and width.
-          train, key, temperature: not used; nothing is drawn.
+          z: features.
+          train: let the quantizers draw what they draw.
+          key: scalar key or one key per example; default the "quantizer" stream of `rngs`.
+          temperature: of the quantizers' sampling.
+          mask: True where a feature is real. Others count nowhere: a cell of a scale is the mean over its
+            real features; where it has none its code is 0 and adds nothing. Values are 0 where features are
+            not real.
 
         Returns:
-          `Quantized` with values [B, H, W, D], codes [B, N, 1] of all scales, losses "commitment" and
-          "codebook" (see the attributes), and statistics "counts" [K], "scale_counts" [S, K] and, for "ema",
-          "sums" [K, D].
+          `Quantized` with values [B, *grid, D], codes [B, M, slots] of all scales; losses averaged over
+          scales; statistics of the quantizers summed over scales, and "scales", a tuple of those of each.
 
         Raises:
-          ValueError: a grid of another size.
+          ValueError: a grid or a mask of another size.
         """
-        del train, key, temperature
-        z = self._check(z)
-        residual, total = jax.lax.stop_gradient(z), jnp.zeros_like(z)
-        codes, commitment, codebook, statistics = [], 0.0, 0.0, []
-        for i in range(len(self.scales)):
-            pooled = self._pool(residual, i)
-            index = self.book.encode(pooled)
-            statistics.append(self.book.quantize(self.book.inner(pooled), index).statistics)
-            codes.append(index)
-            part = self._grid(index, i)
-            total = total + part
-            residual = residual - jax.lax.stop_gradient(part)
-            commitment = commitment + jnp.mean(jnp.square(z - jax.lax.stop_gradient(total)))
-            codebook = codebook + jnp.mean(jnp.square(jax.lax.stop_gradient(z) - total))
-        n = len(self.scales)
-        losses = {"commitment": self.commitment * commitment / n, "codebook": codebook / n}
+        keys = None
+        if key is not None or (train and self.has_rng("quantizer")):
+            keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
+        x, sg = self.pyramid.features(z, mask), jax.lax.stop_gradient
+        whole = self.objective == "sums"
+        residual, total = sg(x) if whole else x, jnp.zeros_like(x)
+        codes, losses, statistics = [], {}, []
+        for i in range(self.scales):
+            pooled, cells = self.pyramid.down(residual, i, mask)
+            child_key = None if keys is None else random.fold(keys, i)
+            out = self._at(i)(pooled, train=train, key=child_key, temperature=temperature, mask=cells)
+            part = self.pyramid.up(masked(self._value(i, out.codes), cells) if whole else out.values, i)
+            total, residual = total + part, residual - (sg(part) if whole else part)
+            terms = dict(out.losses)
+            if whole:
+                terms["commitment"] = self.commitment * masked_mean(jnp.square(x - sg(total)), mask)
+                terms["codebook"] = masked_mean(jnp.square(sg(x) - total), mask)
+            for name, value in terms.items():
+                losses[name] = losses.get(name, 0.0) + value / self.scales
+            codes.append(out.codes)
+            statistics.append(out.statistics)
         summed = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *statistics)
-        summed["scale_counts"] = jnp.stack([part["counts"] for part in statistics])
-        return Quantized(straight_through(z, total), jnp.concatenate(codes, axis=1), losses, summed)
+        return Quantized(
+            masked(straight_through(x, total) if whole else total, mask),
+            jnp.concatenate(codes, axis=1),
+            losses,
+            {**summed, "scales": tuple(statistics)},
+        )
 
-    def encode(self, z: Float[jax.Array, "B H W D"]) -> Int[jax.Array, "B N 1"]:
-        """Codes of all scales, int32."""
-        residual, codes = self._check(z), []
-        for i in range(len(self.scales)):
-            codes.append(self.book.encode(self._pool(residual, i)))
-            residual = residual - self._grid(codes[-1], i)
+    def encode(
+        self, z: Float[jax.Array, "B *grid D"], mask: Bool[jax.Array, "B *grid"] | None = None
+    ) -> Int[jax.Array, "B M Q"]:
+        """Codes of all scales, int32; 0 where a cell has no real feature (see `cell_mask`)."""
+        residual, codes = self.pyramid.features(z, mask), []
+        for i in range(self.scales):
+            pooled, cells = self.pyramid.down(residual, i, mask)
+            codes.append(self._at(i).encode(pooled, cells))
+            residual = residual - self.pyramid.up(masked(self._value(i, codes[-1]), cells), i)
         return jnp.concatenate(codes, axis=1)
 
-    def decode(self, codes: Int[jax.Array, "B n 1"]) -> Float[jax.Array, "B H W D"]:
-        """Sum of the scales that `codes` holds, all of them or the first ones.
+    def decode(
+        self, codes: Int[jax.Array, "B m Q"], mask: Bool[jax.Array, "B *grid"] | None = None
+    ) -> Float[jax.Array, "B *grid D"]:
+        """Sum of the scales that `codes` holds, all of them or the first ones; float32.
+
+        Args:
+          codes: see `encode`.
+          mask: that they were made with.
 
         Raises:
-          ValueError: a number of tokens that is not a number of whole scales.
+          ValueError: a number of codes that is not a number of whole scales.
         """
-        return self.partial_sums(codes)[-1]
+        return masked(self._running(codes, mask)[-1], mask)
 
-    def partial_sums(self, codes: Int[jax.Array, "B n 1"]) -> Float[jax.Array, "S B H W D"]:
-        """The running sum after each scale that `codes` holds."""
-        return jnp.stack(self._running(codes))
+    def partial_sums(
+        self, codes: Int[jax.Array, "B m Q"], mask: Bool[jax.Array, "B *grid"] | None = None
+    ) -> Float[jax.Array, "scales B *grid D"]:
+        """The running sum after each scale that `codes` holds, float32; see `decode`."""
+        return jnp.stack([masked(total, mask) for total in self._running(codes, mask)])
 
-    def next_inputs(self, codes: Int[jax.Array, "B n 1"]) -> Float[jax.Array, "B m D"]:
+    def next_inputs(
+        self, codes: Int[jax.Array, "B m Q"], mask: Bool[jax.Array, "B *grid"] | None = None
+    ) -> Float[jax.Array, "B n D"]:
         """What a next-scale prior reads: for each scale but the first, the sum of the scales before it,
         pooled to its grid; of codes of the first j scales, the inputs of scales 2 .. j + 1 (as far as there
         are).
         """
-        sums = self._running(codes)
-        parts = [self._pool(total, i + 1) for i, total in enumerate(sums) if i + 1 < len(self.scales)]
-        return jnp.concatenate(parts, axis=1)
+        sums = self._running(codes, mask)[: self.scales - 1]
+        pooled = [self.pyramid.down(total, i + 1, mask)[0] for i, total in enumerate(sums)]
+        return jnp.concatenate(pooled, axis=1)
+
+    @nn.nowrap
+    def cell_mask(self, mask: Bool[jax.Array, "B *grid"]) -> Bool[jax.Array, "B M"]:
+        """Which codes stand for anything: those of cells with a real feature. For `Latents.mask`."""
+        return self.pyramid.cell_mask(mask)
+
+    def initialise(
+        self,
+        state: Any,
+        z: Float[jax.Array, "B *grid D"],
+        key: jax.Array,
+        mask: Bool[jax.Array, "B *grid"] | None = None,
+    ) -> Any:
+        """State after the data-dependent initialisation (k-means) of the quantizers that have one.
+
+        Quantizers of their own start one after the other, on what the scales before leave. A shared one
+        starts on the cells of all scales, as they would be if no scale lost anything but resolution.
+
+        Args:
+          state: the collection "quantizer".
+          z: features of the whole batch.
+          key: scalar key.
+          mask: True where a feature is real.
+        """
+        residual, state, pyramid = self.pyramid.features(z, mask), dict(state), []
+        for i in range(self.scales):
+            pooled, cells = self.pyramid.down(residual, i, mask)
+            child, name, value = self._at(i), f"quantizers_{i}", pooled
+            pyramid.append((pooled, cells))
+            if not self.shared:
+                if name in state and hasattr(child, "initialise"):
+                    state[name] = child.initialise(state[name], pooled, jax.random.fold_in(key, i), cells)
+                own = {"params": child.variables.get("params", {}), "quantizer": state.get(name, {})}
+                coded = lambda child, pooled: self._value_of(child, child.encode(pooled))
+                value = child.clone(parent=None).apply(own, pooled, method=coded)
+            residual = residual - self.pyramid.up(masked(value, cells), i)
+        if self.shared and "quantizers_0" in state and hasattr(self._at(0), "initialise"):
+            tokens, real = zip(*pyramid, strict=True)
+            real = None if mask is None else jnp.concatenate(real, axis=1)
+            tokens = jnp.concatenate(tokens, axis=1)
+            state["quantizers_0"] = self._at(0).initialise(state["quantizers_0"], tokens, key, real)
+        return state
 
     @nn.nowrap
     def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """The codebook's own update, once per step for all scales."""
-        if "book" not in state:
-            return state
-        return {**state, "book": self._book().update(state["book"], statistics, key)}
+        """The quantizers' own update; see `jaxtok.quantize.residual_stack.shared_update` for a shared one."""
+        new, parts = dict(state), list(statistics["scales"])
+        for i, child in enumerate(self.quantizers):
+            name, own = f"quantizers_{i}", jax.random.fold_in(key, i)
+            if name in new and self.shared:
+                new[name] = shared_update(child, new[name], parts, own)
+            elif name in new:
+                new[name] = child.update(new[name], parts[i], own)  # pyright: ignore
+        return new
 
-    @nn.nowrap
-    def _book(self):
-        return VectorQuantizer(
-            self.codes,
-            self.width,
-            learning=self.learning,
-            metric=self.metric,
-            decay=self.decay,
-            revive_below=self.revive_below,
-        )
+    def _value(self, i, codes):
+        return self._value_of(self._at(i), codes)
 
-    def _running(self, codes):
-        ends = np.cumsum([h * w for h, w in self.layout.scales])
+    def _value_of(self, child, codes):
+        return lookup(child.codebook, codes[..., 0]) if self.own_length else child.decode(codes)
+
+    def _running(self, codes, mask):
+        ends = np.cumsum([math.prod(shape) for shape in self.layout.scales])
         if codes.shape[1] not in ends:
             raise ValueError(
                 f"{codes.shape[1]} codes are no number of whole scales; those end at {ends.tolist()}"
             )
+        cells = None if mask is None else self.cell_mask(mask)
         sums, total, start = [], 0.0, 0
         for i in range(int(np.searchsorted(ends, codes.shape[1])) + 1):
-            total = total + self._grid(codes[:, start : ends[i]], i)
+            value = self._value(i, codes[:, start : ends[i]])
+            total = total + self.pyramid.up(
+                masked(value, cells[:, start : ends[i]] if mask is not None else None), i
+            )
             sums.append(total)
             start = ends[i]
         return sums
 
-    def _check(self, z):
-        if z.shape[1:3] != self.layout.scales[-1]:
-            raise ValueError(f"a grid of {z.shape[1:3]}; the last of scales={self.scales} must be its size")
-        return z.astype(jnp.float32)
 
-    def _pool(self, x, i):
-        (height, width), target = x.shape[1:3], self.layout.scales[i]
-        if (height, width) != target:
-            x = resize(x, area_matrix(height, target[0]), area_matrix(width, target[1]))
-        return x.reshape(x.shape[0], -1, x.shape[-1])
+def multi_scale_vq(
+    scales: tuple[int | tuple[int, ...], ...], codes: int, width: int, shared: bool = True, **options: Any
+) -> MultiScaleQuantizer:
+    """A multi-scale vector quantizer.
 
-    def _grid(self, codes, i):
-        source, target = self.layout.scales[i], self.layout.scales[-1]
-        # The codes as they are learned, also when only their direction decides which is nearest (as VAR
-        # does).
-        h = lookup(self.book.codebook, codes[..., 0]).reshape(codes.shape[0], *source, self.width)
-        if source != target:
-            matrices = (
-                interpolation_matrix(a, b, self.interpolation) for a, b in zip(source, target, strict=True)
-            )
-            h = resize(h, *matrices)
-        if not self.phis:
-            return h
-        phi = self.phi[(self.phi_by_scale or phi_of_scale(len(self.scales), self.phis))[i]]
-        return (1 - self.residual_ratio) * h + self.residual_ratio * phi(h)
+    Args:
+      scales: see `Pyramid`.
+      codes: K.
+      width: D of the features.
+      shared: one codebook for all scales.
+      **options: of `MultiScaleQuantizer` and `Pyramid` where they have an attribute of that name, otherwise
+        of `VectorQuantizer`. "commitment" is that of the objective.
+    """
+    take = lambda module: {
+        field.name: options.pop(field.name) for field in dataclasses.fields(module) if field.name in options
+    }
+    outer, pyramid = take(MultiScaleQuantizer), Pyramid(scales, width, **take(Pyramid))
+    if outer.get("objective") == "scales" and "commitment" in outer:
+        options["commitment"] = outer.pop("commitment")
+    books = tuple(VectorQuantizer(codes, width, **options) for _ in range(1 if shared else len(scales)))
+    return MultiScaleQuantizer(pyramid, books, **outer)
