@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxtok.quantize.revival import dead_codes, replace_codes
 from jaxtok.systems.quantizers.multi_scale import var_component
 from jaxtok.weights import load_table, read_tensors
 from tests.quantize.golden import close, recordings
@@ -26,6 +27,54 @@ def test_evaluation_of_hierarchical_vq(shared, name):
         np.testing.assert_array_equal(out.codes[:, module.layout.scale(i), 0], theirs)
     close(out.values, grid(io["eval.quantized"]))
     close(module.apply(variables, out.codes, method="decode"), grid(io["eval.decoded"]))
+
+
+@pytest.mark.parametrize("name", ["shared_phi", "level_phi"])
+def test_a_training_step_of_hierarchical_vq(shared, name):
+    """Upstream moves its codebook between the scales of one pass, so that every scale meets another one: here
+    each gets a codebook of its own, with the state that the official one had at that moment.
+    """
+    case = recordings(shared("goldens/vq_zoo_HierarchicalVQ.safetensors"))[name]
+    module, params, io = case.loaded.module, case.loaded.variables["params"], case.io
+    book, scales, key = module.quantizers[0], module.scales, jax.random.key(0)
+    state = case.loaded.variables["quantizer"]["quantizers_0"]
+    apart = module.clone(quantizers=tuple(book.clone() for _ in range(scales)))
+    states = {f"quantizers_{i}": state for i in range(scales)}
+
+    @jax.jit
+    def run(params, states, z):
+        variables = {"params": params, "quantizer": states}
+        return apart.apply(variables, z, train=True, key=jax.random.split(key, z.shape[0]))
+
+    z = grid(io["x"])
+    for i in range(scales):
+        seen = run(params, states, z).statistics["scales"][i]
+        still = {name: seen[name] for name in ("counts", "sums")}  # without a sample of our own
+        state = book.update(states[f"quantizers_{i}"], still, key)
+        dead, start = dead_codes(state["counts"], book.revive_below, book.revive_unit)
+        sampled = jnp.zeros_like(state["codebook"]).at[np.flatnonzero(dead)].set(io[f"train.sampled.{i}"][0])
+        state = replace_codes(state, dead, sampled, start)
+        if i + 1 < scales:
+            states = {**states, f"quantizers_{i + 1}": state}
+    for ours, theirs in (("codebook", "embed"), ("counts", "cluster_size"), ("sums", "embed_avg")):
+        close(state[ours], case.after[f"vq._codebook.{theirs}"][0], f"{theirs} after the step")
+
+    out = run(params, states, z)
+    for i in range(scales):
+        theirs = io[f"train.indices.{i}"].reshape(out.codes.shape[0], -1)
+        np.testing.assert_array_equal(out.codes[:, module.layout.scale(i), 0], theirs)
+    close(out.values, grid(io["train.quantized"]), "values")
+    loss = lambda params, z: sum(run(params, states, z).losses.values(), jnp.float32(0))
+    weigh = lambda params, z: jnp.vdot(run(params, states, z).values, grid(io["train.cotangent"]))
+    close(loss(params, z), io["train.loss"], "loss")
+    for function, what in ((loss, "loss"), (weigh, "quantized")):
+        by_params, by_z = jax.grad(function, argnums=(0, 1))(params, z)
+        close(by_z, grid(io[f"train.grad_x_from_{what}"]), f"gradient of the {what}")
+        names = ["phi_shared"] if name == "shared_phi" else ["phi_levels.0", "phi_levels.1"]
+        for i, stem in enumerate(names):
+            mine, theirs = by_params["pyramid"][f"phi_{i}"], f"train.grad_from_{what}.{stem}.conv."
+            close(mine["kernel"], io[f"{theirs}weight"].transpose(2, 3, 1, 0), f"{stem} of the {what}")
+            close(mine["bias"], io[f"{theirs}bias"], f"bias of {stem} of the {what}")
 
 
 @pytest.mark.parametrize("name", ["var_vqvae", "var_vqvae_znorm"])
