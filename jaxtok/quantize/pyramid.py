@@ -1,6 +1,6 @@
 """A pyramid of grids: how the cells of coarser scales are made out of a grid, and what they add to it.
 
-    down_s(x) = means of areas,      up_s(e) = phi_s(interpolated e),      phi_s(h) = (1 - rho) h + rho conv3(h)
+    down_s(x) = means of areas,   up_s(e) = phi_s(interpolated e),   phi_s(h) = (1 - rho) h + rho conv3(h)
 
 (VAR, arXiv 2404.02905, and `HierarchicalVQ` of `vector-quantize-pytorch`.) Nothing here is quantized; see
 `jaxtok.quantize.multi_scale`.
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxtok.codes import Layout
-from jaxtok.quantize.resampling import Interpolation, interpolation, pool, resize
+from jaxtok.quantize.resampling import Interpolation, interpolation, pool, resize, shares
 from jaxtok.quantize.routing import masked
 
 
@@ -134,6 +134,4 @@ class Pyramid(nn.Module):
     @nn.nowrap
     def cell_mask(self, mask: Bool[jax.Array, "B *grid"]) -> Bool[jax.Array, "B M"]:
         """Which cells of all scales have a real feature; bool, scale after scale."""
-        nothing = jnp.zeros((*mask.shape, 0))
-        real = [pool(nothing, shape, mask)[1] for shape in self.layout.scales]
-        return jnp.concatenate(real, axis=1)  # pyright: ignore
+        return jnp.concatenate([shares(mask, shape) > 0 for shape in self.layout.scales], axis=1)

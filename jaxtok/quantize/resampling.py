@@ -79,6 +79,12 @@ def resize(
     return x
 
 
+def shares(mask: Bool[jax.Array, "B *grid"], shape: tuple[int, ...]) -> Float[jax.Array, "B cells"]:
+    """How much of each cell of a coarser grid is real, float32 in [0, 1], cell by cell."""
+    weights = mask.astype(jnp.float32)[..., None]
+    return resize(weights, _averages(mask.shape[1:], shape)).reshape(mask.shape[0], -1)
+
+
 def pool(
     x: Float[jax.Array, "B *grid D"], shape: tuple[int, ...], mask: Bool[jax.Array, "B *grid"] | None = None
 ) -> tuple[Float[jax.Array, "B cells D"], Bool[jax.Array, "B cells"] | None]:
@@ -92,11 +98,13 @@ def pool(
     Returns:
       The means, 0 where a cell has no real feature, and which cells have one (None without a mask).
     """
-    matrices = tuple(averages(size, target) for size, target in zip(x.shape[1:-1], shape, strict=True))
-    flat = lambda x: x.reshape(x.shape[0], -1, x.shape[-1])
+    means = resize(masked(x, mask), _averages(x.shape[1:-1], shape))
+    means = means.reshape(x.shape[0], -1, x.shape[-1])
     if mask is None:
-        return flat(resize(x, matrices)), None
-    weights = mask.astype(jnp.float32)[..., None]
-    share = flat(resize(weights, matrices))
-    means = flat(resize(masked(x, mask), matrices)) / jnp.maximum(share, 1e-6)
-    return means, share[..., 0] > 0
+        return means, None
+    share = shares(mask, shape)
+    return means / jnp.maximum(share, 1e-6)[..., None], share > 0
+
+
+def _averages(sizes, targets):
+    return tuple(averages(size, target) for size, target in zip(sizes, targets, strict=True))

@@ -13,8 +13,8 @@ from jaxtok.systems.quantizers import vector
 from jaxtok.weights import Entry, Table, conv
 
 _OWN = {
-    "dim", "codebook_size", "scales", "shared_codebook", "channel_first", "accept_image_fmap", "accept_3d_fmap",
-    "share_quant_resi", "quant_resi",
+    "dim", "codebook_size", "scales", "shared_codebook", "channel_first", "accept_image_fmap",
+    "accept_3d_fmap", "share_quant_resi", "quant_resi",
 }  # fmt: skip
 # Passed on to its `VectorQuantize`, with its own defaults.
 _INNER = {
