@@ -34,17 +34,17 @@ from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Layout, Quantized
 from jaxtok.kernels import lookup
 from jaxtok.quantize.pyramid import Pyramid
-from jaxtok.quantize.residual_stack import inner_width, shared_update
 from jaxtok.quantize.routing import masked, masked_mean, straight_through
+from jaxtok.quantize.stack import QuantizerStack, initialise_next, inner_width
 from jaxtok.quantize.vq import VectorQuantizer
 
 
-class MultiScaleQuantizer(nn.Module):
+class MultiScaleQuantizer(QuantizerStack):
     """Multi-scale residual quantizer of grids; `multi_scale_vq` builds the usual ones.
 
     Attributes:
-      pyramid: the scales and the maps between them.
       quantizers: one for all scales, or one per scale with one code space; of the pyramid's width.
+      pyramid: the scales and the maps between them.
       objective: what is trained. "sums" (VAR): features and codes are pulled together in the sum of each
         prefix of scales, and the gradient passes straight through the whole quantizer. "scales"
         (`HierarchicalVQ` of `vector-quantize-pytorch`): each scale has the losses of its quantizer on what it
@@ -56,7 +56,6 @@ class MultiScaleQuantizer(nn.Module):
     """
 
     pyramid: Pyramid
-    quantizers: tuple[nn.Module, ...]
     objective: Literal["sums", "scales"] = "sums"
     commitment: float = 0.25
     own_length: bool = False
@@ -72,23 +71,12 @@ class MultiScaleQuantizer(nn.Module):
         return self.pyramid.layout
 
     @property
-    def scales(self) -> int:
+    def depths(self) -> int:
         """Number of scales."""
         return len(self.pyramid.scales)
 
-    @property
-    def shared(self) -> bool:
-        """Whether one quantizer serves all scales."""
-        return len(self.quantizers) == 1
-
-    def _at(self, i: int) -> Any:
-        return self.quantizers[0 if self.shared else i]
-
     def setup(self):
-        if len(self.quantizers) not in (1, self.scales):
-            raise ValueError(
-                f"{len(self.quantizers)} quantizers for {self.scales} scales; give one, or one per scale"
-            )
+        self._check_number("scales")
         kinds = {(inner_width(q), q.space) for q in self.quantizers}  # pyright: ignore
         if kinds != {(self.pyramid.width, self.space)}:
             raise ValueError(
@@ -124,14 +112,12 @@ class MultiScaleQuantizer(nn.Module):
         Raises:
           ValueError: a grid or a mask of another size.
         """
-        keys = None
-        if key is not None or (train and self.has_rng("quantizer")):
-            keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
+        keys = self._keys(key, train, z.shape[0])
         x, sg = self.pyramid.features(z, mask), jax.lax.stop_gradient
         whole = self.objective == "sums"
         residual, total = sg(x) if whole else x, jnp.zeros_like(x)
         codes, losses, statistics = [], {}, []
-        for i in range(self.scales):
+        for i in range(self.depths):
             pooled, cells = self.pyramid.down(residual, i, mask)
             child_key = None if keys is None else random.fold(keys, i)
             out = self._at(i)(pooled, train=train, key=child_key, temperature=temperature, mask=cells)
@@ -142,7 +128,7 @@ class MultiScaleQuantizer(nn.Module):
                 terms["commitment"] = self.commitment * masked_mean(jnp.square(x - sg(total)), mask)
                 terms["codebook"] = masked_mean(jnp.square(sg(x) - total), mask)
             for name, value in terms.items():
-                losses[name] = losses.get(name, 0.0) + value / self.scales
+                losses[name] = losses.get(name, 0.0) + value / self.depths
             codes.append(out.codes)
             statistics.append(out.statistics)
         summed = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *statistics)
@@ -158,7 +144,7 @@ class MultiScaleQuantizer(nn.Module):
     ) -> Int[jax.Array, "B M Q"]:
         """Codes of all scales, int32; 0 where a cell has no real feature (see `cell_mask`)."""
         residual, codes = self.pyramid.features(z, mask), []
-        for i in range(self.scales):
+        for i in range(self.depths):
             pooled, cells = self.pyramid.down(residual, i, mask)
             codes.append(self._at(i).encode(pooled, cells))
             residual = residual - self.pyramid.up(masked(self._value(i, codes[-1]), cells), i)
@@ -191,7 +177,7 @@ class MultiScaleQuantizer(nn.Module):
         pooled to its grid; of codes of the first j scales, the inputs of scales 2 .. j + 1 (as far as there
         are).
         """
-        sums = self._running(codes, mask)[: self.scales - 1]
+        sums = self._running(codes, mask)[: self.depths - 1]
         pooled = [self.pyramid.down(total, i + 1, mask)[0] for i, total in enumerate(sums)]
         return jnp.concatenate(pooled, axis=1)
 
@@ -219,16 +205,15 @@ class MultiScaleQuantizer(nn.Module):
           mask: True where a feature is real.
         """
         residual, state, pyramid = self.pyramid.features(z, mask), dict(state), []
-        for i in range(self.scales):
+        for i in range(self.depths):
             pooled, cells = self.pyramid.down(residual, i, mask)
-            child, name, value = self._at(i), f"quantizers_{i}", pooled
+            name, value = f"quantizers_{i}", pooled
             pyramid.append((pooled, cells))
             if not self.shared:
-                if name in state and hasattr(child, "initialise"):
-                    state[name] = child.initialise(state[name], pooled, jax.random.fold_in(key, i), cells)
-                own = {"params": child.variables.get("params", {}), "quantizer": state.get(name, {})}
-                coded = lambda child, pooled: self._value_of(child, child.encode(pooled))
-                value = child.clone(parent=None).apply(own, pooled, method=coded)
+                own, value = initialise_next(
+                    self._at(i), state.get(name), pooled, jax.random.fold_in(key, i), cells, self._value_of
+                )
+                state |= {name: own} if name in state else {}
             residual = residual - self.pyramid.up(masked(value, cells), i)
         if self.shared and "quantizers_0" in state and hasattr(self._at(0), "initialise"):
             tokens, real = zip(*pyramid, strict=True)
@@ -237,17 +222,8 @@ class MultiScaleQuantizer(nn.Module):
             state["quantizers_0"] = self._at(0).initialise(state["quantizers_0"], tokens, key, real)
         return state
 
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """The quantizers' own update; see `jaxtok.quantize.residual_stack.shared_update` for a shared one."""
-        new, parts = dict(state), list(statistics["scales"])
-        for i, child in enumerate(self.quantizers):
-            name, own = f"quantizers_{i}", jax.random.fold_in(key, i)
-            if name in new and self.shared:
-                new[name] = shared_update(child, new[name], parts, own)
-            elif name in new:
-                new[name] = child.update(new[name], parts[i], own)  # pyright: ignore
-        return new
+    def _by_depth(self, statistics):
+        return list(statistics["scales"])
 
     def _value(self, i, codes):
         return self._value_of(self._at(i), codes)
@@ -293,4 +269,4 @@ def multi_scale_vq(
     if outer.get("objective") == "scales" and "commitment" in outer:
         options["commitment"] = outer.pop("commitment")
     books = tuple(VectorQuantizer(codes, width, **options) for _ in range(1 if shared else len(scales)))
-    return MultiScaleQuantizer(pyramid, books, **outer)
+    return MultiScaleQuantizer(books, pyramid, **outer)

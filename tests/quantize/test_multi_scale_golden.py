@@ -22,7 +22,7 @@ def test_evaluation_of_hierarchical_vq(shared, name):
     case = recordings(shared("goldens/vq_zoo_HierarchicalVQ.safetensors"))[name]
     module, variables, io = case.loaded.module, case.loaded.variables, case.io
     out = module.apply(variables, grid(io["x"]))
-    for i in range(module.scales):
+    for i in range(module.depths):
         theirs = io[f"eval.indices.{i}"].reshape(out.codes.shape[0], -1)
         np.testing.assert_array_equal(out.codes[:, module.layout.scale(i), 0], theirs)
     close(out.values, grid(io["eval.quantized"]))
@@ -36,7 +36,7 @@ def test_a_training_step_of_hierarchical_vq(shared, name):
     """
     case = recordings(shared("goldens/vq_zoo_HierarchicalVQ.safetensors"))[name]
     module, params, io = case.loaded.module, case.loaded.variables["params"], case.io
-    book, scales, key = module.quantizers[0], module.scales, jax.random.key(0)
+    book, scales, key = module.quantizers[0], module.depths, jax.random.key(0)
     state = case.loaded.variables["quantizer"]["quantizers_0"]
     apart = module.clone(quantizers=tuple(book.clone() for _ in range(scales)))
     states = {f"quantizers_{i}": state for i in range(scales)}
@@ -90,7 +90,7 @@ def test_the_quantizer_of_var(shared, name):
     z = grid(io["latents"])
     codes = module.apply(variables, z, method="encode")
     sums = module.apply(variables, codes, method="partial_sums")
-    for i in range(module.scales):
+    for i in range(module.depths):
         np.testing.assert_array_equal(codes[:, module.layout.scale(i), 0], io[f"codes.{i}"])
         close(sums[i], grid(io[f"f_hat.{i}"]), f"sum of {i + 1} scales")
         prefix = codes[:, : module.layout.scale(i).stop]

@@ -100,7 +100,7 @@ QUANTIZERS = {
         objective="scales",
     ),
     "multi-scale lfq": MultiScaleQuantizer(
-        Pyramid((2, 6), WIDTH, axes=1, phis=2), (LFQ(WIDTH, scale=0.5),), "scales"
+        (LFQ(WIDTH, scale=0.5),), Pyramid((2, 6), WIDTH, axes=1, phis=2), "scales"
     ),
     "fsq": FSQ((8, 5, 3), WIDTH),
     "fsq symmetric": FSQ((2, 3, 4), WIDTH, symmetric=True, noise=0.5, rotated=True),

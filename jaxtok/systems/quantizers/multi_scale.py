@@ -70,7 +70,7 @@ def component(config: Mapping[str, Any]) -> OfficialComponent:
         interpolation="linear",
     )
     books = tuple(book.clone() for _ in range(1 if shared else len(scales)))
-    module = MultiScaleQuantizer(pyramid, books, objective="scales")
+    module = MultiScaleQuantizer(books, pyramid, objective="scales")
     entries, unused = [], []
     for i, one in enumerate(books):
         table = vector.table(one, "vq." if shared else f"vqs.{i}.", f"quantizers_{i}/")
