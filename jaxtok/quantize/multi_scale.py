@@ -76,6 +76,7 @@ class MultiScaleQuantizer(QuantizerStack):
         return len(self.pyramid.scales)
 
     def setup(self):
+        self.pyramid.check()
         self._check_number("scales")
         kinds = {(inner_width(q), q.space) for q in self.quantizers}  # pyright: ignore
         if kinds != {(self.pyramid.width, self.space)}:
@@ -92,7 +93,7 @@ class MultiScaleQuantizer(QuantizerStack):
         train: bool = False,
         key: jax.Array | None = None,
         temperature: float | jax.Array | None = None,
-        mask: Bool[jax.Array, "B *grid"] | None = None,
+        mask: jax.Array | None = None,
     ) -> Quantized:
         """Quantizes a grid.
 
@@ -101,7 +102,7 @@ class MultiScaleQuantizer(QuantizerStack):
           train: let the quantizers draw what they draw.
           key: scalar key or one key per example; default the "quantizer" stream of `rngs`.
           temperature: of the quantizers' sampling.
-          mask: True where a feature is real. Others count nowhere: a cell of a scale is the mean over its
+          mask: bool [B, *grid], True where a feature is real. Others count nowhere: a cell of a scale is the mean over its
             real features; where it has none its code is 0 and adds nothing. Values are 0 where features are
             not real.
 
@@ -184,7 +185,7 @@ class MultiScaleQuantizer(QuantizerStack):
     @nn.nowrap
     def cell_mask(self, mask: Bool[jax.Array, "B *grid"]) -> Bool[jax.Array, "B M"]:
         """Which codes stand for anything: those of cells with a real feature. For `Latents.mask`."""
-        return self.pyramid.cell_mask(mask)
+        return jnp.concatenate([self.pyramid.real_cells(mask, i) for i in range(self.depths)], axis=1)
 
     def initialise(
         self,
@@ -237,13 +238,11 @@ class MultiScaleQuantizer(QuantizerStack):
             raise ValueError(
                 f"{codes.shape[1]} codes are no number of whole scales; those end at {ends.tolist()}"
             )
-        cells = None if mask is None else self.cell_mask(mask)
         sums, total, start = [], 0.0, 0
         for i in range(int(np.searchsorted(ends, codes.shape[1])) + 1):
-            value = self._value(i, codes[:, start : ends[i]])
-            total = total + self.pyramid.up(
-                masked(value, cells[:, start : ends[i]] if mask is not None else None), i
-            )
+            cells = None if mask is None else self.pyramid.real_cells(mask, i)
+            value = masked(self._value(i, codes[:, start : ends[i]]), cells)
+            total = total + self.pyramid.up(value, i)
             sums.append(total)
             start = ends[i]
         return sums

@@ -70,13 +70,15 @@ class Pyramid(nn.Module):
         return self.grid or self.layout.scales[-1]
 
     def setup(self):
-        self._check()
+        self.check()
         self.phi = [
             nn.Conv(self.width, (3,) * self.axes, padding=1, dtype=jnp.float32, precision="highest")
             for _ in range(self.phis)
         ]
 
-    def _check(self):
+    @nn.nowrap
+    def check(self) -> None:
+        """Raises a ValueError if the attributes do not fit."""
         shapes = self.layout.scales
         if not 1 <= self.axes <= 3:
             raise ValueError(f"axes={self.axes}; grids have 1, 2 or 3")
@@ -97,7 +99,7 @@ class Pyramid(nn.Module):
 
     @nn.nowrap
     def features(
-        self, z: Float[jax.Array, "B *grid D"], mask: Bool[jax.Array, "B *grid"] | None = None
+        self, z: Float[jax.Array, "B *grid D"], mask: jax.Array | None = None
     ) -> Float[jax.Array, "B *grid D"]:
         """Features as float32, 0 where they are not real.
 
@@ -132,6 +134,6 @@ class Pyramid(nn.Module):
         return (1 - self.residual_ratio) * h + self.residual_ratio * phi(h)
 
     @nn.nowrap
-    def cell_mask(self, mask: Bool[jax.Array, "B *grid"]) -> Bool[jax.Array, "B M"]:
-        """Which cells of all scales have a real feature; bool, scale after scale."""
-        return jnp.concatenate([shares(mask, shape) > 0 for shape in self.layout.scales], axis=1)
+    def real_cells(self, mask: Bool[jax.Array, "B *grid"], scale: int) -> Bool[jax.Array, "B m"]:
+        """Which cells of a scale have a real feature, bool."""
+        return shares(mask, self.layout.scales[scale]) > 0

@@ -35,7 +35,7 @@ def averages(source: int, target: int) -> Float[np.ndarray, "target source"]:
 
 
 @functools.lru_cache(maxsize=256)
-def interpolation(source: int, target: int, kind: Interpolation) -> Float[np.ndarray, "target source"]:
+def interpolation(source: int, target: int, kind: str) -> Float[np.ndarray, "target source"]:
     """Weights of interpolation between the centres of cells; the border is repeated.
 
     Raises:
@@ -63,8 +63,8 @@ def interpolation(source: int, target: int, kind: Interpolation) -> Float[np.nda
 
 
 def resize(
-    x: Float[jax.Array, "B *grid D"], matrices: tuple[Float[np.ndarray, "target source"], ...]
-) -> Float[jax.Array, "B *target D"]:
+    x: Float[jax.Array, "B *grid D"], matrices: tuple[Float[np.ndarray, "_ _"], ...]
+) -> Float[jax.Array, "B ... D"]:
     """Applies one matrix to each axis of a grid, float32 at full precision.
 
     Args:
