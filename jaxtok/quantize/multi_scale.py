@@ -102,9 +102,9 @@ class MultiScaleQuantizer(QuantizerStack):
           train: let the quantizers draw what they draw.
           key: scalar key or one key per example; default the "quantizer" stream of `rngs`.
           temperature: of the quantizers' sampling.
-          mask: bool [B, *grid], True where a feature is real. Others count nowhere: a cell of a scale is the mean over its
-            real features; where it has none its code is 0 and adds nothing. Values are 0 where features are
-            not real.
+          mask: bool [B, *grid], True where a feature is real. Others count nowhere: a cell of a scale is the
+            mean over its real features; where it has none its code is 0 and adds nothing. Values are 0 where
+            features are not real.
 
         Returns:
           `Quantized` with values [B, *grid, D], codes [B, M, slots] of all scales; losses averaged over

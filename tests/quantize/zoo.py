@@ -73,6 +73,7 @@ QUANTIZERS = {
     "residual lfq": residual_lfq(3, 4, WIDTH, soft_clamp=2.0),
     "residual fsq": residual_fsq(2, (5, 4), WIDTH),
     "residual neural": NeuralResidualQuantizer(2, 7, WIDTH, hidden=6, layers=1),
+    "residual neural proposed": NeuralResidualQuantizer(3, 7, WIDTH, hidden=6, layers=1, candidates=3),
     "grouped residual": GroupedQuantizer(
         tuple(residual_vq(2, 7, WIDTH // 2, learning="ema") for _ in range(2))
     ),
