@@ -47,8 +47,15 @@ def tokens_at(
     return here if mask is None else here & mask
 
 
-def share(here: Bool[jax.Array, "B N"], mask: Bool[jax.Array, "B N"] | None) -> Float[jax.Array, ""]:
-    """Share of the real tokens that keep a depth: the weight of a mean over those in a mean over all."""
+def share(here: jax.Array | None, mask: jax.Array | None) -> jax.Array | float:
+    """Share of the real tokens that keep a depth: the weight of a mean over those in a mean over all.
+
+    Args:
+      here: bool, which do, see `tokens_at`; None for all.
+      mask: bool, True where a token is real; None for all.
+    """
+    if here is None:
+        return 1.0
     real = here.size if mask is None else jnp.maximum(jnp.sum(mask), 1)
     return jnp.sum(here) / real
 

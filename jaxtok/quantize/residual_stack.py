@@ -154,7 +154,7 @@ class ResidualQuantizer(QuantizerStack):
             total = total + q
             codes.append(out.codes)
             # A depth's loss is 0 where it was dropped, so that micro-batches and mixed depths average alike.
-            share = 1.0 if kept is None or here is None else depth_dropout.share(here, mask)
+            share = 1.0 if kept is None else depth_dropout.share(here, mask)
             for name, value in out.losses.items():
                 losses[name] = losses.get(name, 0.0) + share * value
             statistics[f"quantizers_{i}"] = out.statistics

@@ -190,6 +190,42 @@ def test_codes_keep_their_own_length():
     np.testing.assert_allclose(jnp.linalg.norm(unit, axis=-1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("objective", ["sums", "scales"])
+def test_dropped_scales_leave_no_trace(objective):
+    options = {"objective": objective, "learning": "ema"}
+    whole, variables = vq(**options)
+    module, keys = whole.clone(dropout=0.7, at_least=2), jax.random.split(jax.random.key(12), 3)
+    kept = module.draw_kept(keys, 3)
+    assert sorted(set(np.asarray(kept).tolist())) == [2, 3, 4]
+    run = jax.jit(lambda z, keys, mask: module.apply(variables, z, train=True, key=keys, mask=mask))
+    mask = MASK.at[0].set(True)
+    out, there = run(Z, keys, mask), module.cell_mask(mask, kept)
+    assert not np.asarray(out.codes)[~np.asarray(there)].any()
+    np.testing.assert_array_equal(out.values, module.apply(variables, out.codes, mask, kept, method="decode"))
+    codes = module.apply(variables, Z, mask, method="encode")
+    np.testing.assert_array_equal(out.codes[..., 0], jnp.where(there, codes[..., 0], 0))
+    counts = [part["counts"].sum() for part in out.statistics["scales"]]
+    np.testing.assert_array_equal(counts, [there[:, module.layout.scale(i)].sum() for i in range(4)])
+    sums = module.apply(variables, codes, mask, method="partial_sums")
+    for row, number in enumerate(kept):
+        np.testing.assert_allclose(out.values[row], sums[number - 1, row], atol=1e-6)
+    if objective == "sums":
+        error = jnp.sum(jnp.square(jnp.where(mask[..., None], Z - sums, 0)), axis=(2, 3, 4))
+        left = jnp.sum(error * (jnp.arange(4)[:, None] < kept)) / (5 * mask.sum()) / 4
+        np.testing.assert_allclose(out.losses["codebook"], left, rtol=1e-5)
+
+
+def test_scales_are_dropped_as_often_as_asked():
+    module = multi_scale_vq(SCALES, 7, 5, dropout=0.5, at_least=2)
+    kept = np.bincount(module.draw_kept(KEY, 4000), minlength=5) / 4000
+    np.testing.assert_allclose(kept, [0, 0, 0.25, 0.25, 0.5], atol=0.03)
+    with pytest.raises(ValueError, match="needs a key"):
+        module.apply(vq()[1], Z, train=True)
+    fails("at_least=4 in 1 .. 3", dropout=0.5, at_least=4)
+    fails("dropout=1.5", dropout=1.5)
+    fails("own_length=True needs", own_length=True, code_width=3)
+
+
 def test_grids_of_one_and_three_axes():
     for axes, shape in ((1, (9,)), (3, (2, 3, 4))):
         module = multi_scale_vq((1, 2, shape), 7, 5, axes=axes, phis=1)
@@ -313,5 +349,20 @@ def test_official_arguments_without_counterpart_are_refused():
     arguments = {"dim": 5, "scales": [1, 2], "codebook_size": [7, 8], "shared_codebook": False}
     with pytest.raises(ValueError, match="all scales the same size"):
         component({"args": arguments})
-    with pytest.raises(ValueError, match="nested_dropout"):
-        component({"args": {**arguments, "codebook_size": 7, "nested_dropout": 0.5}})
+    with pytest.raises(ValueError, match="heads"):
+        component({"args": {**arguments, "codebook_size": 7, "heads": 2}})
+
+
+def test_official_arguments_that_have_one():
+    arguments = {"dim": 5, "scales": [1, [2, 3]], "codebook_size": [7, 7], "accept_image_fmap": True}
+    nested = {"nested_dropout": 0.5, "nested_dropout_min_levels": 1}
+    part = component(
+        {"args": {**arguments, **nested, "stochastic_sample_codes": True, "shared_codebook": False}}
+    )
+    module = part.module
+    assert (module.dropout, module.at_least, module.objective) == (0.5, 1, "scales")
+    assert module.layout.scales == ((1, 1), (2, 3)) and module.pyramid.phi_by_scale == (0, 0)
+    assert [(q.decay, q.revive_below, q.sample_temperature) for q in module.quantizers] == [
+        (0.99, 2.0, 0.1)
+    ] * 2
+    assert component({"args": {**arguments, **nested, "nested_dropout_min_levels": 2}}).module.dropout == 0

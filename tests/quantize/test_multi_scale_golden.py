@@ -112,3 +112,31 @@ def test_the_quantizer_of_var(shared, name):
         close(gradients[0]["pyramid"][f"phi_{i}"]["kernel"], theirs, f"gradient of phi {i}")
     weigh = lambda z: jnp.vdot(module.apply(variables, z).values, grid(io["train.cotangent"]))
     close(jax.grad(weigh)(z), grid(io["train.grad_latents_from_f_hat"]), "gradient of values")
+
+
+@pytest.mark.parametrize("name", ["ms_plain", "ms_znorm"])
+def test_the_multi_scale_quantizer_of_xq_gan(shared, name):
+    """VAR's, with scales dropped in the first half of the batch and losses without weight."""
+    tensors, metadata = read_tensors(shared("goldens/robusttok.safetensors"))
+    config = dict(json.loads(metadata["config"])[name])
+    part = var_component({"args": {**config, "z_channels": config.pop("Cvae")}})
+    starts = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    io = starts(f"io.{name}.")
+    params, _ = load_table(part.table, starts(f"{name}."), part.shapes["params"])
+    module, variables, z = part.module, {"params": jax.tree.map(jnp.asarray, params)}, grid(io["f"])
+    out = jax.jit(module.apply)(variables, z)
+    np.testing.assert_array_equal(out.codes[..., 0], io["codes"])
+    close(out.values, grid(io["eval_fhat"]), "values")
+    sums = module.apply(variables, out.codes, method="partial_sums")
+    close(sums, np.moveaxis(io["fhat_per_scale"], 2, -1), "sums")
+    close(module.apply(variables, out.codes, method="next_inputs"), io["var_input"], "inputs of the prior")
+    close(out.losses["codebook"], io["eval_vq_loss"], "loss")
+    close(out.losses["commitment"], module.commitment * io["eval_commit_loss"], "commitment")
+    kept = jnp.asarray([*io["dropout"][:2], module.depths, module.depths])
+    dropped = jax.jit(lambda kept: module.apply(variables, z, train=True, kept=kept))(kept)
+    close(dropped.values, grid(io["train_fhat"]), "values in training")
+    # Theirs is the mean over the examples that keep a scale, so each scale alone is as large as theirs.
+    error = jnp.mean(jnp.square(z - sums), axis=(2, 3, 4))
+    there = jnp.arange(module.depths)[:, None] < kept
+    close(jnp.mean(jnp.sum(error * there, 1) / jnp.sum(there, 1)), io["train_vq_loss"], "their loss")
+    close(dropped.losses["codebook"], jnp.mean(error * there), "our loss")

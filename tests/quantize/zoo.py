@@ -99,6 +99,7 @@ QUANTIZERS = {
         revive_below=0.9,
         revival="sample",
         objective="scales",
+        dropout=0.5,
     ),
     "multi-scale lfq": MultiScaleQuantizer(
         (LFQ(WIDTH, scale=0.5),), Pyramid((2, 6), WIDTH, axes=1, phis=2), "scales"

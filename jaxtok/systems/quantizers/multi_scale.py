@@ -14,7 +14,7 @@ from jaxtok.weights import Entry, Table, conv
 
 _OWN = {
     "dim", "codebook_size", "scales", "shared_codebook", "channel_first", "accept_image_fmap",
-    "accept_3d_fmap", "share_quant_resi", "quant_resi",
+    "accept_3d_fmap", "share_quant_resi", "quant_resi", "nested_dropout", "nested_dropout_min_levels",
 }  # fmt: skip
 # Passed on to its `VectorQuantize`, with its own defaults.
 _INNER = {
@@ -39,14 +39,13 @@ def component(config: Mapping[str, Any]) -> OfficialComponent:
     The official class moves a shared codebook, and replaces its dead codes, between the scales of one
     training pass; ours does so once per step, by `update`, which makes the steps of all scales one after the
     other. It starts k-means with the first pass, from the cells of the coarsest scale alone; ours by
-    `initialise`, from those of all scales.
+    `initialise`, from those of all scales. It drops scales of the whole batch, and averages losses over those
+    that are left; ours of some examples, whose loss at a dropped scale counts as 0.
 
     Raises:
       ValueError: arguments without counterpart.
     """
-    # Scales are not dropped here (`nested_dropout`).
-    known = {*_OWN, *_INNER, "nested_dropout_min_levels"}
-    a = vector.arguments_of(config, known, "HierarchicalVQ")
+    a = vector.arguments_of(config, {*_OWN, *_INNER}, "HierarchicalVQ")
     sizes, scales = a["codebook_size"], tuple(a["scales"])
     sizes = {sizes} if isinstance(sizes, int) else set(sizes)
     if len(sizes) > 1:
@@ -70,7 +69,9 @@ def component(config: Mapping[str, Any]) -> OfficialComponent:
         interpolation="linear",
     )
     books = tuple(book.clone() for _ in range(1 if shared else len(scales)))
-    module = MultiScaleQuantizer(books, pyramid, objective="scales")
+    at_least = a.get("nested_dropout_min_levels", 1)
+    drops = a.get("nested_dropout", 0.0) if at_least < len(scales) else 0.0
+    module = MultiScaleQuantizer(books, pyramid, "scales", dropout=drops, at_least=at_least)
     entries, unused = [], []
     for i, one in enumerate(books):
         table = vector.table(one, "vq." if shared else f"vqs.{i}.", f"quantizers_{i}/")
