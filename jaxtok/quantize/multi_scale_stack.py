@@ -4,8 +4,7 @@ ones.
 >>> import jax
 >>> from jaxtok.quantize.lfq import LFQ
 >>> from jaxtok.quantize.multi_scale_stack import MultiScaleQuantizer
->>> from jaxtok.quantize import depth_dropout
-from jaxtok.quantize.pyramid import Pyramid
+>>> from jaxtok.quantize.pyramid import Pyramid
 >>> quantizer = MultiScaleQuantizer((LFQ(bits=8, scale=0.5),), Pyramid(scales=(1, 2, 4), width=8))
 >>> z = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
 >>> variables = quantizer.init(jax.random.key(1), z)
@@ -246,22 +245,19 @@ class MultiScaleQuantizer(QuantizerStack):
           key: scalar key.
           mask: True where a feature is real.
         """
-        residual, state, pyramid = self.pyramid.features(z, mask), dict(state), []
+        residual, state = self.pyramid.features(z, mask), dict(state)
+        if self.shared:
+            own = state.get("quantizers_0")
+            if own is not None and hasattr(self._at(0), "initialise"):
+                cells, real = self.pyramid.decompose(residual, mask)
+                state["quantizers_0"] = self._at(0).initialise(own, cells, key, real)
+            return state
         for i in range(self.depths):
+            name, key_i = f"quantizers_{i}", jax.random.fold_in(key, i)
             pooled, cells = self.pyramid.down(residual, i, mask)
-            name, value = f"quantizers_{i}", pooled
-            pyramid.append((pooled, cells))
-            if not self.shared:
-                own, value = initialise_next(
-                    self._at(i), state.get(name), pooled, jax.random.fold_in(key, i), cells, self._value_of
-                )
-                state |= {name: own} if name in state else {}
+            own, value = initialise_next(self._at(i), state.get(name), pooled, key_i, cells, self._value_of)
+            state |= {name: own} if name in state else {}
             residual = residual - self._spread(i, masked(value, cells))
-        if self.shared and "quantizers_0" in state and hasattr(self._at(0), "initialise"):
-            tokens, real = zip(*pyramid, strict=True)
-            real = None if mask is None else jnp.concatenate(real, axis=1)
-            tokens = jnp.concatenate(tokens, axis=1)
-            state["quantizers_0"] = self._at(0).initialise(state["quantizers_0"], tokens, key, real)
         return state
 
     def _by_depth(self, statistics):

@@ -133,6 +133,20 @@ class Pyramid(nn.Module):
         phi = self.phi[(self.phi_by_scale or phi_of_scale(len(self.scales), self.phis))[scale]]
         return (1 - self.residual_ratio) * h + self.residual_ratio * phi(h)
 
+    def decompose(
+        self, x: Float[jax.Array, "B *grid D"], mask: Bool[jax.Array, "B *grid"] | None = None
+    ) -> tuple[Float[jax.Array, "B M D"], Bool[jax.Array, "B M"] | None]:
+        """Cells of all scales, each of what the ones before leave (a Laplacian pyramid if phi is the
+        identity), and which of them have a real feature.
+        """
+        cells, real = [], []
+        for i in range(len(self.scales)):
+            pooled, there = self.down(x, i, mask)
+            x = x - self.up(pooled, i)
+            cells.append(pooled)
+            real.append(there)
+        return jnp.concatenate(cells, axis=1), None if mask is None else jnp.concatenate(real, axis=1)
+
     @nn.nowrap
     def real_cells(self, mask: Bool[jax.Array, "B *grid"], scale: int) -> Bool[jax.Array, "B m"]:
         """Which cells of a scale have a real feature, bool."""
