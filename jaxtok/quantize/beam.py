@@ -2,9 +2,14 @@
 that leaves the best residual for the next.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
+
+from jaxtok.kernels import residual_codes
+from jaxtok.quantize.vq import VectorQuantizer
 
 _TOKENS = 1024  # whose distances to all codes exist at a time
 
@@ -64,3 +69,45 @@ def beam_codes(
         )
         residual = jnp.take_along_axis(residual, parent[..., None], axis=1) - codebook[code]
     return path[:, 0].astype(jnp.int32)
+
+
+def stack_codes(
+    quantizers: tuple[Any, ...],
+    x: Float[jax.Array, "B N D"],
+    beam: int = 1,
+    weights: tuple[float, ...] = (),
+) -> Int[jax.Array, "B N Q"] | None:
+    """Codes of all depths of a stack at once, if its quantizers only look for the nearest of their codes.
+
+    Args:
+      quantizers: bound modules, of each depth; () if residuals are scaled between them.
+      x: features.
+      beam, weights: see `beam_codes`.
+
+    Returns:
+      Codes, or None where the choice must be made depth by depth.
+
+    Raises:
+      ValueError: a beam over quantizers that cannot be searched.
+    """
+    plain = bool(quantizers) and all(
+        isinstance(q, VectorQuantizer)
+        and (q.metric, q.slots, q.projected, q.affine) == ("euclidean", 1, False, False)
+        for q in quantizers
+    )
+    if beam > 1 and not plain:
+        raise ValueError(
+            f"beam={beam} needs Euclidean vector quantizers of one slot, without projections, affine=True or "
+            "scales between the depths; use beam=1 for others"
+        )
+    if not plain:
+        return None
+    books, flat = [q.codebook for q in quantizers], x.reshape(-1, x.shape[-1])
+    if beam > 1:
+        books = [jax.lax.stop_gradient(book) for book in books]
+        codes = beam_codes(jax.lax.stop_gradient(flat), books, beam, weights)
+    elif len({book.shape for book in books}) == 1:
+        codes = residual_codes(flat, jnp.stack(books))[0]
+    else:
+        return None
+    return codes.reshape(*x.shape[:2], -1)

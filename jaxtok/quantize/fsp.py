@@ -2,10 +2,9 @@
 
     y = F(z) in [0, 1],   code = floor(L y),   y_q = (code + 1/2) / L,   value = (y_q - 1/2) / sqrt(1/12)
 
-F is the cumulative distribution of the activation: when z is distributed that way, all codes are equally
-  likely and
-the value has unit variance. Training can mix rounding with uniform noise of the width of a bin; a regulariser
-pulls the moments of z to those of the distribution.
+F is the distribution function of the activation: when z is distributed that way, all codes are equally likely
+and the value has unit variance. Training can mix rounding with uniform noise of the width of a bin; a
+regulariser pulls the moments of z to those of the distribution.
 
     >>> import jax
     >>> from jaxtok.quantize.fsp import FSP
@@ -16,9 +15,6 @@ pulls the moments of z to those of the distribution.
     (4, 8, 3)
 """
 
-import dataclasses
-import math
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -29,79 +25,13 @@ from jaxtyping import Float, Int
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.distributions import ACTIVATIONS, INSIDE, Activation
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
+from jaxtok.quantize.moments import Regulariser, moment_loss
 from jaxtok.quantize.routing import masked, straight_through
 
-Regulariser = Literal["none", "variance", "skewness", "kurtosis"]
 UNIFORM_DEVIATION = 12**-0.5  # of U(0, 1)
-_INSIDE = 1e-7  # the inverse of a distribution function is infinite at 0 and 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Activation:
-    """A distribution.
-
-    Attributes:
-      cdf: distribution function.
-      inverse: its inverse on (0, 1).
-      variance, kurtosis: of the distribution, the latter in excess of the normal one; None where there is
-        none.
-    """
-
-    cdf: Callable[[jax.Array], jax.Array]
-    inverse: Callable[[jax.Array], jax.Array]
-    variance: float | None = None
-
-
-def _logit(y):
-    return jnp.log(y) - jnp.log1p(-y)
-
-
-ACTIVATIONS = {
-    "tanh": Activation(lambda z: (jnp.tanh(z) + 1) / 2, lambda y: _logit(y) / 2, math.pi**2 / 12),
-    "sigmoid": Activation(jax.nn.sigmoid, _logit, math.pi**2 / 3),
-    "normal": Activation(jax.scipy.stats.norm.cdf, jax.scipy.stats.norm.ppf, 1.0),
-    "laplace": Activation(
-        lambda z: 0.5 - 0.5 * jnp.sign(z) * jnp.expm1(-jnp.abs(z)),
-        lambda y: -jnp.sign(y - 0.5) * jnp.log1p(-2 * jnp.abs(y - 0.5)),
-        2.0,
-    ),
-    "cauchy": Activation(lambda z: jnp.arctan(z) / jnp.pi + 0.5, lambda y: jnp.tan(jnp.pi * (y - 0.5))),
-}
-
-# Weights of the squared deviations of mean, variance, skewness and excess kurtosis.
-MOMENT_WEIGHTS = (0.1, 0.07, 0.06, 0.05)
-
-
-def moments(z: Float[jax.Array, "M Q"], weights: jax.Array | None = None) -> tuple[jax.Array, ...]:
-    """Mean, unbiased variance, skewness and excess kurtosis per channel; the last two are standardised with
-    the unbiased deviation.
-
-    Args:
-      z: values.
-      weights: [M], 1 for real tokens and 0 for others.
-    """
-    weights = jnp.ones(z.shape[:1], jnp.float32) if weights is None else weights
-    count = jnp.maximum(jnp.sum(weights), 1.0)
-    average = lambda x: jnp.sum(x * weights[:, None], axis=0) / count
-    mean = average(z)
-    # With one token there is no deviation; 0 then, not 0 / 0.
-    variance = average(jnp.square(z - mean)) * count / jnp.maximum(count - 1, 1.0)
-    standard = (z - mean) / jnp.sqrt(jnp.maximum(variance, 1e-12))
-    return mean, variance, average(standard**3), average(standard**4) - 3
-
-
-def moment_loss(
-    z: Float[jax.Array, "M Q"],
-    order: Literal["variance", "skewness", "kurtosis"],
-    target_variance: float,
-    weights: jax.Array | None = None,
-) -> Float[jax.Array, ""]:
-    """Weighted squared deviations of the moments up to an order from (0, target_variance, 0, 0)."""
-    used = {"variance": 2, "skewness": 3, "kurtosis": 4}[order]
-    terms = zip(MOMENT_WEIGHTS, moments(z, weights), (0.0, target_variance, 0.0, 0.0), strict=True)
-    return sum((w * jnp.mean(jnp.square(m - t)) for w, m, t in list(terms)[:used]), jnp.float32(0))
 
 
 def bins(y: Float[jax.Array, "*batch Q"], levels: tuple[int, ...]) -> Int[jax.Array, "*batch Q"]:
@@ -123,7 +53,7 @@ def level_table(levels: tuple[int, ...], inverse: Activation | None = None) -> j
     if inverse is None:
         return jnp.asarray((y - 0.5) / UNIFORM_DEVIATION, jnp.float32)
     with jax.ensure_compile_time_eval():
-        return inverse.inverse(jnp.asarray(np.clip(y, _INSIDE, 1 - _INSIDE), jnp.float32))
+        return inverse.inverse(jnp.asarray(np.clip(y, INSIDE, 1 - INSIDE), jnp.float32))
 
 
 def perturb(
@@ -238,7 +168,7 @@ class FSP(FixedStateQuantizer):
 
     def _scaled(self, y):
         if self.inverse:
-            return ACTIVATIONS[self.activation].inverse(jnp.clip(y, _INSIDE, 1 - _INSIDE))
+            return ACTIVATIONS[self.activation].inverse(jnp.clip(y, INSIDE, 1 - INSIDE))
         return (y - 0.5) * np.float32(1 / UNIFORM_DEVIATION)
 
     def _values(self, codes):

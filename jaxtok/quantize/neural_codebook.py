@@ -3,7 +3,10 @@ on what the earlier depths chose.
 
     c_k = MLP_i([out ; e_k])  for depth i > 0,   k = argmin_k |r - c_k|,   out += c_k,   r = x - out
 
-The network sees every code for every token, so that a depth costs [tokens, K, D] memory: for small codebooks.
+The search costs the network of every code for every token, [tokens, K, D] numbers at a time: for small
+codebooks. With `candidates` A (QINCo2, arXiv 2501.03078) a second, plain codebook of the depth
+proposes the A codes with the nearest p_k to r, and the network sees only those; p_k learns to be the mean
+residual that chose k. Gradients and decoding need the network of the chosen code alone.
 
     >>> import jax
     >>> from jaxtok.quantize.neural_codebook import NeuralResidualQuantizer
@@ -14,7 +17,7 @@ The network sees every code for every token, so that a depth costs [tokens, K, D
     (2, 4, 3)
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,6 +25,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
+from jaxtok.kernels import nearest_code
+from jaxtok.quantize.beam import nearest_codes
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
@@ -43,10 +48,9 @@ class CodeNetwork(nn.Module):
 
     @nn.compact
     def __call__(
-        self, codebook: Float[jax.Array, "K D"], condition: Float[jax.Array, "B N D"]
-    ) -> Float[jax.Array, "B N K D"]:
-        shape = (*condition.shape[:2], *codebook.shape)
-        both = [jnp.broadcast_to(condition[:, :, None], shape), jnp.broadcast_to(codebook, shape)]
+        self, codes: Float[jax.Array, "B N A D"], condition: Float[jax.Array, "B N D"]
+    ) -> Float[jax.Array, "B N A D"]:
+        both = [jnp.broadcast_to(condition[:, :, None], codes.shape), codes]
         x = linear(self.width, name="inward")(jnp.concatenate(both, axis=-1))
         for i in range(self.layers):
             h = nn.silu(linear(self.hidden, name=f"up_{i}")(x))
@@ -66,6 +70,7 @@ class NeuralResidualQuantizer(FixedStateQuantizer):
       commitment: weight of `mean |r - sg(q)|^2`, as in `VectorQuantizer`; the term that moves the codes has
         the same.
       routing: of the gradient of the values.
+      candidates: A, how many codes the network sees when it looks for the nearest; 0 for all K.
     """
 
     depth: int
@@ -75,6 +80,7 @@ class NeuralResidualQuantizer(FixedStateQuantizer):
     layers: int = 4
     commitment: float = 1.0
     routing: Literal["straight_through", "rotation"] = "rotation"
+    candidates: int = 0
 
     @property
     def space(self) -> CodeSpace:
@@ -82,8 +88,15 @@ class NeuralResidualQuantizer(FixedStateQuantizer):
         return CodeSpace((self.codes,) * self.depth)
 
     def setup(self):
+        if not 0 <= self.candidates <= self.codes:
+            raise ValueError(
+                f"candidates={self.candidates} must be in 1 .. codes={self.codes}, or 0 for all codes"
+            )
         init = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
-        self.books = [self.param(f"codebook_{i}", init, (self.codes, self.width)) for i in range(self.depth)]
+        book = lambda name, i: self.param(f"{name}_{i}", init, (self.codes, self.width))
+        self.books = [book("codebook", i) for i in range(self.depth)]
+        if self.candidates:
+            self.proposals = [book("proposal", i) for i in range(1, self.depth)]
         hidden = self.hidden or 2 * self.width
         self.networks = [CodeNetwork(self.width, hidden, self.layers) for _ in range(self.depth - 1)]
 
@@ -103,20 +116,22 @@ class NeuralResidualQuantizer(FixedStateQuantizer):
           mask: bool [B, N], True where a token is real. Others get code 0 and zeros, and count nowhere.
 
         Returns:
-          `Quantized` with losses "commitment" and "codebook" (summed over depths); statistics "counts" [Q,
-          K].
+          `Quantized` with losses "commitment", "codebook" and, with `candidates`, "proposal" (summed over
+          depths); statistics "counts" [Q, K].
         """
         del train, key, temperature
-        x = z.astype(jnp.float32)
+        x, sg = z.astype(jnp.float32), jax.lax.stop_gradient
         residual, total, codes = x, jnp.zeros_like(x), []
-        losses = {"commitment": jnp.float32(0), "codebook": jnp.float32(0)}
+        names = ("commitment", "codebook", *(("proposal",) if self.candidates and self.depth > 1 else ()))
+        losses: dict[str, Any] = dict.fromkeys(names, jnp.float32(0))
+        add = lambda name, a, b: self.commitment * masked_mean(jnp.square(a - b), mask) + losses[name]
         for i in range(self.depth):
-            candidates = self._candidates(i, total)
-            index = self._nearest(residual, candidates)
-            q = self._take(candidates, index)
-            sg = jax.lax.stop_gradient
-            losses["commitment"] += self.commitment * masked_mean(jnp.square(residual - sg(q)), mask)
-            losses["codebook"] += self.commitment * masked_mean(jnp.square(sg(residual) - q), mask)
+            index = self._nearest(i, residual, total)
+            q = self._value(i, index, total)
+            losses["commitment"] = add("commitment", residual, sg(q))
+            losses["codebook"] = add("codebook", sg(residual), q)
+            if self.candidates and i:
+                losses["proposal"] = add("proposal", sg(residual), self.proposals[i - 1][index])
             total = total + route(self.routing)(residual, q)
             residual = residual - sg(q)
             codes.append(index)
@@ -131,9 +146,8 @@ class NeuralResidualQuantizer(FixedStateQuantizer):
         x = z.astype(jnp.float32)
         residual, total, codes = x, jnp.zeros_like(x), []
         for i in range(self.depth):
-            candidates = self._candidates(i, total)
-            codes.append(self._nearest(residual, candidates))
-            q = self._take(candidates, codes[-1])
+            codes.append(self._nearest(i, residual, total))
+            q = self._value(i, codes[-1], total)
             total, residual = total + q, residual - q
         return masked(jnp.stack(codes, axis=-1), mask)
 
@@ -141,19 +155,30 @@ class NeuralResidualQuantizer(FixedStateQuantizer):
         """Values of the codes of all depths, or of the first ones; float32."""
         total = jnp.zeros((*codes.shape[:2], self.width), jnp.float32)
         for i in range(codes.shape[-1]):
-            total = total + self._take(self._candidates(i, total), codes[..., i])
+            total = total + self._value(i, codes[..., i], total)
         return total
 
-    def _candidates(self, i, total):
-        return self.books[0] if i == 0 else self.networks[i - 1](self.books[i], total)
+    def _nearest(self, i, residual, total):
+        """The code of a depth with the nearest value, int32 [B, N]; no gradient."""
+        residual, total, book = jax.lax.stop_gradient((residual, total, self.books[i]))
+        flat = residual.reshape(-1, self.width)
+        if i == 0:
+            return nearest_code(flat, book).reshape(residual.shape[:2])
+        if self.candidates:
+            proposal = jax.lax.stop_gradient(self.proposals[i - 1])
+            proposed = nearest_codes(flat, proposal, self.candidates)[0].reshape(*residual.shape[:2], -1)
+            codes = book[proposed]
+        else:
+            proposed = None
+            codes = jnp.broadcast_to(book, (*residual.shape[:2], *book.shape))
+        values = jax.lax.stop_gradient(self.networks[i - 1](codes, total))
+        products = jnp.einsum("bnd,bnad->bna", residual, values, precision="highest")
+        best = jnp.argmin(jnp.sum(jnp.square(values), axis=-1) - 2 * products, axis=-1)
+        if proposed is not None:
+            best = jnp.take_along_axis(proposed, best[..., None], axis=-1)[..., 0]
+        return best.astype(jnp.int32)
 
-    def _nearest(self, residual, candidates):
-        squares = jnp.sum(jnp.square(candidates), axis=-1)
-        equation = "bnd,kd->bnk" if candidates.ndim == 2 else "bnd,bnkd->bnk"
-        products = jnp.einsum(equation, residual, candidates, precision="highest")
-        return jnp.argmin(squares - 2 * products, axis=-1).astype(jnp.int32)
-
-    def _take(self, candidates, index):
-        if candidates.ndim == 2:
-            return candidates[index]
-        return jnp.take_along_axis(candidates, index[..., None, None], axis=2)[:, :, 0]
+    def _value(self, i, index, total):
+        """Values of codes of a depth; the same computation in training, coding and decoding."""
+        q = self.books[i][index]
+        return q if i == 0 else self.networks[i - 1](q[:, :, None], total)[:, :, 0]

@@ -25,8 +25,8 @@ from jaxtok.quantize.fsq import FSQ
 from jaxtok.quantize.grouped import GroupedQuantizer as GroupedQuantizer
 from jaxtok.quantize.lfq import LFQ
 from jaxtok.quantize.residual_stack import ResidualQuantizer as ResidualQuantizer
-from jaxtok.quantize.residual_stack import inner_width as inner_width
 from jaxtok.quantize.simvq import SimVQ
+from jaxtok.quantize.stack import inner_width as inner_width
 from jaxtok.quantize.vq import VectorQuantizer
 
 

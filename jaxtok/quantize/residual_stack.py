@@ -23,17 +23,16 @@ from jaxtyping import Float, Int
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
-from jaxtok.kernels import residual_codes
-from jaxtok.quantize.beam import beam_codes
-from jaxtok.quantize.depth_dropout import kept_depths
+from jaxtok.quantize import depth_dropout
+from jaxtok.quantize.beam import stack_codes
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import directional, masked
-from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.quantize.stack import QuantizerStack, initialise_next, inner_width
 
 Scales = tuple[tuple[float, ...], ...]
 
 
-class ResidualQuantizer(nn.Module):
+class ResidualQuantizer(QuantizerStack):
     """A stack of quantizers on residuals.
 
     Attributes:
@@ -58,7 +57,6 @@ class ResidualQuantizer(nn.Module):
       pre_clamp: if not empty, x becomes c tanh(x / c) with these c per channel (or one for all) first.
     """
 
-    quantizers: tuple[nn.Module, ...]
     depth: int = 0
     width: int = 0
     dropout: bool = False
@@ -79,11 +77,6 @@ class ResidualQuantizer(nn.Module):
         return self.depth or len(self.quantizers)
 
     @property
-    def shared(self) -> bool:
-        """Whether one quantizer serves all depths."""
-        return len(self.quantizers) == 1 and self.depths > 1
-
-    @property
     def space(self) -> CodeSpace:
         """The slots of all depths, coarsest first."""
         return CodeSpace(tuple(n for i in range(self.depths) for n in self._at(i).space.levels))
@@ -93,14 +86,8 @@ class ResidualQuantizer(nn.Module):
         """Slots of one depth."""
         return self._at(0).space.slots
 
-    def _at(self, i: int) -> Any:
-        return self.quantizers[0 if self.shared else i]
-
     def setup(self):
-        if len(self.quantizers) not in (1, self.depths):
-            raise ValueError(
-                f"{len(self.quantizers)} quantizers for depth={self.depths}; give one, or one per depth"
-            )
+        self._check_number("depth")
         if not 1 <= self.at_least <= self.depths:
             raise ValueError(f"at_least={self.at_least} depths of {self.depths} cannot be kept")
         sampled = [q for q in self.quantizers if getattr(q, "revives", False) and q.revival == "sample"]
@@ -137,9 +124,7 @@ class ResidualQuantizer(nn.Module):
           `Quantized` with the losses of the depths added up (means over all real tokens), and their
           statistics by name ("quantizers_0", ...).
         """
-        keys = None
-        if key is not None or (train and self.has_rng("quantizer")):
-            keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
+        keys = self._keys(key, train, z.shape[0])
         if kept is None and train and self.dropout:
             if keys is None:
                 raise ValueError("dropout of depths in training needs a key, or a 'quantizer' stream in rngs")
@@ -149,7 +134,7 @@ class ResidualQuantizer(nn.Module):
         # In training greedy depths choose for themselves: they may sample.
         found = self._search(x) if self.beam > 1 or not train else None
         for i in range(self.depths):
-            here = self._mask(i, mask, kept, z.shape[:2])
+            here = depth_dropout.tokens_at(i, kept, mask, z.shape[:2])
             scale = self._scale(i)
             child_key = None if keys is None else random.fold(keys, i)
             if found is None:
@@ -169,7 +154,7 @@ class ResidualQuantizer(nn.Module):
             total = total + q
             codes.append(out.codes)
             # A depth's loss is 0 where it was dropped, so that micro-batches and mixed depths average alike.
-            share = 1.0 if kept is None else self._share(here, mask)
+            share = 1.0 if kept is None else depth_dropout.share(here, mask)
             for name, value in out.losses.items():
                 losses[name] = losses.get(name, 0.0) + share * value
             statistics[f"quantizers_{i}"] = out.statistics
@@ -230,7 +215,9 @@ class ResidualQuantizer(nn.Module):
           batch: B.
         """
         keys = random.fold(random.example_keys(key, batch), self.depths + 1)
-        kept = kept_depths(random.uniform(keys, ()), self.depths, self.at_least, self.multiple_of)
+        kept = depth_dropout.kept_depths(
+            random.uniform(keys, ()), self.depths, self.at_least, self.multiple_of
+        )
         return jnp.broadcast_to(kept[0], kept.shape) if self.dropout_per == "batch" else kept
 
     @nn.nowrap
@@ -242,9 +229,7 @@ class ResidualQuantizer(nn.Module):
           tokens: N.
           mask: bool [B, N] of real tokens.
         """
-        depth = jnp.arange(self.depths * self.slots_per_depth) // self.slots_per_depth
-        levels = jnp.broadcast_to((depth < kept[:, None])[:, None], (kept.shape[0], tokens, depth.size))
-        return levels if mask is None else levels & mask[..., None]
+        return depth_dropout.levels_mask(kept, tokens, self.depths, self.slots_per_depth, mask)
 
     def initialise(
         self, state: Any, z: Float[jax.Array, "B N D"], key: jax.Array, mask: jax.Array | None = None
@@ -257,68 +242,18 @@ class ResidualQuantizer(nn.Module):
         """
         residual, state = self._inner(z), dict(state)
         for i in range(1 if self.shared else self.depths):
-            child, name = self._at(i), f"quantizers_{i}"
-            if name in state and hasattr(child, "initialise"):
-                state[name] = child.initialise(
-                    state[name], residual / self._scale(i), jax.random.fold_in(key, i), mask
-                )
-                own = {"params": child.variables.get("params", {}), "quantizer": state[name]}
-                detached = child.clone(parent=None)
-                codes = detached.apply(own, residual / self._scale(i), method="encode")
-                residual = residual - detached.apply(own, codes, method="decode") * self._scale(i)
-            else:
-                residual = residual - self._value(i, child.encode(residual / self._scale(i)))
+            name, scale = f"quantizers_{i}", self._scale(i)
+            own, value = initialise_next(
+                self._at(i), state.get(name), residual / scale, jax.random.fold_in(key, i), mask
+            )
+            state |= {name: own} if name in state else {}
+            residual = residual - value * scale
         return state
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Every depth's own update; see `shared_update` for a shared codebook."""
-        new, parts = dict(state), [statistics[f"quantizers_{i}"] for i in range(self.depths)]
-        if self.shared:
-            if "quantizers_0" in new:
-                new["quantizers_0"] = shared_update(self.quantizers[0], new["quantizers_0"], parts, key)
-            return new
-        for i, child in enumerate(self.quantizers):
-            name = f"quantizers_{i}"
-            if name in new:
-                new[name] = child.update(new[name], parts[i], jax.random.fold_in(key, i))  # pyright: ignore
-        return new
-
-    def _plain(self):
-        """Whether all depths do nothing but look for the nearest of their codes, as they are."""
-        books = [self._at(i) for i in range(self.depths)]
-        return not self.scales and all(
-            isinstance(book, VectorQuantizer)
-            and (book.metric, book.slots, book.projected, book.affine) == ("euclidean", 1, False, False)
-            for book in books
-        )
 
     def _search(self, x):
         """Codes of all depths at once, where that can be; None to go depth by depth."""
-        codebooks = [self._at(i).codebook for i in range(self.depths)] if self._plain() else []
-        flat = x.reshape(-1, x.shape[-1])
-        if self.beam > 1:
-            if not codebooks:
-                raise ValueError(
-                    f"beam={self.beam} needs Euclidean vector quantizers of one slot, without projections"
-                )
-            books = [jax.lax.stop_gradient(book) for book in codebooks]
-            codes = beam_codes(jax.lax.stop_gradient(flat), books, self.beam, self.beam_weights)
-        elif codebooks and len({book.shape for book in codebooks}) == 1:
-            codes = residual_codes(flat, jnp.stack(codebooks))[0]
-        else:
-            return None
-        return codes.reshape(*x.shape[:2], -1)
-
-    def _mask(self, i, mask, kept, shape):
-        if kept is None:
-            return mask
-        here = jnp.broadcast_to(jnp.reshape(i < jnp.asarray(kept), (-1, 1)), shape)
-        return here if mask is None else here & mask
-
-    def _share(self, here, mask):
-        real = here.size if mask is None else jnp.maximum(jnp.sum(mask), 1)
-        return jnp.sum(here) / real
+        plain = () if self.scales else tuple(self._at(i) for i in range(self.depths))
+        return stack_codes(plain, x, self.beam, self.beam_weights)
 
     def _scale(self, i):
         return np.asarray(self.scales[i], np.float32) if self.scales else 1.0
@@ -331,7 +266,7 @@ class ResidualQuantizer(nn.Module):
         parts = []
         for i in range(codes.shape[-1] // width):
             value = self._value(i, codes[..., i * width : (i + 1) * width])
-            parts.append(masked(value, self._mask(i, None, kept, codes.shape[:2])))
+            parts.append(masked(value, depth_dropout.tokens_at(i, kept, None, codes.shape[:2])))
         return parts
 
     def _inner(self, z):
@@ -344,34 +279,3 @@ class ResidualQuantizer(nn.Module):
 
     def _outer(self, values):
         return self.outward(values) if self.projected else values
-
-
-def inner_width(quantizer: Any) -> int:
-    """Width of the features that a quantizer takes."""
-    if getattr(quantizer, "width", 0):
-        return quantizer.width
-    bits = getattr(quantizer, "bits", 0)
-    return bits * quantizer.groups if bits else quantizer.space.slots
-
-
-def shared_update(child: Any, state: Any, statistics: list[Any], key: jax.Array) -> Any:
-    """State of one quantizer that served several depths.
-
-    Moving averages make one step per depth, in their order (as in `vector-quantize-pytorch`); codes are
-    revived once at the end, from samples of all depths. Anything else makes one step, with the statistics of
-    all depths added up.
-
-    Args:
-      child: the quantizer.
-      state: its state.
-      statistics: of each depth, summed over the batch.
-      key: scalar key.
-    """
-    summed = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *statistics)
-    if getattr(child, "learning", "") != "ema":
-        return child.update(state, summed, key)
-    calm = child.clone(revive_below=0.0)
-    for part in statistics[:-1]:
-        state = calm.update(state, part, key)
-    samples = {name: value for name, value in summed.items() if name.startswith("sample")}
-    return child.update(state, statistics[-1] | samples, key)

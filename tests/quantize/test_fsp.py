@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import jaxtok.quantize.fsp
-from jaxtok.quantize.fsp import ACTIVATIONS, FSP, MOMENT_WEIGHTS, bins, moment_loss, moments, perturb
+from jaxtok.quantize.distributions import ACTIVATIONS
+from jaxtok.quantize.fsp import FSP, bins, perturb
 from jaxtok.quantize.health import health
+from jaxtok.quantize.moments import MOMENT_WEIGHTS, moment_loss, moments
 from jaxtok.systems.quantizers.scalar import fsp
 from tests.filled import filled, normal
 

@@ -11,7 +11,9 @@ from jaxtok.quantize.gumbel import GumbelQuantizer
 from jaxtok.quantize.ibq import IBQ
 from jaxtok.quantize.latent import LatentQuantizer
 from jaxtok.quantize.lfq import LFQ
+from jaxtok.quantize.multi_scale import MultiScaleQuantizer, multi_scale_vq
 from jaxtok.quantize.neural_codebook import NeuralResidualQuantizer
+from jaxtok.quantize.pyramid import Pyramid
 from jaxtok.quantize.random_projection import RandomProjectionQuantizer
 from jaxtok.quantize.residual import (
     GroupedQuantizer,
@@ -28,6 +30,10 @@ WIDTH = 8
 
 def vq(**options):
     return VectorQuantizer(codes=7, width=WIDTH, **options)
+
+
+def multi_scale(*scales, **options):
+    return multi_scale_vq(scales, 7, WIDTH, axes=1, **options)
 
 
 QUANTIZERS = {
@@ -67,8 +73,36 @@ QUANTIZERS = {
     "residual lfq": residual_lfq(3, 4, WIDTH, soft_clamp=2.0),
     "residual fsq": residual_fsq(2, (5, 4), WIDTH),
     "residual neural": NeuralResidualQuantizer(2, 7, WIDTH, hidden=6, layers=1),
+    "residual neural proposed": NeuralResidualQuantizer(3, 7, WIDTH, hidden=6, layers=1, candidates=3),
     "grouped residual": GroupedQuantizer(
         tuple(residual_vq(2, 7, WIDTH // 2, learning="ema") for _ in range(2))
+    ),
+    "multi-scale": multi_scale(1, 2, 3, 6),
+    "multi-scale cosine": multi_scale(1, 3, 6, metric="cosine", own_length=True, phis=1),
+    "multi-scale by scale": multi_scale(
+        1,
+        2,
+        6,
+        objective="scales",
+        learning="ema",
+        routing="rotation",
+        revive_below=0.5,
+        interpolation="linear",
+    ),
+    "multi-scale apart": multi_scale(
+        1,
+        4,
+        shared=False,
+        grid=(6,),
+        phis=0,
+        learning="ema",
+        revive_below=0.9,
+        revival="sample",
+        objective="scales",
+        dropout=0.5,
+    ),
+    "multi-scale lfq": MultiScaleQuantizer(
+        (LFQ(WIDTH, scale=0.5),), Pyramid((2, 6), WIDTH, axes=1, phis=2), "scales"
     ),
     "fsq": FSQ((8, 5, 3), WIDTH),
     "fsq symmetric": FSQ((2, 3, 4), WIDTH, symmetric=True, noise=0.5, rotated=True),

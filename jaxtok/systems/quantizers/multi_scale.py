@@ -6,80 +6,112 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtok.quantize.multi_scale import MultiScaleQuantizer
+from jaxtok.quantize.multi_scale import MultiScaleQuantizer, multi_scale_vq
+from jaxtok.quantize.pyramid import Pyramid
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.quantizers import vector
 from jaxtok.weights import Entry, Table, conv
+
+_OWN = {
+    "dim", "codebook_size", "scales", "shared_codebook", "channel_first", "accept_image_fmap",
+    "accept_3d_fmap", "share_quant_resi", "quant_resi", "nested_dropout", "nested_dropout_min_levels",
+}  # fmt: skip
+# Passed on to its `VectorQuantize`, with its own defaults.
+_INNER = {
+    "decay": 0.99,
+    "commitment_weight": 1.0,
+    "rotation_trick": False,
+    "threshold_ema_dead_code": 2,
+    "stochastic_sample_codes": False,
+    "sample_codebook_temp": 0.1,
+    "orthogonal_reg_weight": 0.0,
+    "orthogonal_reg_max_codes": 128,
+    "orthogonal_reg_active_codes_only": False,
+    "kmeans_init": True,
+    "kmeans_iters": 10,
+    "sync_codebook": None,
+}
 
 
 def component(config: Mapping[str, Any]) -> OfficialComponent:
     """`OfficialComponent` of `HierarchicalVQ(**config["args"])`.
 
-    The official class moves its codebook between the scales of one training pass; ours does so once per step,
-    by `update`. Evaluation is the same.
+    The official class moves a shared codebook, and replaces its dead codes, between the scales of one
+    training pass; ours does so once per step, by `update`, which makes the steps of all scales one after the
+    other. It starts k-means with the first pass, from the cells of the coarsest scale alone; ours by
+    `initialise`, from those of all scales. It drops scales of the whole batch, and averages losses over those
+    that are left; ours of some examples, whose loss at a dropped scale counts as 0.
 
     Raises:
       ValueError: arguments without counterpart.
     """
-    known = {
-        "dim", "codebook_size", "scales", "kmeans_init", "kmeans_iters", "accept_image_fmap",
-        "share_quant_resi",
-        "quant_resi", "decay", "threshold_ema_dead_code", "rotation_trick", "use_cosine_sim",
-    }  # fmt: skip
-    a = vector.arguments_of(config, known, "HierarchicalVQ")
-    scales, shared = tuple(a["scales"]), a.get("share_quant_resi", 1)
-    phis = min(len(scales), shared) if shared > 0 else len(scales)
+    a = vector.arguments_of(config, {*_OWN, *_INNER}, "HierarchicalVQ")
+    sizes, scales = a["codebook_size"], tuple(a["scales"])
+    sizes = {sizes} if isinstance(sizes, int) else set(sizes)
+    if len(sizes) > 1:
+        raise ValueError(
+            f"codebook_size={a['codebook_size']}: one slot has one alphabet; give all scales the same size"
+        )
+    inner = {name: a.get(name, default) for name, default in _INNER.items()}
+    arguments = {"dim": a["dim"], "codebook_size": sizes.pop(), **inner}
+    book = vector.quantizer({"args": arguments})
+    shared, share = a.get("shared_codebook", True), a.get("share_quant_resi", 1)
+    phis = min(len(scales), share) if share > 0 else len(scales)
     # Rounded positions, where VAR takes the nearest of evenly spread ticks.
     places = [i / max(len(scales) - 1, 1) * (phis - 1) for i in range(len(scales))]
-    module = MultiScaleQuantizer(
-        a["codebook_size"],
+    pyramid = Pyramid(
+        tuple(s if isinstance(s, int) else tuple(s) for s in scales),
         a["dim"],
-        scales,
-        learning="ema",
-        metric="cosine" if a.get("use_cosine_sim") else "euclidean",
-        residual_ratio=a.get("quant_resi", 0.5),
+        axes=2 if a.get("accept_image_fmap") else 3 if a.get("accept_3d_fmap") else 1,
+        residual_ratio=abs(a.get("quant_resi", 0.5)),
         phis=phis,
         phi_by_scale=tuple(round(place) for place in places),
-        interpolation="bilinear",
-        decay=a.get("decay", 0.99),
+        interpolation="linear",
     )
-    names = ["phi_shared"] if shared == 1 else [f"phi_levels.{i}" for i in range(phis)]
-    entries = [
-        Entry(f"vq._codebook.{theirs}", f"quantizer:book/{ours}", vector.squeeze_leading(1))
-        for theirs, ours in (("embed", "codebook"), ("cluster_size", "counts"), ("embed_avg", "sums"))
-    ]
-    entries += [entry for i, name in enumerate(names) for entry in _conv(f"{name}.conv", f"phi_{i}")]
-    table = Table(tuple(entries), (r"vq\._codebook\.initted",))
-    return OfficialComponent("quantizer", module, _shapes(module), table, "vq._codebook.embed")
+    books = tuple(book.clone() for _ in range(1 if shared else len(scales)))
+    at_least = a.get("nested_dropout_min_levels", 1)
+    drops = a.get("nested_dropout", 0.0) if at_least < len(scales) else 0.0
+    module = MultiScaleQuantizer(books, pyramid, "scales", dropout=drops, at_least=at_least)
+    entries, unused = [], []
+    for i, one in enumerate(books):
+        table = vector.table(one, "vq." if shared else f"vqs.{i}.", f"quantizers_{i}/")
+        entries += table.entries
+        unused += table.unused
+    names = ["phi_shared"] if share == 1 else [f"phi_levels.{i}" for i in range(phis)]
+    entries += [entry for i, name in enumerate(names) for entry in _conv(f"{name}.conv", i)]
+    signature = "vq._codebook.embed" if shared else "vqs.0._codebook.embed"
+    table = Table(tuple(entries), tuple(unused))
+    return OfficialComponent("quantizer", module, _shapes(module), table, signature)
 
 
 def var_component(config: Mapping[str, Any]) -> OfficialComponent:
     """`OfficialComponent` of the quantizer in VAR's `VQVAE(**config["args"])`, names without prefix."""
     a = config["args"]
-    module = MultiScaleQuantizer(
+    share = a.get("share_quant_resi", 4)
+    module = multi_scale_vq(
+        tuple(a["v_patch_nums"]),
         a["vocab_size"],
         a["z_channels"],
-        tuple(a["v_patch_nums"]),
         metric="cosine" if a.get("using_znorm") else "euclidean",
+        own_length=True,
         commitment=a.get("beta", 0.25),
         residual_ratio=a.get("quant_resi", 0.5),
-        phis=a.get("share_quant_resi", 4) or len(a["v_patch_nums"]),
+        phis=share or len(a["v_patch_nums"]),
     )
-    entries = [Entry("embedding.weight", "book/codebook")]
-    stem = {0: "quant_resi.{}", 1: "quant_resi.qresi"}.get(
-        a.get("share_quant_resi", 4), "quant_resi.qresi_ls.{}"
-    )
-    for i in range(module.phis):
-        entries += _conv(stem.format(i), f"phi_{i}")
+    entries = [Entry("embedding.weight", "quantizers_0/codebook")]
+    stem = {0: "quant_resi.{}", 1: "quant_resi.qresi"}.get(share, "quant_resi.qresi_ls.{}")
+    for i in range(module.pyramid.phis):
+        entries += _conv(stem.format(i), i)
     return OfficialComponent(
         "quantizer", module, _shapes(module), Table(tuple(entries), ("ema_vocab_hit_SV",)), "embedding.weight"
     )
 
 
-def _conv(theirs: str, ours: str) -> list[Entry]:
+def _conv(theirs: str, i: int) -> list[Entry]:
+    ours = f"pyramid/phi_{i}"
     return [Entry(f"{theirs}.weight", f"{ours}/kernel", conv), Entry(f"{theirs}.bias", f"{ours}/bias")]
 
 
 def _shapes(module: MultiScaleQuantizer) -> dict[str, Any]:
-    grid = jnp.zeros((1, *module.layout.scales[-1], module.width))
-    return dict(jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, grid)))
+    grid = jnp.zeros((1, *module.pyramid.shape, module.pyramid.width))
+    return vector.without_offsets(jax.eval_shape(lambda: module.init({"params": jax.random.key(0)}, grid)))

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtok.quantize.fsp import FSP, Regulariser
+from jaxtok.quantize.fsp import FSP
 from jaxtok.quantize.fsq import FSQ
+from jaxtok.quantize.moments import Regulariser
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.quantizers.vector import arguments_of
 from jaxtok.weights import Entry, Table, dense
