@@ -20,7 +20,7 @@ def rows(records: list[dict[str, Any]], task: str, clock: str = "wall") -> list[
             continue
         name = case["family"].upper() + (f", {case['depth']} depths" if case["depth"] > 1 else "")
         cells = [name, *(f"{case[part]:,}" for part in ("codes", "width", "tokens"))]
-        cells.append(f"{record['milliseconds']['jaxtok']:.3g}")
+        cells.append(_three_digits(record["milliseconds"]["jaxtok"]))
         ratios = record["jaxtok_times_as_fast_as"][clock]
         for other in _OTHERS:
             if other in ratios:
@@ -34,6 +34,10 @@ def rows(records: list[dict[str, Any]], task: str, clock: str = "wall") -> list[
                 cells.append(_megabytes(record["bytes"].get(side, {}).get("peak")))
         found.append(tuple(cells))
     return found
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _megabytes(value: int | None) -> str:
