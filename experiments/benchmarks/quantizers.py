@@ -36,6 +36,7 @@ half of the time of `vector-quantize-pytorch`; with it, that side is at its best
 import json
 import os
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -127,10 +128,9 @@ def prepare(options: Options) -> int:
     return int(options.memory_limit * 1e9) or int(0.6 * free)
 
 
-def measure(options: Options) -> list[dict[str, Any]]:
+def measure(options: Options) -> Iterator[dict[str, Any]]:
     """Runs everything; one record per case, two where a side would not fit."""
     limit = prepare(options)
-    records = []
     wanted = cases(
         options.families,
         options.tasks,
@@ -145,13 +145,12 @@ def measure(options: Options) -> list[dict[str, Any]]:
         sides = ("vqp", "torch") if case.family in ("vq", "rvq") else ("vqp",)
         needs = {side: needed_bytes(case, side) for side in sides}
         fit = [side for side in sides if needs[side] <= limit]
-        records.append(record(case, fit, options))
-        records[-1]["does_not_fit"] = {side: needs[side] for side in sides if side not in fit}
-        if len(fit) < len(sides):
+        left_out = {side: needs[side] for side in sides if side not in fit}
+        yield record(case, fit, options) | {"does_not_fit": left_out}
+        if left_out:
             for side in sides:
                 case = fewer_tokens(case, side, limit)
-            records.append(record(case, list(sides), options))
-    return records
+            yield record(case, list(sides), options)
 
 
 def record(case: Case, others: list[str], options: Options) -> dict[str, Any]:
@@ -184,19 +183,22 @@ def record(case: Case, others: list[str], options: Options) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures, prints the table, writes the JSON and the Markdown."""
+    """Measures, writes the JSON and the Markdown, prints the table."""
     options = tyro.cli(Options, description=__doc__)
     if options.device == "gpu":
-        records, shown = quantizers_gpu.measure(options), quantizers_gpu
+        found, shown = quantizers_gpu.measure(options), quantizers_gpu
     else:
-        records, shown = measure(options), quantizers_tables
+        found, shown = measure(options), quantizers_tables
+    records: list[dict[str, Any]] = []
     report = {"options": asdict(options), "versions": quantizers_tables.versions(), "records": records}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2, default=str) + "\n")
+    for path in filter(None, (options.out, options.markdown)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for one in found:  # written as they come, so that a run that is stopped keeps what it has
+        records.append(one)
+        options.out.write_text(json.dumps(report, indent=2, default=str) + "\n")
+        if options.markdown:
+            options.markdown.write_text(shown.markdown(report))
     Console().print(shown.table(records))
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(shown.markdown(report))
     print(options.out)
 
 

@@ -7,6 +7,7 @@ that the arithmetic (2 N K D operations at the GPU's float32 rate outside of its
 
 import os
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ def least_seconds(case: Case, kind: str) -> float | None:
     return max(2 * case.tokens * case.codes * case.width / gpu.operations, moved / gpu.traffic)
 
 
-def measure(options: Any) -> list[dict[str, Any]]:
+def measure(options: Any) -> Iterator[dict[str, Any]]:
     """One record per codebook size and width.
 
     Raises:
@@ -57,7 +58,7 @@ def measure(options: Any) -> list[dict[str, Any]]:
     if jax.default_backend() != "gpu" or not torch.cuda.is_available():
         raise ValueError("--device gpu needs a GPU for both JAX and PyTorch; use --device cpu here")
     torch.set_float32_matmul_precision("highest")
-    records, kind = [], jax.devices()[0].device_kind
+    kind = jax.devices()[0].device_kind
     for case in cases(("vq",), ("look-up",), options.tokens, options.codes, options.widths):
         sides = _sides(case)
         mine = sides["pallas"].results()
@@ -66,19 +67,17 @@ def measure(options: Any) -> list[dict[str, Any]]:
         seconds = take_turns(runs, options.rounds, options.block_seconds, options.case_seconds)
         medians = {name: statistics.median(own) for name, own in seconds["wall"].items()}
         least = least_seconds(case, kind)
-        records.append(
-            {
-                "case": asdict(case),
-                "device": kind,
-                "differences": differences,
-                "milliseconds": {name: 1e3 * value for name, value in medians.items()},
-                "of_roofline": {name: least and least / value for name, value in medians.items()},
-                "pallas_times_as_fast_as": times_as_fast(seconds, "pallas"),
-                "seconds": seconds,
-            }
-        )
-        print(case, records[-1]["milliseconds"], flush=True)
-    return records
+        milliseconds = {name: 1e3 * value for name, value in medians.items()}
+        print(case, milliseconds, flush=True)
+        yield {
+            "case": asdict(case),
+            "device": kind,
+            "differences": differences,
+            "milliseconds": milliseconds,
+            "of_roofline": {name: least and least / value for name, value in medians.items()},
+            "pallas_times_as_fast_as": times_as_fast(seconds, "pallas"),
+            "seconds": seconds,
+        }
 
 
 def _sides(case: Case) -> dict[str, Side]:

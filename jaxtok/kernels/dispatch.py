@@ -9,10 +9,10 @@ import jax
 F = TypeVar("F", bound=Callable[..., Any])
 Implementation = Literal["xla", "pallas_tpu", "pallas_gpu"]
 
-# Where each one is at home. On ROCm, Pallas exists only through Triton, which JAX has deprecated: XLA is the
-# default there and the Triton kernel is used when it is asked for.
+# Where each one is at home. On GPUs XLA is the default and the kernels are there for who asks: Pallas reaches
+# them through Triton, which JAX has deprecated, and nobody has timed them against XLA yet.
 _PLATFORMS = {"pallas_tpu": ("tpu",), "pallas_gpu": ("cuda", "rocm")}
-_PREFERRED: dict[str, Implementation] = {"tpu": "pallas_tpu", "cuda": "pallas_gpu"}
+_PREFERRED: dict[str, Implementation] = {"tpu": "pallas_tpu"}
 _TRITON_CAPABILITY = 8.0  # of an NVIDIA GPU, the lowest that Triton compiles for
 
 

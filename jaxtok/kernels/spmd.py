@@ -41,7 +41,7 @@ def over_tokens(
     function: Callable[..., Any],
     tokens: tuple[jax.Array, ...],
     shared: tuple[jax.Array, ...] = (),
-    summed: bool = False,
+    summed: bool | tuple[bool, ...] = False,
     shared_specs: tuple[PartitionSpec, ...] | None = None,
 ) -> Any:
     """`function(*tokens, *shared)` with the tokens split over the data axes.
@@ -52,7 +52,8 @@ def over_tokens(
       tokens: arrays with the same leading axis; it is padded with zeros to a multiple of the devices, and
         outputs are cut again. A function that sums must be told by one of `tokens` (weights) which are real.
       shared: arrays that every device gets whole.
-      summed: the outputs are sums over tokens (pytrees of arrays), to be added over the devices.
+      summed: whether the output is a sum over tokens (a pytree of arrays), to be added over the devices; one
+        answer per output if there is a tuple of them.
       shared_specs: how the shared arrays are split instead, for functions that know.
 
     Returns:
@@ -70,16 +71,23 @@ def over_tokens(
         tokens = tuple(jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))) for x in tokens)
     rows = PartitionSpec(axes) if axes else PartitionSpec()
 
+    several = isinstance(summed, tuple)
+    kinds = summed if isinstance(summed, tuple) else (summed,)
+
     def local(*arguments):
         out = function(*arguments)
-        return jax.lax.psum(out, axes) if summed and axes else out
+        parts = zip(kinds, out if several else (out,), strict=True)
+        return tuple(jax.lax.psum(part, axes) if kind and axes else part for kind, part in parts)
 
     specs = shared_specs or (PartitionSpec(),) * len(shared)
     out = jax.shard_map(
         local,
         axis_names=manual,
         in_specs=((rows,) * len(tokens)) + tuple(specs),
-        out_specs=PartitionSpec() if summed else rows,
+        out_specs=tuple(PartitionSpec() if kind else rows for kind in kinds),
         check_vma=False,  # Pallas calls and custom gradients say nothing about what varies over the mesh
     )(*tokens, *shared)
-    return jax.tree.map(lambda x: x[:count], out) if padding and not summed else out
+    cut = lambda x: x[:count]
+    parts = zip(kinds, out, strict=True)
+    whole = tuple(part if kind else jax.tree.map(cut, part) for kind, part in parts)
+    return whole if several else whole[0]

@@ -18,8 +18,6 @@ ON bits.
     True
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,6 +25,7 @@ from jaxtyping import Float, Int, Shaped
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import masked, masked_mean
 
@@ -62,7 +61,7 @@ def bit_regulariser(
     return masked_mean(p * (1 - p), mask)
 
 
-class BinaryQuantizer(nn.Module):
+class BinaryQuantizer(FixedStateQuantizer):
     """Projects features to n bit logits, thresholds or samples them, and embeds the bits.
 
     Everything is float32 whatever the dtype of the features: a logit that changes sign by rounding is another
@@ -144,9 +143,3 @@ class BinaryQuantizer(nn.Module):
         # not bfloat16.
         flat = bits.reshape(-1, self.bits)
         return jnp.dot(flat, self.embedding, precision="highest").reshape(*bits.shape[:-1], self.width)
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update: binary latents have no state outside their parameters."""
-        del statistics, key
-        return state

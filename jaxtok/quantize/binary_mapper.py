@@ -24,7 +24,6 @@ G costs 2^n numbers per token in training: up to some 16 bits; more belong to `j
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -36,6 +35,7 @@ from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup
 from jaxtok.quantize.binary import sample_bits
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import masked, masked_mean
 
@@ -75,7 +75,7 @@ def divergence(logits: Float[jax.Array, "*batch n"], threshold: float) -> Float[
     return jax.nn.relu(logits.shape[-1] * math.log(2) - bit_entropy(logits) - threshold)
 
 
-class BinaryMapper(nn.Module):
+class BinaryMapper(FixedStateQuantizer):
     """Sampled bits as one index.
 
     Attributes:
@@ -161,12 +161,6 @@ class BinaryMapper(nn.Module):
     def decode(self, codes: Int[jax.Array, "B N 1"]) -> Float[jax.Array, "B N D"]:
         """Embeddings of indices, or one-hot vectors, float32."""
         return self._values(codes[..., 0])
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update: there is no state."""
-        del statistics, key
-        return state
 
     def _values(self, index):
         return lookup(self.embedding, index) if self.width else jax.nn.one_hot(index, 2**self.bits)

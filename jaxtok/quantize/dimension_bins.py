@@ -36,6 +36,7 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.latent import nearest_value
 from jaxtok.quantize.routing import masked, straight_through
 
@@ -57,7 +58,7 @@ def normal_bins(levels: int, reach: float) -> tuple[Float[np.ndarray, " B"], Flo
     return boundaries.astype(np.float32), np.where(share > 0, means, 0.0).astype(np.float32)
 
 
-class DimensionBins(nn.Module):
+class DimensionBins(FixedStateQuantizer):
     """Equally likely bins of each channel.
 
     Attributes:
@@ -152,12 +153,6 @@ class DimensionBins(nn.Module):
         variance = jnp.einsum("bn,bnd->d", weights, jnp.square(z - mean), precision="highest") / total
         # A channel that is constant keeps a scale that can be divided by.
         return {**state, "offset": mean, "scale": jnp.sqrt(jnp.maximum(variance, 1e-12))}
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update."""
-        del statistics, key
-        return state
 
     def _nearest(self, z):
         u = jnp.clip((z - self.state["offset"]) / self.state["scale"], -self.reach, self.reach)

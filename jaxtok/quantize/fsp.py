@@ -19,9 +19,8 @@ pulls the moments of z to those of the distribution.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +29,7 @@ from jaxtyping import Float, Int
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import masked, straight_through
 
@@ -140,7 +140,7 @@ def perturb(
     return jnp.where((moved > 0) & (moved < 1), moved, y)
 
 
-class FSP(nn.Module):
+class FSP(FixedStateQuantizer):
     """Finite scalar quantization by a distribution function.
 
     Attributes:
@@ -231,12 +231,6 @@ class FSP(nn.Module):
     def decode(self, codes: Int[jax.Array, "B N Q"]) -> Float[jax.Array, "B N D"]:
         """Values of codes, float32."""
         return self._out(self._values(codes))
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update."""
-        del statistics, key
-        return state
 
     def _inner(self, z):
         z = z.astype(jnp.float32)

@@ -22,9 +22,8 @@ There is no codebook and no loss; every channel is one slot. Everything is float
     True
 """
 
-from typing import Any, Literal
+from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +32,7 @@ from jaxtyping import Float, Int
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear, rotation
 from jaxtok.quantize.routing import masked
 
@@ -92,7 +92,7 @@ def jitter(values: jax.Array, uniforms: jax.Array, moved: jax.Array) -> jax.Arra
     return jnp.where(moved, jnp.clip(values + uniforms - 0.5, -1.0, 1.0), values)
 
 
-class FSQ(nn.Module):
+class FSQ(FixedStateQuantizer):
     """Finite scalar quantization.
 
     Attributes:
@@ -181,12 +181,6 @@ class FSQ(nn.Module):
     def decode(self, codes: Int[jax.Array, "B N Q"]) -> Float[jax.Array, "B N D"]:
         """Values of codes, float32."""
         return self._outer(lattice(codes, tuple(self.levels) * self.groups, self.symmetric))
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update."""
-        del statistics, key
-        return state
 
     def _inner(self, z):
         z = z.astype(jnp.float32)

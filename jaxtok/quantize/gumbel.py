@@ -21,8 +21,6 @@ codebooks.
     True
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,6 +30,7 @@ from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import masked, masked_mean
 
@@ -50,7 +49,7 @@ def divergence_from_uniform(logits: Float[jax.Array, "*batch K"]) -> Float[jax.A
     return jnp.sum(jnp.exp(log) * log, axis=-1) + jnp.log(logits.shape[-1])
 
 
-class GumbelQuantizer(nn.Module):
+class GumbelQuantizer(FixedStateQuantizer):
     """Sampled codes with relaxed gradients.
 
     Attributes:
@@ -139,12 +138,6 @@ class GumbelQuantizer(nn.Module):
     def decode(self, codes: Int[jax.Array, "B N 1"]) -> Float[jax.Array, "B N D"]:
         """Code vectors, float32."""
         return lookup(self.codebook, codes[..., 0])
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update: the codebook is a parameter."""
-        del statistics, key
-        return state
 
 
 def _mix(soft, codebook):

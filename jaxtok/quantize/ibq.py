@@ -24,9 +24,6 @@ token has one slot; 262,144 codes are the paper's largest.
     True
 """
 
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
@@ -35,6 +32,7 @@ from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup, nearest_code
 from jaxtok.kernels.code_entropy.reference import soft_assignment
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.routing import masked, masked_mean
 from jaxtok.quantize.soft_assignment import propagate_indices
 
@@ -62,7 +60,7 @@ def assignment_entropies(
     return masked_mean(entropy.reshape(z.shape[:2]), mask), -jnp.sum(mean * jnp.log(mean + floor))
 
 
-class IBQ(nn.Module):
+class IBQ(FixedStateQuantizer):
     """Index backpropagation.
 
     Attributes:
@@ -141,12 +139,6 @@ class IBQ(nn.Module):
     def decode(self, codes: Int[jax.Array, "B N 1"]) -> Float[jax.Array, "B N D"]:
         """Code vectors, float32."""
         return lookup(self.codebook, codes[..., 0])
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update: the codebook is a parameter."""
-        del statistics, key
-        return state
 
     def _choose(self, z):
         codes = nearest_code(z.reshape(-1, self.width), self.codebook, metric="dot")

@@ -23,9 +23,8 @@ first grid, see `analytic_index`.
     True
 """
 
-from typing import Any, Literal
+from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +32,7 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import Array, CodeSpace, Quantized
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import masked, masked_mean, straight_through
 
@@ -81,7 +81,7 @@ def analytic_values(index: Int[Array, "*batch"], levels: tuple[int, ...]) -> Flo
     return (jnp.asarray(CodeSpace(levels).split(index)) - half) / half.astype(np.float32) / 2
 
 
-class LatentQuantizer(nn.Module):
+class LatentQuantizer(FixedStateQuantizer):
     """Channels with learned values.
 
     Attributes:
@@ -182,12 +182,6 @@ class LatentQuantizer(nn.Module):
     def decode(self, codes: Int[jax.Array, "B N Q"]) -> Float[jax.Array, "B N D"]:
         """Values of codes, float32."""
         return self._outer(values_at(self.values(), codes))
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update: the values are parameters."""
-        del statistics, key
-        return state
 
     def _inner(self, z):
         return self.inward(z) if self.projected else z

@@ -23,14 +23,14 @@ saturates.
     ((4, 8, 2), 18.0, ['commitment', 'entropy'])
 """
 
-from typing import Any, Literal
+from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxtok.codes import Array, CodeSpace, Quantized
+from jaxtok.kernels.nearest_code.api import unit
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.entropy import (
     BatchEntropy,
@@ -39,7 +39,8 @@ from jaxtok.quantize.entropy import (
     floored_sample_entropy,
     sample_entropy,
 )
-from jaxtok.quantize.linear import CosineDense, linear, on_sphere, rotation
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
+from jaxtok.quantize.linear import CosineDense, linear, rotation
 from jaxtok.quantize.routing import masked, masked_mean, straight_through
 
 _COUNTED_BITS = 16  # more are counted bit by bit
@@ -55,7 +56,7 @@ def unpack_bits(codes: Int[Array, "*batch"], bits: int) -> Bool[jax.Array, "*bat
     return ((jnp.asarray(codes)[..., None] >> jnp.arange(bits)) & 1) == 1
 
 
-class LFQ(nn.Module):
+class LFQ(FixedStateQuantizer):
     """Look-up free quantization.
 
     Attributes:
@@ -182,7 +183,7 @@ class LFQ(nn.Module):
         x = jnp.dot(x, self.turn, precision="highest") if self.rotated else x
         x = self.soft_clamp * jnp.tanh(x / self.soft_clamp) if self.soft_clamp else x
         x = x.reshape(*x.shape[:2], self.groups, self.bits)
-        return on_sphere(x) * self.scale if self.spherical else x
+        return unit(x) * self.scale if self.spherical else x
 
     def entropies(
         self,
@@ -195,12 +196,6 @@ class LFQ(nn.Module):
         weights = None if mask is None else mask.reshape(-1).astype(jnp.float32)
         by_sample = floored_sample_entropy if self.floored_samples else sample_entropy
         return by_sample(logits, weights), batch_entropy(logits, self.batch_entropy, weights, self.log_floor)
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update."""
-        del statistics, key
-        return state
 
     def _entropy_term(self, sample, batch):
         term = sample - self.diversity * batch

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxtok.codes import Array
+from jaxtok.kernels.nearest_code.api import unit
 
 
 def linear(features: int, use_bias: bool = True, name: str | None = None) -> nn.Dense:
@@ -27,12 +27,6 @@ def rotation(key: jax.Array, width: int) -> Float[jax.Array, "D D"]:
     return nn.initializers.orthogonal()(key, (width, width), jnp.float32)
 
 
-def on_sphere(x: Float[Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
-    """`x / max(|x|, 1e-6)`, with gradient 0 at 0, where the norm has none (features of padding are 0)."""
-    x = jnp.asarray(x)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
-
-
 class CosineDense(nn.Module):
     """Cosines between the input and learned directions, times a scale: a projection with bounded outputs.
 
@@ -48,4 +42,4 @@ class CosineDense(nn.Module):
     def __call__(self, x: Float[jax.Array, "*batch D"]) -> Float[jax.Array, "*batch F"]:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(1.0), shape, jnp.float32)
-        return jnp.dot(on_sphere(x), on_sphere(kernel.T).T, precision="highest") * self.scale
+        return jnp.dot(unit(x), unit(kernel.T).T, precision="highest") * self.scale

@@ -131,14 +131,7 @@ class MultiScaleQuantizer(nn.Module):
         shapes = self.layout.scales
         if any(a[0] > b[0] or a[1] > b[1] for a, b in itertools.pairwise(shapes)):
             raise ValueError(f"scales={self.scales} must grow")
-        self.book = VectorQuantizer(
-            self.codes,
-            self.width,
-            learning=self.learning,
-            metric=self.metric,
-            decay=self.decay,
-            revive_below=self.revive_below,
-        )
+        self.book = self._book()
         self.phi = [
             nn.Conv(self.width, (3, 3), padding=1, dtype=jnp.float32, precision="highest")
             for _ in range(self.phis)
@@ -219,7 +212,11 @@ class MultiScaleQuantizer(nn.Module):
         """The codebook's own update, once per step for all scales."""
         if "book" not in state:
             return state
-        book = VectorQuantizer(
+        return {**state, "book": self._book().update(state["book"], statistics, key)}
+
+    @nn.nowrap
+    def _book(self):
+        return VectorQuantizer(
             self.codes,
             self.width,
             learning=self.learning,
@@ -227,7 +224,6 @@ class MultiScaleQuantizer(nn.Module):
             decay=self.decay,
             revive_below=self.revive_below,
         )
-        return {**state, "book": book.update(state["book"], statistics, key)}
 
     def _running(self, codes):
         ends = np.cumsum([h * w for h, w in self.layout.scales])

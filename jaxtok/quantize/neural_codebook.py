@@ -14,7 +14,7 @@ The network sees every code for every token, so that a depth costs [tokens, K, D
     (2, 4, 3)
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import masked, masked_mean, route
 
@@ -53,7 +54,7 @@ class CodeNetwork(nn.Module):
         return x
 
 
-class NeuralResidualQuantizer(nn.Module):
+class NeuralResidualQuantizer(FixedStateQuantizer):
     """A residual stack whose deeper codebooks are networks.
 
     Attributes:
@@ -142,12 +143,6 @@ class NeuralResidualQuantizer(nn.Module):
         for i in range(codes.shape[-1]):
             total = total + self._take(self._candidates(i, total), codes[..., i])
         return total
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update."""
-        del statistics, key
-        return state
 
     def _candidates(self, i, total):
         return self.books[0] if i == 0 else self.networks[i - 1](self.books[i], total)

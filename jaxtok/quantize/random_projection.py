@@ -18,14 +18,13 @@ them one large channel decides. `cross_entropy` scores codes that were predicted
     (2, 8, 4)
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.routing import masked_mean
 from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.quantize.vq_losses import cross_entropy
@@ -37,7 +36,7 @@ def layer_norm(z: Float[jax.Array, "*batch D"], epsilon: float = 1e-5) -> Float[
     return z * jax.lax.rsqrt(jnp.mean(jnp.square(z), axis=-1, keepdims=True) + epsilon)
 
 
-class RandomProjectionQuantizer(nn.Module):
+class RandomProjectionQuantizer(FixedStateQuantizer):
     """Frozen projections in front of frozen codebooks.
 
     Attributes:
@@ -123,9 +122,3 @@ class RandomProjectionQuantizer(nn.Module):
         """Mean of `-log softmax(cosines)` at given codes, over real tokens and slots, in nats."""
         inner = self.codebooks.inner(self.project(z))
         return masked_mean(cross_entropy(self.codebooks.similarities(inner), codes), mask)
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update: everything is frozen."""
-        del statistics, key
-        return state

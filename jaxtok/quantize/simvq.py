@@ -21,7 +21,7 @@ map, or a small network. Losses are those of VQ; distances are float32 at full p
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup, nearest_code
 from jaxtok.quantize.counting import joint_counts
+from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import Routing, masked, masked_mean, route
 
@@ -47,7 +48,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-class MappedCodebookQuantizer(nn.Module):
+class MappedCodebookQuantizer(FixedStateQuantizer):
     """Nearest vector of a codebook that a network makes out of another one: what SimVQ and FVQ share.
 
     Subclasses define `codebook`.
@@ -119,12 +120,6 @@ class MappedCodebookQuantizer(nn.Module):
         by little, keep `codebook()` and look up in it.
         """
         return lookup(self.codebook(), codes[..., 0])
-
-    @nn.nowrap
-    def update(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """Nothing to update: the frozen codebook stays."""
-        del statistics, key
-        return state
 
 
 class SimVQ(MappedCodebookQuantizer):

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxtok.kernels import lookup
-from jaxtok.kernels.code_entropy.reference import NEVER, blocks_of, by_tiles, dot, over_tokens, scores_of
+from jaxtok.kernels.code_entropy.reference import NEVER, blocks_of, by_tiles, dot, scores_of
+from jaxtok.kernels.spmd import over_tokens
 
 
 @jax.custom_vjp
@@ -38,7 +39,7 @@ def _propagate_forward(z, codebook, codes):
 
 def _propagate_backward(saved, g):
     z, codebook, codes = saved
-    dz, soft = over_tokens(_propagate_gradient, (z, g), (codebook,))
+    dz, soft = over_tokens(_propagate_gradient, (z, g), (codebook,), (False, True))
     return dz, soft.at[codes].add(g), None
 
 

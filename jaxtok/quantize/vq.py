@@ -34,7 +34,7 @@ from jaxtok.kernels import lookup, nearest_code
 from jaxtok.kernels.nearest_code.api import Metric, unit
 from jaxtok.quantize import affine as affine_map
 from jaxtok.quantize import vq_losses, vq_state
-from jaxtok.quantize.linear import linear, on_sphere
+from jaxtok.quantize.linear import linear
 from jaxtok.quantize.revival import Unit
 from jaxtok.quantize.routing import directional, masked, masked_mean, route
 
@@ -119,6 +119,11 @@ class VectorQuantizer(nn.Module):
         return 1 if self.share_codebook else self.slots
 
     @property
+    def by_gradient(self) -> bool:
+        """Whether the codebook is a parameter."""
+        return self.learning in ("gradient", "cvq")
+
+    @property
     def revives(self) -> bool:
         """Whether `update` moves codes that are not used."""
         return self.learning == "cvq" or (bool(self.revive_below) and self.learning != "frozen")
@@ -133,7 +138,7 @@ class VectorQuantizer(nn.Module):
                 self.inward_norm = nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32)
         shape = (self.codes, inner // self.slots)
         shape = shape if self.books == 1 else (self.slots, *shape)
-        if self.learning in ("gradient", "cvq"):
+        if self.by_gradient:
             # Small, as in the Kaiming-uniform default of the field: features grow towards the codes they
             # chose.
             books = tuple(range(len(shape) - 2))
@@ -160,10 +165,10 @@ class VectorQuantizer(nn.Module):
             self.codebook = affine_map.stretch(self.kept, self.beside, "code", "batch")
 
     def _check(self):
-        inner, by_gradient = self.code_width or self.width, self.learning in ("gradient", "cvq")
+        inner = self.code_width or self.width
         if inner % self.slots:
             raise ValueError(f"{inner} channels cannot be split into slots={self.slots}; choose a divisor")
-        if self.orthogonal_weight and not by_gradient:
+        if self.orthogonal_weight and not self.by_gradient:
             raise ValueError(
                 f"orthogonal_weight={self.orthogonal_weight} has no effect on a codebook with "
                 f"learning={self.learning!r}; use learning='gradient'"
@@ -271,8 +276,7 @@ class VectorQuantizer(nn.Module):
             else:
                 term = masked_mean(vq_losses.cross_entropy(similarity, codes), mask)
             losses["commitment"] = self.commitment * term
-        by_gradient = self.learning in ("gradient", "cvq") and self.routing != "directional"
-        if by_gradient and self.codebook_weight:
+        if self.by_gradient and self.codebook_weight and self.routing != "directional":
             moved = masked_mean(jnp.square(jax.lax.stop_gradient(x) - chosen), mask)
             losses["codebook"] = self.codebook_weight * moved
         if self.orthogonal_weight:
@@ -358,11 +362,10 @@ class VectorQuantizer(nn.Module):
             z = self.inward(z)
             z = self.inward_norm(z) if self.normalise_projected else z
         z = z.reshape(*z.shape[:2], self.slots, -1)
-        return on_sphere(z) if self.metric == "cosine" else z
+        return unit(z) if self.metric == "cosine" else z
 
     def _chosen(self, codes):
-        learned = self.metric == "cosine" and self.learning in ("gradient", "cvq")
-        codebook = on_sphere(self.codebook) if learned else self.codebook
+        codebook = unit(self.codebook) if self.metric == "cosine" and self.by_gradient else self.codebook
         if self.books == 1:
             return lookup(codebook, codes)
         return jnp.stack([lookup(codebook[slot], codes[..., slot]) for slot in range(self.slots)], axis=-2)

@@ -6,7 +6,6 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import Array
 from jaxtok.kernels.nearest_code.api import Metric, unit
-from jaxtok.quantize.linear import on_sphere
 
 
 def similarities(
@@ -47,7 +46,7 @@ def orthogonality(
       codebook: the codes.
       weights: 1 for codes that take part and 0 for others; K is then the number of those that do.
     """
-    codes = on_sphere(jnp.asarray(codebook))
+    codes = unit(jnp.asarray(codebook))
     if weights is not None:
         codes = codes * weights[..., None]
     gram = jnp.einsum("...id,...jd->...ij", codes, codes, precision="highest")

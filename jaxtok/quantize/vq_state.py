@@ -93,7 +93,7 @@ def additive(
     count = lambda z, codes, weights: code_statistics(z, codes, rules.codes, weights=weights)
     counts, sums = each_book(count, rules.books, tokens, chosen, weights)
     out |= {"counts": counts, "sums": sums} if rules.learning == "ema" else {"counts": counts}
-    if rules.learning in ("gradient", "cvq") and (rules.revives or rules.affine):
+    if rules.by_gradient and (rules.revives or rules.affine):
         # Weighed by tokens it is additive; the quotient is the codebook, else unknown to `update`.
         calls = jnp.sum(weights)
         out |= {"codebook": jax.lax.stop_gradient(codebook) * calls, "calls": calls}
@@ -197,9 +197,7 @@ def from_features(
       iterations: of Lloyd's algorithm.
     """
     points, weights = by_book(x, mask, rules.books)
-    if (
-        rules.affine
-    ):  # the map is enough: k-means would find the means of the features, which it leads to anyway
+    if rules.affine:  # the map is enough: it leads to the means of the features anyway
         return {**state, **affine.current_moments(codebook, affine.moment_sums(points, weights))}
 
     def fit(points, weights, key):

@@ -24,15 +24,16 @@ def test_the_mesh_says_what_is_traced_for(platform):
     assert target_platform() == jax.default_backend()
 
 
-@pytest.mark.parametrize("platform, best", [("tpu", min), ("cuda", max), ("rocm", len), ("cpu", len)])
+@pytest.mark.parametrize("platform, best", [("tpu", min), ("cuda", len), ("rocm", len), ("cpu", len)])
 def test_the_default_is_the_best_of_the_platform(platform, best):
     with on(platform):
         assert choose("f", None, THREE) is best
         assert choose("f", None, {"xla": len}) is len  # what has no kernel falls back
 
 
-def test_on_rocm_the_kernel_is_there_for_who_asks():
-    with on("rocm"):
+@pytest.mark.parametrize("platform", ["cuda", "rocm"])
+def test_on_gpus_the_kernel_is_there_for_who_asks(platform):
+    with on(platform):
         assert choose("f", "pallas_gpu", THREE) is max
 
 

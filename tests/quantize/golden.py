@@ -74,5 +74,5 @@ def close(ours, theirs, message="", atol=1e-5):
 
 
 def alike(ours, theirs, message=""):
-    """Of small numbers such as gradients: to 1e-4 of the largest."""
-    close(ours, theirs, message, atol=1e-4 * float(np.abs(theirs).max()))
+    """Of small numbers such as gradients: to 1e-5, and to 1e-4 of the largest."""
+    close(ours, theirs, message, atol=min(1e-5, 1e-4 * float(np.abs(theirs).max())))

@@ -20,11 +20,35 @@ BATCH, TOKENS = 4, 6
 Z = normal(BATCH, TOKENS, WIDTH)
 MASK = jnp.asarray(np.random.default_rng(1).random((BATCH, TOKENS)) < 0.7).at[0, 0].set(False)
 KEY = jax.random.key(0)
+# One of each family; the others take as long to compile again and are slow.
+EVERY_TIME = {
+    "binary",
+    "gradient",
+    "cosine",
+    "rotation",
+    "revived by samples",
+    "product",
+    "residual shared",
+    "residual lfq",
+    "grouped residual",
+    "fsq symmetric",
+    "fsp",
+    "lfq",
+    "bsq",
+    "simvq",
+    "ibq",
+    "latent",
+    "k-means",
+}
 # Entropies and moments of a batch are not averages of those of its parts.
 OF_THE_BATCH = {"entropy", "moments", "diversity", "batch_entropy", "kl"}
 
 
-@pytest.fixture(scope="module", params=QUANTIZERS)
+def parameter(name):
+    return name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[parameter(name) for name in QUANTIZERS])
 def case(request):
     """A quantizer, its variables and one compiled function of it."""
     quantizer = QUANTIZERS[request.param]
@@ -210,3 +234,7 @@ def test_the_examples_in_the_documentation_run(name):
     assert not result.failed
     quantizers = [v for v in vars(module).values() if hasattr(v, "space") and v.__module__ == name]
     assert result.attempted or not quantizers, f"{name} has a quantizer and no example"
+
+
+def test_the_instances_of_every_run_exist():
+    assert not EVERY_TIME - set(QUANTIZERS)

@@ -74,16 +74,11 @@ def binary_codes(
         function = reference.pack_and_sum
 
     def local(logits, weights, temperature):
-        words, sums = function(logits, weights, temperature, interpret=interpret)
-        return words, sums[None]
+        return function(logits, weights, temperature, interpret=interpret)
 
-    # Filled up here, so that there are sums of every device, to be added below.
-    missing = -tokens % spmd.devices_of(spmd.auto_axes(spmd.TOKEN_AXES))
-    rows = jnp.pad(logits, ((0, missing), (0, 0))), jnp.pad(weights, (0, missing))
     shared = (jax.lax.stop_gradient(jnp.asarray(temperature, jnp.float32)),)
-    words, sums = spmd.over_tokens(local, rows, shared)
-    on, probability, entropy = jnp.sum(sums, axis=0)
-    return BinaryCodes(words[:tokens], on, jnp.sum(weights), probability, entropy)
+    words, (on, probability, entropy) = spmd.over_tokens(local, (logits, weights), shared, (False, True))
+    return BinaryCodes(words, on, jnp.sum(weights), probability, entropy)
 
 
 def unpack_words(words: UInt32[Array, "*batch W"], bits: int) -> Bool[jax.Array, "*batch n"]:

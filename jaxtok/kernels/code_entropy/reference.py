@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Float
 
 from jaxtok.kernels import spmd
@@ -41,7 +40,8 @@ def soft_assignment(
 
 
 def _assignment_forward(z, codebook, scale, weights):
-    (entropy, top, log_total), mass = over_tokens(_assign, (z, weights), (codebook, jnp.float32(scale)))
+    shared = codebook, jnp.float32(scale)
+    (entropy, top, log_total), mass = spmd.over_tokens(_assign, (z, weights), shared, (False, True))
     return (entropy, mass[:, 0]), (z, codebook, scale, weights, entropy, top, log_total)
 
 
@@ -49,7 +49,8 @@ def _assignment_backward(saved, cotangent):
     z, codebook, scale, weights, entropy, top, log_total = saved
     by_entropy, by_mass = cotangent
     tokens = z, weights, entropy, top, log_total, by_entropy
-    dz, dcodebook = over_tokens(_assign_gradient, tokens, (codebook, jnp.float32(scale), by_mass))
+    shared = codebook, jnp.float32(scale), by_mass
+    dz, dcodebook = spmd.over_tokens(_assign_gradient, tokens, shared, (False, True))
     return dz, dcodebook, None, None
 
 
@@ -148,29 +149,3 @@ def by_tiles(tile: Callable[[Any], tuple[Any, jax.Array]], rows: tuple[jax.Array
     total, out = jax.lax.scan(step, jnp.zeros(first.shape, first.dtype), tuple(tiles))
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], out)
     return flat, total.reshape(-1, *total.shape[2:])[:codes]
-
-
-def over_tokens(function, tokens, shared):
-    """`function(*tokens, *shared)` with the tokens split over the data axes of the mesh.
-
-    The function's first output leads with tokens, the second is a sum over them.
-    """
-    axes = spmd.auto_axes(spmd.TOKEN_AXES)
-    if not tokens[0].shape[0] or not axes:
-        return function(*tokens, *shared)
-    count = tokens[0].shape[0]
-    padding = -count % spmd.devices_of(axes)
-    padded = [jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))) for x in tokens]
-
-    def local(*arguments):
-        out, summed = function(*arguments)
-        return out, jax.lax.psum(summed, axes)
-
-    rows = PartitionSpec(axes)
-    out, summed = jax.shard_map(
-        local,
-        in_specs=((rows,) * len(tokens)) + ((PartitionSpec(),) * len(shared)),
-        out_specs=(rows, PartitionSpec()),
-        check_vma=False,  # says nothing about sums over scans
-    )(*padded, *shared)
-    return jax.tree.map(lambda x: x[:count], out), summed

@@ -25,9 +25,9 @@ NORM_FLOOR = 1e-6  # of a vector that is normalised
 
 
 def unit(x: Float[Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
-    """`x / max(|x|, 1e-6)`, float32."""
+    """`x / max(|x|, 1e-6)`, float32; the gradient at 0, where features of padding are, is 0 and not NaN."""
     x = jnp.asarray(x, jnp.float32)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), NORM_FLOOR)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), NORM_FLOOR**2))
 
 
 @overload

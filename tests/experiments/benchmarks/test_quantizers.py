@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import mmap
+import time
 
 import numpy as np
 import pytest
 
-from experiments.benchmarks import quantizers_gpu, quantizers_memory, quantizers_tables
+from experiments.benchmarks import quantizers, quantizers_gpu, quantizers_memory, quantizers_tables
 from experiments.benchmarks.quantizers_cases import (
     Case,
     cases,
@@ -104,11 +106,32 @@ def test_memory_is_measured_in_a_process_of_its_own():
         quantizers_memory.measure(case, "nobody", threads=1)
 
 
+def test_what_does_not_fit_is_compared_with_fewer_tokens(monkeypatch):
+    pytest.importorskip("vector_quantize_pytorch")
+    # The process of the tests keeps its cores and threads.
+    monkeypatch.setattr(quantizers, "prepare", lambda options: int(options.memory_limit * 1e9))
+    options = quantizers.Options(
+        families=("vq",), tasks=("look-up",), tokens=2048, codes=(32,), widths=(4,), rounds=1
+    )
+    options = dataclasses.replace(options, block_seconds=1e-9, memory=False, memory_limit=6e-4)
+    full, fewer = quantizers.measure(options)
+    assert full["case"]["tokens"] == 2048 and set(full["does_not_fit"]) == {"vqp"}
+    assert set(full["jaxtok_times_as_fast_as"]["wall"]) == {"torch"} and not full["bytes"]
+    assert fewer["case"]["tokens"] < 2048 and set(fewer["differences"]) == {"vqp", "torch"}
+    assert quantizers_tables.rows([full, fewer], "look-up")[0][5] == "out of memory"
+
+
 def test_growth_of_memory_is_seen():
     if not quantizers_memory._RESET.exists():
         pytest.skip("no /proc")
+
+    def hold():
+        with mmap.mmap(-1, 2**26) as pages:  # fresh pages, whatever the allocator has kept
+            pages.write(bytes(2**26))
+            time.sleep(0.1)
+
     for measure in (quantizers_memory.peak_growth, quantizers_memory._sampled_growth):
-        assert 32e6 < measure(lambda: np.ones(2**23).sum()) < 200e6
+        assert 2**25 < measure(hold) < 2**28
 
 
 def _record(case, others, **more):
