@@ -134,8 +134,8 @@ class ResidualQuantizer(nn.Module):
             Dropped depths have code 0 (see `levels_mask`), no value, no loss and no statistics.
 
         Returns:
-          `Quantized` with the losses of the depths added up, and their statistics by name ("quantizers_0",
-          ...).
+          `Quantized` with the losses of the depths added up (means over all real tokens), and their
+          statistics by name ("quantizers_0", ...).
         """
         keys = None
         if key is not None or (train and self.has_rng("quantizer")):
@@ -168,8 +168,10 @@ class ResidualQuantizer(nn.Module):
             residual = residual - (constant + fraction)
             total = total + q
             codes.append(out.codes)
+            # A depth's loss is 0 where it was dropped, so that micro-batches and mixed depths average alike.
+            share = 1.0 if kept is None else self._share(here, mask)
             for name, value in out.losses.items():
-                losses[name] = losses.get(name, 0.0) + value
+                losses[name] = losses.get(name, 0.0) + share * value
             statistics[f"quantizers_{i}"] = out.statistics
         if self.routing == "directional" and train:
             if keys is None:
@@ -313,6 +315,10 @@ class ResidualQuantizer(nn.Module):
             return mask
         here = jnp.broadcast_to(jnp.reshape(i < jnp.asarray(kept), (-1, 1)), shape)
         return here if mask is None else here & mask
+
+    def _share(self, here, mask):
+        real = here.size if mask is None else jnp.maximum(jnp.sum(mask), 1)
+        return jnp.sum(here) / real
 
     def _scale(self, i):
         return np.asarray(self.scales[i], np.float32) if self.scales else 1.0

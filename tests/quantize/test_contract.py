@@ -41,7 +41,7 @@ EVERY_TIME = {
     "k-means",
 }
 # Entropies and moments of a batch are not averages of those of its parts.
-OF_THE_BATCH = {"entropy", "moments", "diversity", "batch_entropy", "kl"}
+OF_THE_BATCH = {"orthogonal", "entropy", "moments", "diversity", "batch_entropy", "kl"}
 
 
 def parameter(name):

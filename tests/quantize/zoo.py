@@ -13,7 +13,13 @@ from jaxtok.quantize.latent import LatentQuantizer
 from jaxtok.quantize.lfq import LFQ
 from jaxtok.quantize.neural_codebook import NeuralResidualQuantizer
 from jaxtok.quantize.random_projection import RandomProjectionQuantizer
-from jaxtok.quantize.residual import GroupedQuantizer, residual_fsq, residual_lfq, residual_vq
+from jaxtok.quantize.residual import (
+    GroupedQuantizer,
+    ResidualQuantizer,
+    residual_fsq,
+    residual_lfq,
+    residual_vq,
+)
 from jaxtok.quantize.simvq import SimVQ
 from jaxtok.quantize.vq import VectorQuantizer
 
@@ -39,6 +45,21 @@ QUANTIZERS = {
     "sampled": vq(sample_temperature=0.5, diversity_weight=0.1, commitment_form="cross_entropy"),
     "orthogonal": vq(orthogonal_weight=1.0, optimistic=0.3),
     "affine": vq(affine=True, learning="ema"),
+    "cvq": vq(learning="cvq"),
+    "cvq product": vq(learning="cvq", slots=2),
+    "gradient revived": vq(revive_below=0.9, revival="sample", slots=2),
+    "revived in tokens": vq(learning="ema", revive_below=1.0, revive_unit="tokens", revival="sample"),
+    "affine gradient": vq(affine=True),
+    "affine product": vq(affine=True, learning="ema", slots=2),
+    "orthogonal subset": vq(orthogonal_weight=1.0, orthogonal_active=True, orthogonal_codes=4),
+    "residual dropout": residual_vq(3, 7, WIDTH, learning="ema", dropout=True),
+    "residual shared samples": residual_vq(
+        3, 7, WIDTH, shared=True, learning="ema", revive_below=0.9, revival="sample"
+    ),
+    "residual shared gradient": residual_vq(2, 7, WIDTH, shared=True),
+    "residual directional": residual_vq(2, 7, WIDTH, routing="directional"),
+    "residual mixed": ResidualQuantizer((VectorQuantizer(7, WIDTH), LFQ(WIDTH, scale=0.5))),
+    "grouped dropout": GroupedQuantizer(tuple(residual_vq(2, 7, WIDTH // 2, dropout=True) for _ in range(2))),
     "residual": residual_vq(3, 7, WIDTH, learning="ema"),
     "residual gradient": residual_vq(2, (7, 5), WIDTH, code_width=4, gradient_fraction=0.5),
     "residual shared": residual_vq(3, 7, WIDTH, shared=True, learning="ema", revive_below=0.3),

@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtok.quantize.codebook import kmeans, moving_average_update, random_points
+from jaxtok.quantize.vq_losses import orthogonality
+from tests.filled import normal
+
+CODES = normal(6, 3)
+
+
+def test_codes_that_are_where_their_features_are_stay():
+    counts = jnp.full(6, 4.0)
+    state = {"codebook": CODES, "counts": counts, "sums": CODES * 4}
+    new = moving_average_update(state, {"counts": counts, "sums": CODES * 4}, 0.9)
+    np.testing.assert_allclose(new["codebook"], CODES, atol=1e-5)
+
+
+def test_a_batch_without_tokens_changes_nothing():
+    state = {"codebook": CODES, "counts": jnp.ones(6), "sums": CODES}
+    nothing = {"counts": jnp.zeros(6), "sums": jnp.zeros_like(CODES)}
+    jax.tree.map(np.testing.assert_array_equal, moving_average_update(state, nothing, 0.9), state)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_k_means_ends_where_means_are_means(metric):
+    points = normal(60, 3, seed=1) + 5 * np.eye(3)[np.arange(60) % 3]
+    fitted = kmeans(points, points[:3], 20, metric)
+    again = kmeans(points, fitted["codebook"], 1, metric)
+    np.testing.assert_allclose(again["codebook"], fitted["codebook"], atol=1e-5)
+    assert fitted["counts"].sum() == 60
+    if metric == "cosine":
+        np.testing.assert_allclose(jnp.linalg.norm(fitted["codebook"], axis=-1), 1, atol=1e-6)
+
+
+def test_a_cluster_without_points_keeps_its_mean():
+    far = jnp.full((1, 3), 1e3)
+    fitted = kmeans(CODES, jnp.concatenate([CODES[:2], far]), 5)
+    np.testing.assert_array_equal(fitted["codebook"][2], far[0])
+    assert fitted["counts"][2] == 0
+
+
+def test_random_points_are_different_real_points():
+    weights = jnp.asarray([1, 0, 1, 1, 0, 1], jnp.float32)
+    chosen = np.asarray(random_points(CODES, 4, jax.random.key(0), weights))
+    real = np.asarray(CODES)[np.asarray(weights) > 0]
+    assert sorted(map(tuple, chosen)) == sorted(map(tuple, real))
+
+
+def test_the_orthogonal_term_at_its_ends():
+    assert orthogonality(jnp.eye(4)[:3] * 7) == pytest.approx(0, abs=1e-6)
+    assert orthogonality(jnp.ones((5, 3))) == pytest.approx(1 - 1 / 5, abs=1e-6)
