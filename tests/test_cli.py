@@ -233,7 +233,7 @@ def test_an_experiment_may_have_some_of_the_verbs(capsys):
 
     assert "no verb 'sample'; there are train, verify" in run("sample").err
     out = run("--help").out
-    assert "verify" in out and "decode" not in out
+    assert "\n  verify " in out and "\n  decode " not in out
 
 
 def test_a_value_that_cannot_be_names_its_flag(capsys):

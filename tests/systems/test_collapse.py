@@ -98,7 +98,7 @@ def test_code_counter_counts_every_model():
     frozen = {name: three_steps(name)[2] for name in names}
     params = counter.init(jax.random.key(0), batch, frozen)
     for _ in range(2):
-        params, metrics = jax.jit(counter.update)(params, batch, frozen, None)
+        params, metrics = jax.jit(counter.update)(params, batch, frozen, jax.random.key(0))
     assert float(metrics["tokens"]) == 2 * 4 * 16
     for name, model in models:
         codes = np.asarray(model.encode(frozen[name], jnp.asarray(IMAGES)).codes).ravel()
