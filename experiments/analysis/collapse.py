@@ -13,17 +13,18 @@ quantizer dropout. (arXiv 1711.00937, 2110.04627, 2411.02038, 2309.15505, 2310.0
     python experiments/analysis/collapse.py --only plain simvq  # some of the arms
 
 Usage is a share of codes that occur, so the number of tokens bounds it. M tokens that took each of K codes
-with equal probability would show 1 - (1 - 1/K)^M of them: 69 % for 4,096 codes and the 4,752 tokens of the 297
-held-out digits (as 4x4 grids of 2x2 patches), too few to see whether 60 % are used; all of 1,024 codes for the
-32,768 tokens of 512 held-out crops of a photograph. That photograph shows another scene than those trained
-on, so codes may be missing on it that are in use elsewhere; usage on 65,536 tokens of the training photographs
-is measured beside it. In training a batch has 4,096 tokens, four per code; curves add up 10 batches.
+with equal probability would show 1 - (1 - 1/K)^M of them: 69 % for 4,096 codes and the 4,752 tokens of the
+297 held-out digits (as 4x4 grids of 2x2 patches), too few to see whether 60 % are used; all of 1,024 codes
+for the 32,768 tokens of 512 held-out crops of a photograph. That photograph shows another scene than those
+trained on, so codes may be missing on it that are in use elsewhere; usage on 65,536 tokens of the training
+photographs is measured beside it. In training a batch has 4,096 tokens, four per code; curves add up 10
+batches.
 
-"Fewer than 10 %" and "more than 60 %" were the hypothesis before the first run, and whether they hold is shown
-either way. Patches are not spread evenly, so a quantizer can be well and still leave codes of a fixed grid
-(FSQ) unused: that each uses more of its codes than plain VQ is a claim of its own. The narrower the features,
-the better SimVQ fares: its frozen directions are random, and in 64 dimensions the features, which lie in few
-of them, meet few codes (preset `large`). What held is in `collapse.claims.json`.
+"Fewer than 10 %" and "more than 60 %" were the hypothesis before the first run, and whether they hold is
+shown either way. Patches are not spread evenly, so a quantizer can be well and still leave codes of a fixed
+grid (FSQ) unused: that each uses more of its codes than plain VQ is a claim of its own. The narrower the
+features, the better SimVQ fares: its frozen directions are random, and in 64 dimensions the features, which
+lie in few of them, meet few codes (preset `large`). What held is in `collapse.claims.json`.
 """
 
 import dataclasses
