@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup, nearest_code
-from jaxtok.kernels.code_entropy.reference import soft_assignment
+from jaxtok.kernels.code_entropy.api import soft_assignment
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.routing import masked, masked_mean

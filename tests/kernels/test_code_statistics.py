@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxtok.kernels import code_statistics, lookup
+from jaxtok.kernels import code_statistics
 from tests.filled import normal
 from tests.kernels.ahead_of_time import compile_for_tpu, floats, lower_for_gpu, temporary_bytes
 
@@ -33,7 +33,7 @@ def test_counts_and_sums(tokens, size, width, seed):
 
 
 @pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_gpu"])
-@pytest.mark.parametrize("tokens, size, width", [(700, 30, 5), (40, 600, 130)])
+@pytest.mark.parametrize("tokens, size, width", [(700, 30, 5), (40, 600, 130), (20, 7, 600)])
 def test_kernels_give_the_same(kernel, tokens, size, width):
     z = normal(tokens, width)
     codes = jnp.asarray(np.random.default_rng(1).integers(0, size, tokens, np.int32))
@@ -56,34 +56,16 @@ def test_sharded_equals_unsharded():
 
 @pytest.mark.slow  # TPU compilations
 @pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"])
-def test_the_tpu_kernel_compiles_without_a_one_hot_matrix(chip):
+@pytest.mark.parametrize("width", [64, 2000])
+def test_the_tpu_kernel_compiles_without_a_one_hot_matrix(chip, width):
     function = lambda z, codes: code_statistics(z, codes, 8192, implementation="pallas_tpu")
     codes = jax.ShapeDtypeStruct((65536,), jnp.int32)
-    compiled = compile_for_tpu(function, floats(65536, 64), codes, topology=chip)
-    assert temporary_bytes(compiled) < 65536 * 8192 * 4 / 16
+    compiled = compile_for_tpu(function, floats(65536, width), codes, topology=chip)
+    assert temporary_bytes(compiled) < 4 * 65536 * (width + 512)  # a copy of z; all scores are 2 GiB
     assert "tpu_custom_call" in compiled.as_text()
 
 
-def test_lookup_sums_over_slots_and_its_gradient_is_a_scatter():
-    books = normal(3, 7, 4)
-    codes = jnp.asarray(np.random.default_rng(1).integers(0, 7, (2, 5, 3), np.int32))
-    values = lookup(books, codes)
-    expected = sum(np.asarray(books)[slot][np.asarray(codes)[..., slot]] for slot in range(3))
-    np.testing.assert_allclose(values, expected, atol=1e-6)
-    upstream = normal(2, 5, 4, seed=3)
-    gradient = jax.grad(lambda books: jnp.vdot(lookup(books, codes), upstream))(books)
-    by_code = np.zeros_like(books)
-    for slot in range(3):
-        np.add.at(by_code[slot], np.asarray(codes)[..., slot], np.asarray(upstream))
-    np.testing.assert_allclose(gradient, by_code, atol=1e-5)
-    np.testing.assert_array_equal(lookup(books[0], codes[..., 0]), books[0][codes[..., 0]])
-
-
-def test_codes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="do not fit codebooks"):
-        lookup(normal(3, 7, 4), jnp.zeros((5, 2), jnp.int32))
-    with pytest.raises(ValueError, match="no implementation 'pallas_gpu'"):
-        lookup(normal(4, 3), jnp.zeros(2, jnp.int32), implementation="pallas_gpu")
+def test_a_kernel_that_cannot_run_is_refused():
     with pytest.raises(ValueError, match="runs on cuda and rocm"):
         code_statistics(normal(2, 3), jnp.zeros(2, jnp.int32), 4, implementation="pallas_gpu")
 

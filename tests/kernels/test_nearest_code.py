@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from jaxtok import kernels
+from jaxtok.kernels.blocks import Blocks
 from jaxtok.kernels.nearest_code import gpu, reference, tpu
-from jaxtok.kernels.nearest_code.shapes import PALLAS_GPU, PALLAS_TPU, XLA, Blocks, blocks_for
 from tests.kernels.ahead_of_time import CHIPS, compile_for_tpu, floats, lower_for_gpu, temporary_bytes
 
 KERNELS = {
@@ -240,16 +240,3 @@ def test_gpu_kernel_lowers(platform):
 def test_gpus_take_the_xla_implementation(platform):
     text = lower_for_gpu(kernels.nearest_code, floats(512, 8), floats(64, 8), platform=platform)
     assert "triton" not in text
-
-
-@pytest.mark.parametrize("table", [XLA, PALLAS_TPU, PALLAS_GPU])
-def test_every_device_has_block_sizes(table):
-    for kind in ("cpu", "TPU v5 lite", "NVIDIA H200", "gfx942", "something new"):
-        assert blocks_for(table, kind) in table.values()
-
-
-def test_block_sizes_of_the_longest_name_that_fits():
-    table = {"": Blocks(1, 1), "tpu v5": Blocks(2, 2), "tpu v5 lite": Blocks(3, 3)}
-    assert blocks_for(table, "TPU v5 lite").tokens == 3
-    assert blocks_for(table, "TPU v5").tokens == 2
-    assert blocks_for(table, "TPU v6 lite").tokens == 1

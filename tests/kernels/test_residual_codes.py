@@ -6,7 +6,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxtok import kernels
-from jaxtok.kernels.nearest_code.shapes import Blocks
+from jaxtok.kernels.blocks import Blocks
 from jaxtok.kernels.residual_codes import gpu, reference, tpu
 from tests.kernels.ahead_of_time import CHIPS, compile_for_tpu, floats, lower_for_gpu, temporary_bytes
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxtok.kernels.blocks import Blocks
 from jaxtok.kernels.code_entropy import reference
-from jaxtok.kernels.code_entropy.reference import soft_assignment
-from jaxtok.kernels.nearest_code.shapes import Blocks
+from jaxtok.kernels.code_entropy.api import soft_assignment
 from jaxtok.quantize.soft_assignment import propagate_indices
 from tests.filled import normal
 from tests.quantize.golden import close
@@ -18,7 +18,7 @@ WEIGHTS = jnp.asarray(np.arange(M) % 3 != 0, jnp.float32)
 
 @pytest.fixture(params=[(4, 3), (64, 64)], ids=["many tiles", "one tile"])
 def tiles(request, monkeypatch):
-    monkeypatch.setattr(reference, "blocks_for", lambda table: Blocks(*request.param))
+    monkeypatch.setattr(reference, "for_device", lambda table: Blocks(*request.param))
 
 
 def materialised(z, codebook):

@@ -9,8 +9,8 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Float, UInt32
 
 from jaxtok.kernels.binary_codes.reference import WORD, probability_and_entropy
-
-_TOKENS = 128
+from jaxtok.kernels.binary_codes.shapes import PALLAS_GPU
+from jaxtok.kernels.blocks import for_device
 
 
 def _kernel(temperature_ref, logits_ref, weights_ref, words_ref, sums_ref):
@@ -31,24 +31,24 @@ def pack_and_sum(
     interpret: bool = False,
 ) -> tuple[UInt32[jax.Array, "M W"], Float[jax.Array, "3 n"]]:
     """See `reference.pack_and_sum`."""
-    tokens, bits = logits.shape
-    rows, words = -(-tokens // _TOKENS), -(-bits // WORD)
-    logits = jnp.pad(logits, ((0, rows * _TOKENS - tokens), (0, words * WORD - bits)))
-    weights = jnp.pad(weights, (0, rows * _TOKENS - tokens))
+    (tokens, bits), block = logits.shape, for_device(PALLAS_GPU).tokens
+    rows, words = -(-tokens // block), -(-bits // WORD)
+    logits = jnp.pad(logits, ((0, rows * block - tokens), (0, words * WORD - bits)))
+    weights = jnp.pad(weights, (0, rows * block - tokens))
     packed, sums = pl.pallas_call(
         _kernel,
         grid=(rows, words),
         in_specs=[
             pl.BlockSpec((1,), lambda i, j: (0,)),
-            pl.BlockSpec((_TOKENS, WORD), lambda i, j: (i, j)),
-            pl.BlockSpec((_TOKENS,), lambda i, j: (i,)),
+            pl.BlockSpec((block, WORD), lambda i, j: (i, j)),
+            pl.BlockSpec((block,), lambda i, j: (i,)),
         ],
         out_specs=[
-            pl.BlockSpec((None, _TOKENS), lambda i, j: (j, i)),
+            pl.BlockSpec((None, block), lambda i, j: (j, i)),
             pl.BlockSpec((None, 4, WORD), lambda i, j: (i, 0, j)),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((words, rows * _TOKENS), jnp.int32),
+            jax.ShapeDtypeStruct((words, rows * block), jnp.int32),
             # Sides of Triton's blocks are powers of two: the fourth row is not written.
             jax.ShapeDtypeStruct((rows, 4, words * WORD), jnp.float32),
         ],

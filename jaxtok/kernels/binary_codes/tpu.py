@@ -5,8 +5,6 @@ Bits become words in the matrix unit: a product with powers of two gives both ha
 the 128 lanes at the end.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +13,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Float, UInt32
 
 from jaxtok.kernels.binary_codes.reference import WORD, probability_and_entropy
-
-_LANES = 128
-_BITS = 256  # per block: 8 words, as many as there are sublanes
-_BYTES = 2**20  # of logits per block
+from jaxtok.kernels.binary_codes.shapes import PALLAS_TPU
+from jaxtok.kernels.blocks import LANES, for_device, whole
+from jaxtok.kernels.lanes import fold
 
 
 def _kernel(temperature_ref, logits_ref, weights_ref, powers_ref, words_ref, sums_ref):
@@ -34,9 +31,7 @@ def _kernel(temperature_ref, logits_ref, weights_ref, powers_ref, words_ref, sum
     words = words_ref.shape[0]
     words_ref[...] = halves[:words] | (halves[words : 2 * words] << (WORD // 2))
     for place, term in enumerate((on, *probability_and_entropy(logits / temperature_ref[0, 0]))):
-        counted = jnp.where(real, term * weights, 0.0)
-        lanes = [counted[:, i : i + _LANES] for i in range(0, counted.shape[1], _LANES)]
-        sums_ref[place] += functools.reduce(jnp.add, lanes)
+        sums_ref[place] += fold(jnp.where(real, term * weights, 0.0))
 
 
 def _powers(bits: int) -> np.ndarray:
@@ -56,12 +51,12 @@ def pack_and_sum(
 ) -> tuple[UInt32[jax.Array, "M W"], Float[jax.Array, "3 n"]]:
     """See `reference.pack_and_sum`."""
     tokens, bits = logits.shape
-    words = -(-bits // WORD)
-    block_bits = min(_BITS, bits)  # all of few bits: filling them up would be a pass of its own
+    words, blocks = -(-bits // WORD), for_device(PALLAS_TPU)
+    block_bits = min(blocks.codes, bits)  # all of few bits: filling them up would be a pass of its own
     block_words = -(-block_bits // WORD)
     columns = -(-bits // block_bits)
-    most = _BYTES // (4 * max(block_bits, WORD)) // _LANES * _LANES
-    block = min(most, -(-tokens // _LANES) * _LANES)
+    most = blocks.tokens * blocks.codes // max(block_bits, WORD) // LANES * LANES
+    block = min(most, whole(tokens))
     rows = -(-tokens // block)
     # Tokens last: narrow logits stored the other way would be padded to 128 lanes.
     logits = jnp.pad(logits.T, ((0, columns * block_bits - bits), (0, rows * block - tokens)))
@@ -78,11 +73,11 @@ def pack_and_sum(
         ],
         out_specs=[
             pl.BlockSpec((block_words, block), lambda j, i: (j, i)),
-            pl.BlockSpec((3, block_bits, _LANES), lambda j, i: (0, j, 0)),
+            pl.BlockSpec((3, block_bits, LANES), lambda j, i: (0, j, 0)),
         ],
         out_shape=[
             jax.ShapeDtypeStruct((columns * block_words, rows * block), jnp.int32),
-            jax.ShapeDtypeStruct((3, columns * block_bits, _LANES), jnp.float32),
+            jax.ShapeDtypeStruct((3, columns * block_bits, LANES), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=interpret,

@@ -12,59 +12,38 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxtok.kernels import spmd
-from jaxtok.kernels.nearest_code.shapes import XLA, blocks_for
+from jaxtok.kernels.blocks import for_device
+from jaxtok.kernels.code_entropy.shapes import XLA
 
 NEVER = -1e30  # score of a code that is not there; finite, so that 0 times it is 0
 
 
-@jax.custom_vjp
-def soft_assignment(
+def assign(
     z: Float[jax.Array, "M D"],
-    codebook: Float[jax.Array, "K D"],
-    scale: float | jax.Array,
     weights: Float[jax.Array, " M"],
-) -> tuple[Float[jax.Array, " M"], Float[jax.Array, " K"]]:
-    """Entropy of each token's assignment, and the tokens' weights that each code gets.
+    codebook: Float[jax.Array, "K D"],
+    interpret: bool = False,
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Float[jax.Array, " K"]]:
+    """Soft assignments of tokens to codes by the scores `z . e`.
 
     Args:
       z: features, float32.
+      weights: of the tokens in the sum over them.
       codebook: codes, float32.
-      scale: of the scores, the inverse temperature.
-      weights: of the tokens in the sum, such as a mask; no gradient.
+      interpret: for kernels.
 
     Returns:
-      Entropies `-sum_k p_nk log p_nk` in nats, and `sum_n weights_n p_nk`.
+      For each token its entropy `-sum_k p_nk log p_nk`, its largest score, and the logarithm of the sum of
+      `exp(score - largest)`; for each code `sum_n weights_n p_nk`.
     """
-    return _assignment_forward(z, codebook, scale, weights)[0]
 
-
-def _assignment_forward(z, codebook, scale, weights):
-    shared = codebook, jnp.float32(scale)
-    (entropy, top, log_total), mass = spmd.over_tokens(_assign, (z, weights), shared, (False, True))
-    return (entropy, mass[:, 0]), (z, codebook, scale, weights, entropy, top, log_total)
-
-
-def _assignment_backward(saved, cotangent):
-    z, codebook, scale, weights, entropy, top, log_total = saved
-    by_entropy, by_mass = cotangent
-    tokens = z, weights, entropy, top, log_total, by_entropy
-    shared = codebook, jnp.float32(scale), by_mass
-    dz, dcodebook = spmd.over_tokens(_assign_gradient, tokens, shared, (False, True))
-    return dz, dcodebook, None, None
-
-
-soft_assignment.defvjp(_assignment_forward, _assignment_backward)
-
-
-def _assign(z, weights, codebook, scale):
     def tile(rows):
         z, weights = rows
 
         def normaliser(carry, block):
             # The mean is that of score - top (times the total): small numbers, where scores are large.
             top, total, mean = carry
-            scores = scores_of(scale * z, block)
+            scores = scores_of(z, block)
             new = jnp.maximum(top, jnp.max(scores, axis=-1))
             old, away = jnp.exp(top - new), scores - new[:, None]
             e = jnp.exp(away)
@@ -75,8 +54,8 @@ def _assign(z, weights, codebook, scale):
         (top, total, mean), _ = jax.lax.scan(normaliser, (zeros + NEVER, zeros, zeros), blocks)
 
         def mass(carry, block):
-            p = jnp.exp(scores_of(scale * z, block) - top[:, None]) / total[:, None]
-            return carry, dot(weights, p)[:, None]
+            p = jnp.exp(scores_of(z, block) - top[:, None]) / total[:, None]
+            return carry, dot(weights, p)
 
         _, masses = jax.lax.scan(mass, None, blocks)
         return (jnp.log(total) - mean / total, top, jnp.log(total)), masses
@@ -85,12 +64,36 @@ def _assign(z, weights, codebook, scale):
     return by_tiles(tile, (z, weights), codebook.shape[0])
 
 
-def _assign_gradient(z, weights, entropy, top, log_total, by_entropy, codebook, scale, by_mass):
+def assign_gradient(
+    z: Float[jax.Array, "M D"],
+    weights: Float[jax.Array, " M"],
+    entropy: Float[jax.Array, " M"],
+    top: Float[jax.Array, " M"],
+    log_total: Float[jax.Array, " M"],
+    by_entropy: Float[jax.Array, " M"],
+    codebook: Float[jax.Array, "K D"],
+    by_mass: Float[jax.Array, " K"],
+    interpret: bool = False,
+) -> tuple[Float[jax.Array, "M D"], Float[jax.Array, "K D"]]:
+    """Gradients to features and codes.
+
+    Args:
+      z: features.
+      weights: of the tokens.
+      entropy: of each token, as `assign` returns it.
+      top: the largest score, likewise.
+      log_total: likewise.
+      by_entropy: gradient to the entropies.
+      codebook: codes.
+      by_mass: gradient to the sums over tokens.
+      interpret: for kernels.
+    """
+
     def tile(rows):
         z, weights, entropy, top, log_total, by_entropy = rows
 
         def log_p(block):
-            return scores_of(scale * z, block) - top[:, None] - log_total[:, None]
+            return scores_of(z, block) - top[:, None] - log_total[:, None]
 
         def average(mean, block):
             return mean + dot(jnp.exp(log_p(block)), block[2]), None
@@ -100,7 +103,7 @@ def _assign_gradient(z, weights, entropy, top, log_total, by_entropy, codebook, 
         def gradient(dz, block):
             log = log_p(block)
             pulled = weights[:, None] * (block[2] - mean[:, None])
-            d = scale * jnp.exp(log) * (pulled - by_entropy[:, None] * (log + entropy[:, None]))
+            d = jnp.exp(log) * (pulled - by_entropy[:, None] * (log + entropy[:, None]))
             return dz + dot(d, block[0]), dot(d.T, z)
 
         return jax.lax.scan(gradient, jnp.zeros_like(z), blocks)
@@ -120,7 +123,7 @@ def scores_of(z, block):
 def blocks_of(codebook, *others):
     """Codes [steps, S, D], whether they exist, and further arrays per code, by blocks."""
     codes = codebook.shape[0]
-    size = min(blocks_for(XLA).codes, codes)
+    size = min(for_device(XLA).codes, codes)
     missing = -codes % size
 
     def split(x):
@@ -135,7 +138,7 @@ def by_tiles(tile: Callable[[Any], tuple[Any, jax.Array]], rows: tuple[jax.Array
     Tiles are filled up with rows of zeros, which must not count.
     """
     count = rows[0].shape[0]
-    size = min(blocks_for(XLA).tokens, count)
+    size = min(for_device(XLA).tokens, count)
     missing = -count % max(size, 1)
     tiles = [
         jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1))).reshape(-1, size, *x.shape[1:]) for x in rows

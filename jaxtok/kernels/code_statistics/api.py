@@ -9,7 +9,7 @@ from jaxtok.kernels import spmd
 from jaxtok.kernels.code_statistics import reference
 from jaxtok.kernels.dispatch import Implementation, choose, target_platform
 
-_IMPLEMENTATIONS = {
+IMPLEMENTATIONS = {
     "xla": reference.code_sums,
     "pallas_tpu": "jaxtok.kernels.code_statistics.tpu:code_sums",
     "pallas_gpu": "jaxtok.kernels.code_statistics.gpu:code_sums",
@@ -45,7 +45,7 @@ def code_statistics(
     """
     if implementation is None and target_platform() == "cuda":
         implementation = "xla"  # adds every token once; the kernel multiplies it with every code
-    function = choose("code_statistics", implementation, _IMPLEMENTATIONS, interpret)
+    function = choose("code_statistics", implementation, IMPLEMENTATIONS, interpret)
     options = {"interpret": True} if interpret and function is not reference.code_sums else {}
     z, codes = jnp.asarray(z, jnp.float32), jnp.asarray(codes)
     weights = jnp.ones(codes.shape, jnp.float32) if weights is None else jnp.asarray(weights, jnp.float32)

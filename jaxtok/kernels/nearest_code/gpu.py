@@ -6,14 +6,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Float, Int
 
-from jaxtok.kernels.nearest_code.shapes import PALLAS_GPU, Blocks, blocks_for
+from jaxtok.kernels.blocks import Blocks, for_device, power_of_two
+from jaxtok.kernels.nearest_code.shapes import PALLAS_GPU
 
-_WIDTH = 64  # features are multiplied in slices of this width, so that any width fits the registers
 SMALLEST = 16  # sides that a matrix product of Triton may have
-
-
-def power_of_two(n: int) -> int:
-    return 1 << (max(n, 1) - 1).bit_length()
 
 
 def _kernel(z_ref, weights_ref, bias_ref, code_ref, score_ref, *, codes, slices, width):
@@ -45,9 +41,9 @@ def smallest_score(
 ) -> tuple[Int[jax.Array, " M"], Float[jax.Array, " M"]]:
     """See `reference.smallest_score`."""
     tokens, codes = z.shape[0], weights.shape[0]
-    blocks = blocks or blocks_for(PALLAS_GPU)
+    blocks = blocks or for_device(PALLAS_GPU)
     size = min(blocks.codes, max(SMALLEST, power_of_two(codes)))
-    width = min(_WIDTH, max(SMALLEST, power_of_two(z.shape[1])))
+    width = min(blocks.width, max(SMALLEST, power_of_two(z.shape[1])))
     slices = -(-z.shape[1] // width)
     rows, missing = -(-tokens // blocks.tokens), -codes % size
     wide = (0, slices * width - z.shape[1])

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxtok.kernels.nearest_code.shapes import XLA, Blocks, blocks_for
+from jaxtok.kernels.blocks import Blocks, for_device
+from jaxtok.kernels.nearest_code.shapes import XLA
 
 
 def in_blocks(
@@ -56,7 +57,7 @@ def smallest_score(
 
     Only one tile of scores exists at a time.
     """
-    blocks = blocks or blocks_for(XLA)
+    blocks = blocks or for_device(XLA)
     tokens, rows = z.shape[0], blocks.tokens
     kernel, offsets = in_blocks(weights, bias, blocks)
     if tokens <= rows:

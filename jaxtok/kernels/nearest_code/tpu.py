@@ -13,11 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Float, Int
 
-from jaxtok.kernels.nearest_code.shapes import PALLAS_TPU, Blocks, blocks_for
-
-_LANES = 128
-_WIDEST = 1024  # features that are multiplied at a time; wider ones are summed up
-_BYTES = 11 * 2**20  # of vector memory for tiles; a kernel may use 16 MB by default
+from jaxtok.kernels.blocks import LANES, Blocks, fit_tpu, for_device, whole
+from jaxtok.kernels.nearest_code.shapes import PALLAS_TPU
 
 
 def update_best(best_score, best_group, scores: jax.Array, first_group: int | jax.Array):
@@ -30,8 +27,8 @@ def update_best(best_score, best_group, scores: jax.Array, first_group: int | ja
       first_group: the place of their first vector.
     """
     low, group = best_score[...], best_group[...]
-    for part in range(scores.shape[1] // _LANES):
-        new = scores[:, part * _LANES : (part + 1) * _LANES]
+    for part in range(scores.shape[1] // LANES):
+        new = scores[:, part * LANES : (part + 1) * LANES]
         better = new < low  # strictly: of equals the earlier one stays
         group = jnp.where(better, first_group + part, group)
         low = jnp.where(better, new, low)
@@ -42,7 +39,7 @@ def reduce_lanes(best_score, best_group) -> tuple[jax.Array, jax.Array]:
     """The best of all lanes: codes int32 [1, T] and scores float32 [1, T], the lowest code of equals."""
     score, group = best_score[...].T, best_group[...].T  # tokens in lanes, as they are stored
     lowest = jnp.min(score, axis=0, keepdims=True)
-    codes = group * _LANES + jax.lax.broadcasted_iota(jnp.int32, group.shape, 0)
+    codes = group * LANES + jax.lax.broadcasted_iota(jnp.int32, group.shape, 0)
     return jnp.min(jnp.where(score == lowest, codes, jnp.iinfo(jnp.int32).max), axis=0, keepdims=True), lowest
 
 
@@ -56,7 +53,7 @@ def _kernel(z_ref, weights_ref, bias_ref, code_ref, score_ref, best_score, best_
 
     # Full precision: distances rounded to bfloat16 would make neighbouring codes equal.
     product = jnp.dot(z_ref[...], weights_ref[...], precision="highest", preferred_element_type=jnp.float32)
-    groups = weights_ref.shape[1] // _LANES
+    groups = weights_ref.shape[1] // LANES
     if parts == 1:
         update_best(best_score, best_group, product + bias_ref[...], step * groups)
     else:
@@ -78,24 +75,6 @@ def _kernel(z_ref, weights_ref, bias_ref, code_ref, score_ref, best_score, best_
         code_ref[...], score_ref[...] = reduce_lanes(best_score, best_group)
 
 
-def whole(n: int, unit: int = _LANES) -> int:
-    """`n` rounded up to a multiple of `unit`."""
-    return max(unit, -(-n // unit) * unit)
-
-
-def fit(blocks: Blocks, tokens: int, codes: int, width: int) -> Blocks:
-    """Blocks that are not larger than the arrays and fit on the chip: wide features get smaller ones."""
-    rows, columns = min(blocks.tokens, whole(tokens)), min(blocks.codes, whole(codes))
-    width = whole(width)
-    # Inputs are double buffered and split for full precision; scores exist about three times.
-    while 14 * width * (rows + columns) + 12 * rows * columns > _BYTES and max(rows, columns) > _LANES:
-        if columns >= rows:
-            columns = whole(columns // 2)
-        else:
-            rows = whole(rows // 2)
-    return Blocks(rows, columns)
-
-
 def smallest_score(
     z: Float[jax.Array, "M D"],
     weights: Float[jax.Array, "K D"],
@@ -105,9 +84,10 @@ def smallest_score(
 ) -> tuple[Int[jax.Array, " M"], Float[jax.Array, " M"]]:
     """See `reference.smallest_score`."""
     (tokens, width), codes = z.shape, weights.shape[0]
-    parts = -(-width // _WIDEST)
+    blocks = blocks or for_device(PALLAS_TPU)
+    parts = -(-width // blocks.width)
     slice_width = width if parts == 1 else whole(-(-width // parts))
-    blocks = fit(blocks or blocks_for(PALLAS_TPU), tokens, codes, slice_width)
+    blocks = fit_tpu(blocks, tokens, codes, slice_width)
     z = jnp.pad(z, ((0, -tokens % blocks.tokens), (0, parts * slice_width - width)))
     weights = jnp.pad(weights.T, ((0, parts * slice_width - width), (0, -codes % blocks.codes)))
     bias = jnp.pad(bias, (0, -codes % blocks.codes), constant_values=jnp.inf)[None]
@@ -127,9 +107,9 @@ def smallest_score(
             jax.ShapeDtypeStruct((1, z.shape[0]), jnp.float32),
         ],
         scratch_shapes=[
-            pltpu.VMEM((blocks.tokens, _LANES), jnp.float32),
-            pltpu.VMEM((blocks.tokens, _LANES), jnp.int32),
-            pltpu.VMEM((blocks.tokens, blocks.codes) if parts > 1 else (8, _LANES), jnp.float32),
+            pltpu.VMEM((blocks.tokens, LANES), jnp.float32),
+            pltpu.VMEM((blocks.tokens, LANES), jnp.int32),
+            pltpu.VMEM((blocks.tokens, blocks.codes) if parts > 1 else (8, LANES), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary")),
         interpret=interpret,

@@ -8,12 +8,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Float, Int
 
-from jaxtok.kernels.nearest_code.gpu import SMALLEST, power_of_two, smallest_score
-from jaxtok.kernels.nearest_code.shapes import Blocks, blocks_for
+from jaxtok.kernels.blocks import Blocks, for_device, power_of_two
+from jaxtok.kernels.nearest_code.gpu import SMALLEST, smallest_score
 from jaxtok.kernels.residual_codes.reference import depth_by_depth
 from jaxtok.kernels.residual_codes.shapes import PALLAS_GPU
-
-_WIDEST = 256  # features whose residual fits; wider ones take one look-up per depth
 
 
 def _kernel(z_ref, codes_ref, bias_ref, code_ref, left_ref, *, size):
@@ -49,9 +47,9 @@ def all_depths(
 ) -> tuple[Int[jax.Array, "M Q"], Float[jax.Array, "M D"]]:
     """See `reference.all_depths`."""
     (tokens, width), (depths, codes, _) = z.shape, codebooks.shape
-    if width > _WIDEST:
+    blocks = blocks or for_device(PALLAS_GPU)
+    if width > blocks.width:
         return depth_by_depth(functools.partial(smallest_score, interpret=interpret), z, codebooks, biases)
-    blocks = blocks or blocks_for(PALLAS_GPU)
     size = min(blocks.codes, max(SMALLEST, power_of_two(codes)))
     wide = max(SMALLEST, power_of_two(width)) - width
     missing = -codes % size

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from jaxtok.kernels.blocks import Blocks, for_device
 from jaxtok.kernels.nearest_code.reference import in_blocks, search
-from jaxtok.kernels.nearest_code.shapes import XLA, Blocks, blocks_for
+from jaxtok.kernels.nearest_code.shapes import XLA
 
 
 def all_depths(
@@ -22,7 +23,7 @@ def all_depths(
     The residual of a tile stays in the cache. Tiles and blocks are those of `nearest_code`, so that results
     are the same to the bit.
     """
-    blocks = blocks or blocks_for(XLA)
+    blocks = blocks or for_device(XLA)
     tokens, rows = z.shape[0], blocks.tokens
     # Laid out once, not once per tile.
     books = codebooks, *jax.vmap(lambda e, b: in_blocks(-2 * e, b, blocks))(codebooks, biases)

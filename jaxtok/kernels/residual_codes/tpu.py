@@ -13,13 +13,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Float, Int
 
-from jaxtok.kernels.nearest_code.shapes import Blocks, blocks_for
-from jaxtok.kernels.nearest_code.tpu import fit, reduce_lanes, smallest_score, update_best
+from jaxtok.kernels.blocks import LANES, Blocks, fit_tpu, for_device
+from jaxtok.kernels.nearest_code.tpu import reduce_lanes, smallest_score, update_best
 from jaxtok.kernels.residual_codes.reference import depth_by_depth
 from jaxtok.kernels.residual_codes.shapes import PALLAS_TPU
-
-_LANES = 128
-_WIDEST = 512  # features whose residual fits; wider ones take one look-up per depth
 
 
 def _kernel(
@@ -43,13 +40,13 @@ def _kernel(
         product = jnp.dot(
             residual[...], codes_ref[...], precision="highest", preferred_element_type=jnp.float32
         )
-        update_best(best_score, best_group, bias_ref[...] - 2 * product, block * (size // _LANES))
+        update_best(best_score, best_group, bias_ref[...] - 2 * product, block * (size // LANES))
 
     @pl.when(step == columns - 1)
     def _():
         code, _ = reduce_lanes(best_score, best_group)
         code_ref[...] = code
-        chosen[...] = jnp.broadcast_to(code, (_LANES, code.shape[1])).T
+        chosen[...] = jnp.broadcast_to(code, (LANES, code.shape[1])).T
 
     @pl.when(step >= columns)
     def _():
@@ -57,7 +54,7 @@ def _kernel(
         here = chosen[...] - block * size
         lanes = jax.lax.broadcasted_iota(jnp.int32, here.shape, 1)
         one_hot = jnp.concatenate(
-            [(here == lanes + part * _LANES).astype(jnp.float32) for part in range(size // _LANES)], axis=1
+            [(here == lanes + part * LANES).astype(jnp.float32) for part in range(size // LANES)], axis=1
         )
         residual[...] -= jax.lax.dot_general(
             one_hot,
@@ -81,9 +78,10 @@ def all_depths(
 ) -> tuple[Int[jax.Array, "M Q"], Float[jax.Array, "M D"]]:
     """See `reference.all_depths`."""
     (tokens, width), (depths, codes, _) = z.shape, codebooks.shape
-    if width > _WIDEST:
+    blocks = blocks or for_device(PALLAS_TPU)
+    if width > blocks.width:
         return depth_by_depth(functools.partial(smallest_score, interpret=interpret), z, codebooks, biases)
-    blocks = fit(blocks or blocks_for(PALLAS_TPU), tokens, codes, 2 * width)
+    blocks = fit_tpu(blocks, tokens, codes, 2 * width)
     z = jnp.pad(z, ((0, -tokens % blocks.tokens), (0, 0)))
     missing = -codes % blocks.codes
     by_width = jnp.pad(codebooks.transpose(0, 2, 1), ((0, 0), (0, 0), (0, missing)))
@@ -105,9 +103,9 @@ def all_depths(
         ],
         scratch_shapes=[
             pltpu.VMEM((blocks.tokens, width), jnp.float32),
-            pltpu.VMEM((blocks.tokens, _LANES), jnp.float32),
-            pltpu.VMEM((blocks.tokens, _LANES), jnp.int32),
-            pltpu.VMEM((blocks.tokens, _LANES), jnp.int32),
+            pltpu.VMEM((blocks.tokens, LANES), jnp.float32),
+            pltpu.VMEM((blocks.tokens, LANES), jnp.int32),
+            pltpu.VMEM((blocks.tokens, LANES), jnp.int32),
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary")),
         interpret=interpret,
