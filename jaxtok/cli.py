@@ -36,6 +36,7 @@ def main(
     claims: Sequence[Any] = (),
     doc: str | None = None,
     argv: Sequence[str] | None = None,
+    verbs: Sequence[str] = tuple(_VERBS),
 ) -> None:
     """Runs an experiment from the command line: `[verb] [--preset name] [--field value ...]`.
 
@@ -46,6 +47,8 @@ def main(
       claims: of the system.
       doc: docstring of the experiment file, shown by `--help`.
       argv: arguments; default those of the process.
+      verbs: those that make sense here; a comparison of many small models has nothing to sample or encode
+        with.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_jax()
@@ -59,11 +62,11 @@ def main(
     arguments = [word for word in arguments if word != "--debug"]
     try:
         verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
-        if verb not in _VERBS:
-            raise ValueError(f"no verb {verb!r}; there are {', '.join(_VERBS)}")
+        if verb not in verbs:
+            raise ValueError(f"no verb {verb!r}; there are {', '.join(verbs)}")
         if verb in ("plan", "sweep"):
             raise ValueError(f"the verb {verb!r} is not there yet")
-        _run(experiment, verb, arguments)
+        _run(experiment, verb, arguments, verbs)
     except Stopped as stopped:
         print(stopped)
     except BrokenPipeError:  # `--help | head`
@@ -98,7 +101,7 @@ def _prepare_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def _run(experiment: Any, verb: str, arguments: list[str]) -> None:
+def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str]) -> None:
     from jaxtok.train import verbs
     from jaxtok.train.distributed import initialize
     from jaxtok.train.run import Run
@@ -107,7 +110,7 @@ def _run(experiment: Any, verb: str, arguments: list[str]) -> None:
     config = experiment.presets[preset]
     workdir = f"runs/{experiment.name}-{preset}"
     if verb == "train":
-        run, config = _parse(verb, _description(experiment), arguments, Run(workdir=workdir), config)
+        run, config = _parse(verb, _description(experiment, offered), arguments, Run(workdir=workdir), config)
         # Libraries below tell every detail at "info", so the level is that of this one alone.
         logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
         logging.getLogger("jaxtok").setLevel(run.log_level.upper())
@@ -177,8 +180,8 @@ def _summary(kind: type) -> str:
     return inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[0].strip()
 
 
-def _description(experiment: Any) -> str:
-    verbs = "\n".join(f"  {name:10}{text}" for name, text in _VERBS.items())
+def _description(experiment: Any, offered: Sequence[str]) -> str:
+    verbs = "\n".join(f"  {name:10}{_VERBS[name]}" for name in offered)
     presets = ", ".join(experiment.presets)
     doc = experiment.doc.strip()
     return (

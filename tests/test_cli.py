@@ -223,6 +223,19 @@ def test_errors_are_one_line(capsys, tmp_path, monkeypatch, argv, message):
     assert message in error_of(capsys, *argv)
 
 
+def test_an_experiment_may_have_some_of_the_verbs(capsys):
+    def run(*argv):
+        with pytest.raises(SystemExit):
+            cli.main(
+                "x", instella_t2i.PRESETS, instella_t2i.stages, (), "text", argv, verbs=("train", "verify")
+            )
+        return capsys.readouterr()
+
+    assert "no verb 'sample'; there are train, verify" in run("sample").err
+    out = run("--help").out
+    assert "\n  verify " in out and "\n  decode " not in out
+
+
 def test_a_value_that_cannot_be_names_its_flag(capsys):
     for words, message in (
         (["--tokenizer.steps", "-1"], "steps is -1, it has to be 0 or more"),

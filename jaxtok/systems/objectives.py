@@ -64,6 +64,7 @@ class TokenizerObjective:
       temperature: at which annealing ends.
       perceptual: `(frozen variables, x, y) -> distance [B]`; its variables are `frozen["perceptual"]`.
       alignment: `(frozen variables, images) -> features`; its variables are `frozen["alignment"]`.
+      codebook_from_data: whether the quantizer's state starts with k-means on the first batch.
     """
 
     tokenizer: Any
@@ -71,6 +72,7 @@ class TokenizerObjective:
     temperature: float = 0.1
     perceptual: Callable[..., jax.Array] | None = None
     alignment: Callable[..., jax.Array] | None = None
+    codebook_from_data: bool = False
 
     def __post_init__(self):
         for name in ("perceptual", "alignment"):
@@ -84,8 +86,18 @@ class TokenizerObjective:
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
         """Fresh variables."""
         del frozen
-        images = to_float(batch["image"][:1])
-        return self.tokenizer.init({"params": key}, images, train=bool(self.alignment), key=key)
+        images = to_float(batch["image"])
+        variables = self.tokenizer.init({"params": key}, images[:1], train=bool(self.alignment), key=key)
+        if not self.codebook_from_data:
+            return variables
+        fitted = self.tokenizer.apply(
+            variables,
+            variables.get("quantizer"),
+            images,
+            jax.random.fold_in(key, 1),
+            method="initialise_quantizer",
+        )
+        return {**variables, "quantizer": fitted}
 
     def loss(
         self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array, step: jax.Array

@@ -102,3 +102,16 @@ class ImageTokenizer(nn.Module):
     def update_quantizer(self, state: Any, statistics: Any, key: jax.Array) -> Any:
         """The quantizer's state after one optimizer step, from summed statistics; {} stays {}."""
         return {"quantizer": self.quantizer.update(state["quantizer"], statistics, key)} if state else state
+
+    def initialise_quantizer(self, state: Any, images: Images, key: jax.Array) -> Any:
+        """The state collection of the quantizer after k-means on the features of these images.
+
+        Raises:
+          ValueError: the quantizer has no state that data could initialise.
+        """
+        if not state or not hasattr(self.quantizer, "initialise"):
+            raise ValueError(
+                f"{type(self.quantizer).__name__} has no codebook that k-means could initialise; use a "
+                "vector quantizer with learning='ema', or leave initialisation from data off"
+            )
+        return {"quantizer": self.quantizer.initialise(state["quantizer"], self.features(images), key)}

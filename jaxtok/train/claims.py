@@ -19,11 +19,17 @@ class Arm:
       label: how tables call it.
       metric: "stage/result", a result of the stage's evaluation.
       changes: (dotted path in the configuration, value) of what this arm changes.
+      constant: a number that the hypothesis names, in place of a measurement; nothing is trained for it.
     """
 
     label: str
-    metric: str
+    metric: str = ""
     changes: tuple[tuple[str, Any], ...] = ()
+    constant: float | None = None
+
+    def __post_init__(self):
+        if (self.constant is None) == (not self.metric) or (self.changes and not self.metric):
+            raise ValueError(f"arm {self.label!r} needs a metric, or a constant and nothing else")
 
     @property
     def stage(self) -> str:
@@ -58,6 +64,13 @@ class Claim:
             raise ValueError(
                 f"claim {self.name!r} has {len(self.arms)} arms; a comparison needs at least two"
             )
+        if all(arm.constant is not None for arm in self.arms):
+            raise ValueError(f"claim {self.name!r} compares constants; at least one arm has to be measured")
+
+
+def measured_arms(claim: Claim) -> tuple[Arm, ...]:
+    """The arms that are trained, without constants."""
+    return tuple(arm for arm in claim.arms if arm.constant is None)
 
 
 def vary(path: str, *values: Any, metric: str) -> tuple[Arm, ...]:
@@ -115,13 +128,16 @@ def measure(
     """
     stages: dict[str, set[str]] = {}
     for claim in claims:
-        for arm in claim.arms:
+        for arm in measured_arms(claim):
             stages.setdefault(identity_of(arm.configure(config)), set()).add(arm.stage)
     outcomes: dict[tuple[str, int], Mapping[str, float]] = {}
     judged = []
     for claim in claims:
         values: dict[str, list[float]] = {}
         for arm in claim.arms:
+            if arm.constant is not None:
+                values[arm.label] = [arm.constant] * len(seeds)
+                continue
             own = arm.configure(config)
             identity = identity_of(own)
             for seed in seeds:

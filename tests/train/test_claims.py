@@ -53,6 +53,37 @@ def test_a_claim_holds_when_every_step_goes_its_way_in_every_seed(values, holds,
     assert reverse["holds"] is holds and reverse["margin_reached"] is None
 
 
+def test_a_hypothesis_may_name_a_number():
+    claim = Claim("uses half", (Arm("hypothesis", constant=0.5), Arm("measured", "tokenizer/usage")))
+    seeds = []
+
+    def run_arm(config, seed, stages, identity):
+        assert stages == ("tokenizer",)
+        seeds.append(seed)
+        return {"tokenizer/usage": 0.6 + 0.1 * seed}
+
+    (outcome,) = measure([claim], Settings(), (0, 1, 2), run_arm)
+    assert outcome["holds"] is True and seeds == [0, 1, 2]
+    constant, measured = outcome["arms"]
+    assert constant == {"label": "hypothesis", "metric": "", "changes": {}, "values": [0.5] * 3}
+    assert measured["values"] == pytest.approx([0.6, 0.7, 0.8])
+    below = dataclasses.replace(claim, arms=claim.arms[::-1])
+    assert measure([below], Settings(), (0, 1), run_arm)[0]["holds"] is False
+
+
+@pytest.mark.parametrize(
+    "arm", [{}, {"metric": "a/b", "constant": 1.0}, {"constant": 1.0, "changes": (("x", 1),)}]
+)
+def test_an_arm_is_measured_or_a_constant(arm):
+    with pytest.raises(ValueError, match="needs a metric, or a constant and nothing else"):
+        Arm("x", **arm)
+
+
+def test_constants_alone_are_no_claim():
+    with pytest.raises(ValueError, match="at least one arm has to be measured"):
+        Claim("numbers", (Arm("1", constant=1.0), Arm("2", constant=2.0)))
+
+
 def test_one_arm_is_no_comparison():
     with pytest.raises(ValueError, match="'alone' has 1 arms"):
         Claim("alone", vary("bits", 1, metric="a/b"))
