@@ -24,7 +24,7 @@ _VERBS = {
     "encode": "turn a data set into token files",
     "decode": "turn token files back into images",
     "verify": "train the arms of the claims and say which hold",
-    "plan": "(not there yet) compile for a pod ahead of time",
+    "plan": "compile for a pod that is not there: memory, arithmetic, messages, what fits",
     "sweep": "(not there yet) search hyper-parameters",
 }
 
@@ -61,7 +61,7 @@ def main(
         verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
         if verb not in _VERBS:
             raise ValueError(f"no verb {verb!r}; there are {', '.join(_VERBS)}")
-        if verb in ("plan", "sweep"):
+        if verb == "sweep":
             raise ValueError(f"the verb {verb!r} is not there yet")
         _run(experiment, verb, arguments)
     except Stopped as stopped:
@@ -94,6 +94,8 @@ def _prepare_jax() -> None:
 
 
 def _run(experiment: Any, verb: str, arguments: list[str]) -> None:
+    import jax
+
     from jaxtok.train import verbs
     from jaxtok.train.distributed import initialize
     from jaxtok.train.run import Run
@@ -106,6 +108,13 @@ def _run(experiment: Any, verb: str, arguments: list[str]) -> None:
         logging.basicConfig(level=run.log_level.upper(), format="%(message)s", force=True)
         initialize(run.distributed)
         verbs.train_verb(experiment, config, run)
+    elif verb == "plan":
+        from jaxtok.train.planning.verb import Plan, plan_verb
+
+        # Nothing runs, so no accelerator of this machine is touched.
+        jax.config.update("jax_platforms", "cpu")
+        options, config = _parse(verb, _summary(Plan), arguments, Plan(), config)
+        plan_verb(experiment, config, options, preset)
     elif verb == "verify":
         default = verbs.Verify(workdir=f"{workdir}-verify")
         options, config = _parse(verb, _summary(verbs.Verify), arguments, default, config)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result
@@ -17,8 +16,9 @@ from jaxtok.train.diagnostics import check_finite
 from jaxtok.train.gradient import GRADIENT_NORM
 from jaxtok.train.preemption import StopSignal
 from jaxtok.train.run import Run
-from jaxtok.train.sharding import make_mesh, shardings, to_global
-from jaxtok.train.stage import Stage, State, Trained, Variables, abstract_batch, inference_variables
+from jaxtok.train.sharding import make_mesh, to_global
+from jaxtok.train.stage import Stage, State, Trained, Variables, inference_variables
+from jaxtok.train.step import make_step, placement_of
 from jaxtok.train.writers import MultiWriter, default_writer
 
 log = logging.getLogger(__name__)
@@ -63,15 +63,8 @@ def fit(
     )
     key = stage_key(run.seed, stage.name)
     # -- state: shapes, shardings, then either a checkpoint or a fresh one that is born sharded --
-    replicated = NamedSharding(mesh, PartitionSpec())
-    frozen = {name: jax.device_put(frozen[name], replicated) for name in (*stage.frozen, *stage.networks)}
-
-    def init(key, batch, frozen):
-        return stage.update.init(key, batch, frozen)
-
-    shapes = jax.eval_shape(init, key, abstract_batch(stage.data), frozen)
-    placement = shardings(shapes, stage.rules, mesh)
-    target = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placement)
+    step = make_step(stage, mesh, {name: frozen[name] for name in (*stage.frozen, *stage.networks)})
+    frozen = {name: jax.device_put(frozen[name], placement_of(step.frozen[name])) for name in step.frozen}
     folder = Path(run.workdir) / "checkpoints" / stage.name
     with Checkpoints(folder, run.keep) as checkpoints:
         if checkpoints.latest() is None:
@@ -79,11 +72,11 @@ def fit(
             batch = to_global(device_batch(next(first)), mesh)
             first.close()
             with jax.set_mesh(mesh):
-                state = jax.jit(init, out_shardings=placement)(key, batch, frozen)
+                state = step.init(key, batch, frozen)
             if initialise is not None:
-                state = jax.device_put(initialise(state), placement)
+                state = jax.device_put(initialise(state), placement_of(step.state))
         else:
-            state, saved = checkpoints.restore(target)
+            state, saved = checkpoints.restore(step.state)
             check_same_data(saved.get("data"), pipeline.fingerprint, stage.name)
         start = int(state["step"])
         writer = default_writer(
@@ -97,7 +90,9 @@ def fit(
         describe = {**(metadata or {}), "stage": stage.name, "data": pipeline.fingerprint, "seed": run.seed}
         try:
             with jax.set_mesh(mesh), StopSignal() as stop:
-                loop = _Loop(stage, run, mesh, pipeline, frozen, key, checkpoints, writer, describe)
+                loop = _Loop(
+                    stage, step.update, run, mesh, pipeline, frozen, key, checkpoints, writer, describe
+                )
                 state = loop.train(state, start, stop)
                 results = loop.look(state, stage.steps)
                 if stop.agreed():
@@ -112,8 +107,10 @@ def fit(
 class _Loop:
     """The steps of one stage. The order inside matters: check before save, save before the next batch."""
 
-    def __init__(self, stage, run, mesh, pipeline, frozen, key, checkpoints, writer: MultiWriter, metadata):
-        self.stage, self.run, self.mesh, self.pipeline = stage, run, mesh, pipeline
+    def __init__(
+        self, stage, update, run, mesh, pipeline, frozen, key, checkpoints, writer: MultiWriter, metadata
+    ):
+        self.stage, self.update, self.run, self.mesh, self.pipeline = stage, update, run, mesh, pipeline
         self.frozen, self.key, self.checkpoints, self.writer, self.metadata = (
             frozen,
             key,
@@ -121,7 +118,6 @@ class _Loop:
             writer,
             metadata,
         )
-        self.update = jax.jit(stage.update, donate_argnums=0)
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.last_finite = 0
         self.saved = -1
