@@ -7,26 +7,16 @@ cheap as one layer. Everything here is multiplied by the trip counts of the loop
 import dataclasses
 import math
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
 
-from jaxtok.train.planning.hlo import Array, Instruction, Module
+from jaxtok.train.planning.hlo import Instruction, Module
+from jaxtok.train.planning.messages import COLLECTIVES, Message, collectives
+from jaxtok.train.planning.traffic import FREE, MOVES, traffic_bytes
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # Of float32 products at higher precision, in passes of the bfloat16 unit.
 _PASSES = {"high": 3, "highest": 6}
-# They name, slice into place or wait for what another instruction made.
-_FREE = frozenset(
-    [
-        *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"),
-        *("copy-done", "slice-done", "async-done", "async-update", "after-all", "iota", "opt-barrier"),
-        *("partition-id", "replica-id", *(f"{kind}-done" for kind in COLLECTIVES)),
-    ]
-)
-_MOVES = frozenset(("copy-start", "slice-start"))
-_SLICES = ("dynamic-slice", "slice", "gather")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +35,21 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
+class Temporary:
+    """A result in main memory.
+
+    Attributes:
+      array: dtype and shape.
+      place: where in the source it comes from.
+      bytes: its size.
+    """
+
+    array: str
+    place: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Costs:
     """Of one call, on one chip.
 
@@ -53,8 +58,8 @@ class Costs:
       passes: the same, products of higher precision counted as often as the bfloat16 unit runs for them.
       bytes: read from and written to main memory; an estimate from the shapes around each fusion.
       collectives: by kind.
-      moved: the collectives with the most bytes: (kind, array, source line, count, bytes).
-      largest: the largest temporaries: (array, source line, bytes).
+      messages: the collectives with the most bytes.
+      largest: the largest temporaries.
       opaque: number of custom calls (kernels), whose arithmetic the text does not tell.
     """
 
@@ -62,8 +67,8 @@ class Costs:
     passes: float
     bytes: float
     collectives: Mapping[str, Collective]
-    moved: tuple[tuple[str, str, str, int, int], ...]
-    largest: tuple[tuple[str, str, int], ...]
+    messages: tuple[Message, ...]
+    largest: tuple[Temporary, ...]
     opaque: int
 
 
@@ -76,58 +81,44 @@ def costs(module: Module, devices: int, rows: int = 8) -> Costs:
       rows: how many of the largest temporaries and collectives to keep.
     """
     flops = passes = traffic = 0.0
-    opaque, seen = 0, set()
-    moved: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
-    largest: dict[tuple[str, str], int] = {}
+    opaque = 0
     for name, times, fused in module.executed():
         body = module.computations[name]
         for instruction in body.values():
-            work = product_flops(instruction, body)
-            flops += times * work
-            passes += times * work * _precision(instruction)
-            kind = _collective_kind(instruction, name)
-            if (
-                kind
-                and (channel := instruction.attribute(r"channel_id=(\d+)") or instruction.name) not in seen
-            ):
-                # An overlapped collective is written once per fusion that carries a piece of it.
-                seen.add(channel)
-                size, wire, shown = _transfer(kind, instruction, body, devices)
-                entry = moved[kind, shown, module.line(instruction)]
-                entry[0], entry[1], entry[2] = (
-                    entry[0] + times,
-                    entry[1] + times * size,
-                    entry[2] + times * wire,
-                )
-            if fused:
-                continue
-            traffic += times * traffic_bytes(instruction, body, module)
-            opaque += times * ("tpu_custom_call" in instruction.attributes)
-            if instruction.opcode not in _FREE | _MOVES:
-                for array in instruction.arrays:
-                    if array.space == 0:
-                        place = (str(array), module.line(instruction))
-                        largest[place] = max(largest.get(place, 0), array.bytes)
-    kinds = {
-        kind: Collective(
-            *(
-                type_(sum(v[i] for k, v in moved.items() if k[0] == kind))
-                for i, type_ in enumerate((int, int, float))
-            )
-        )
-        for kind in COLLECTIVES
-    }
+            work = times * product_flops(instruction, body)
+            flops += work
+            passes += work * _precision(instruction)
+            if not fused:
+                traffic += times * traffic_bytes(instruction, body, module)
+                opaque += times * ("tpu_custom_call" in instruction.attributes)
+    messages = sorted(collectives(module, devices), key=lambda message: -message.bytes)
     return Costs(
         flops,
         passes,
         traffic,
-        {kind: total for kind, total in kinds.items() if total.count},
-        tuple(
-            (*key, int(v[0]), int(v[1])) for key, v in sorted(moved.items(), key=lambda i: -i[1][1])[:rows]
-        ),
-        tuple((*key, size) for key, size in sorted(largest.items(), key=lambda i: -i[1])[:rows]),
+        {kind: _total(messages, kind) for kind in COLLECTIVES if any(m.kind == kind for m in messages)},
+        tuple(messages[:rows]),
+        tuple(_largest(module)[:rows]),
         opaque,
     )
+
+
+def _total(messages: list[Message], kind: str) -> Collective:
+    own = [message for message in messages if message.kind == kind]
+    return Collective(sum(m.count for m in own), sum(m.bytes for m in own), sum(m.wire_bytes for m in own))
+
+
+def _largest(module: Module) -> list[Temporary]:
+    found: dict[tuple[str, str], int] = {}
+    for name, _, fused in module.executed():
+        for instruction in module.computations[name].values() if not fused else ():
+            if instruction.opcode in FREE | MOVES:
+                continue
+            for array in instruction.arrays:
+                if array.space == 0:
+                    place = (str(array), module.place(instruction))
+                    found[place] = max(found.get(place, 0), array.bytes)
+    return [Temporary(*key, size) for key, size in sorted(found.items(), key=lambda item: -item[1])]
 
 
 def product_flops(instruction: Instruction, body: Mapping[str, Instruction]) -> float:
@@ -173,108 +164,6 @@ def _window(instruction: Instruction, axis: int) -> tuple[int, int, int, int]:
 def _precision(instruction: Instruction) -> int:
     precision = instruction.attribute(r"operand_precision=\{(\w+)") or ""
     return _PASSES.get(precision, 1)
-
-
-def traffic_bytes(instruction: Instruction, body: Mapping[str, Instruction], module: Module) -> float:
-    """Bytes between main memory and the chip: operands and results, and of sliced arrays only the slices."""
-    if instruction.opcode in _FREE:
-        return 0
-    operands = [body[name] for name in instruction.operands if name in body]
-    if instruction.opcode in _MOVES:
-        # The result tuple names source, destination and a semaphore; only the destination was moved.
-        moved = instruction.arrays[1]
-        spaces = (instruction.arrays[0].space, moved.space)
-        return moved.bytes * spaces.count(0)
-    inside = module.computations.get(instruction.called[0]) if instruction.opcode == "fusion" else None
-    if inside is None:
-        read = sum(_main(o.arrays) for o in operands)
-        if instruction.opcode in _SLICES:
-            read = _main(instruction.arrays)
-        if instruction.opcode == "dynamic-update-slice":
-            return 2 * _main(operands[1].arrays)
-        return read + _main(instruction.arrays)
-    return _fusion_traffic(instruction, operands, inside)
-
-
-def _fusion_traffic(
-    instruction: Instruction, operands: list[Instruction], inside: Mapping[str, Instruction]
-) -> float:
-    users: dict[str, list[Instruction]] = defaultdict(list)
-    root = next(i for i in inside.values() if i.root)
-    for inner in inside.values():
-        for name in inner.operands:
-            users[name].append(inner)
-    total = 0.0
-    for inner in inside.values():
-        if inner.opcode != "parameter":
-            continue
-        number = int(instruction_number(inner))
-        outer = operands[number].arrays if number < len(operands) else inner.arrays
-        # An array of a fusion that is only handed on, or overwritten in place, is not read.
-        using = [u for u in users[inner.name] if u.opcode not in ("tuple", *COLLECTIVES)]
-        if all(u.opcode in _SLICES or _in_place(u, inner.name) for u in using):
-            sliced = sum(u.bytes for u in using if u.opcode in _SLICES)
-            total += sliced if not outer or outer[0].space == 0 else 0
-        else:
-            total += _main(outer)
-    results = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
-    for array, result in zip(instruction.arrays, results, strict=False):
-        if array.space != 0 or result.opcode in ("parameter", *COLLECTIVES):
-            continue
-        update = inside[result.operands[1]].bytes if result.opcode == "dynamic-update-slice" else array.bytes
-        total += update
-    return total
-
-
-def instruction_number(parameter: Instruction) -> str:
-    """The position of a parameter."""
-    return parameter.attribute(r"^(\d+)") or "0"
-
-
-def _in_place(user: Instruction, name: str) -> bool:
-    return (
-        user.opcode == "dynamic-update-slice" and user.operands[0] == name and name not in user.operands[1:]
-    )
-
-
-def _main(arrays: tuple[Array, ...]) -> int:
-    return sum(array.bytes for array in arrays if array.space == 0)
-
-
-def _collective_kind(instruction: Instruction, computation: str) -> str | None:
-    kind = instruction.opcode.removesuffix("-start")
-    if kind not in COLLECTIVES:
-        return None
-    # XLA:TPU writes a reduce-scatter as a fusion of a reduction and a slice.
-    return "reduce-scatter" if "all-reduce-scatter" in computation else kind
-
-
-def _transfer(
-    kind: str, instruction: Instruction, body: Mapping[str, Instruction], devices: int
-) -> tuple[int, float, str]:
-    """Bytes of the whole array, bytes that a chip sends at least, and the array."""
-    arrays = [array for name in instruction.operands for array in body[name].arrays]
-    size, group = sum(array.bytes for array in arrays), group_size(instruction.attributes, devices)
-    share = (group - 1) / group
-    largest = max(arrays, key=lambda array: array.bytes)
-    if kind == "all-gather":
-        whole = max(instruction.arrays, key=lambda array: array.bytes)
-        return size * group, size * group * share, str(whole)
-    wire = {"all-reduce": 2 * size * share, "collective-permute": float(size)}.get(kind, size * share)
-    return size, wire, str(largest)
-
-
-def group_size(attributes: str, devices: int) -> int:
-    """How many chips one group of a collective has."""
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", attributes):
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match.group(1))}
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match.group(2))
-        return math.prod(int(part) if part else sizes[name] for name, part in axes)
-    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(match.group(1))
-    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return match.group(1).count(",") + 1
-    return devices
 
 
 def _integers(text: str | None) -> list[int]:

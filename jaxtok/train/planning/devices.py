@@ -36,6 +36,7 @@ class Topology:
       devices: to build a mesh of.
       compiler: which compiler makes the programs.
       caveat: what that compiler cannot tell about the chip; empty for the chip's own.
+      quick: compile with little effort.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Topology:
     devices: Sequence[Any]
     compiler: str
     caveat: str = ""
+    quick: bool = False
 
 
 def open_topology(name: str) -> Topology:
@@ -92,7 +94,7 @@ def _fake(name: str, chip: Chip, count: int) -> Topology:
 
 @contextlib.contextmanager
 def uncached() -> Iterator[None]:
-    """Without the persistent cache: a TPU program that was cached cannot be read back without a TPU."""
+    """Without the persistent cache of compiled programs."""
     from jax.experimental.compilation_cache import compilation_cache
 
     config: Any = jax.config

@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+from jaxtok.train.planning.sources import scope_of, short_path, source_lines
+
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
@@ -82,7 +84,7 @@ class Module:
     Attributes:
       computations: instructions by name, in order, of each computation.
       entry: name of the computation that runs.
-      lines: "file:line" by stack frame id.
+      lines: "file:line" of this library by stack frame id.
     """
 
     computations: Mapping[str, Mapping[str, Instruction]]
@@ -111,24 +113,53 @@ class Module:
         noted = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
         if noted:
             return int(noted)
-        condition = loop.attribute(r"condition=%([\w.\-]+)")
-        limits = [
-            int(constant.attribute(r"^(\d+)\)") or 1)
-            for constant in self.computations[condition or ""].values()
-            if constant.opcode == "constant" and constant.arrays[0].dtype in ("s32", "u32")
+        condition = self.computations[loop.attribute(r"condition=%([\w.\-]+)") or ""]
+        root = next(instruction for instruction in condition.values() if instruction.root)
+        counters = [
+            condition[name] for name in root.operands if condition[name].opcode == "get-tuple-element"
         ]
-        return max(limits, default=1)
+        limits = [_value(condition[name]) for name in root.operands if condition[name].opcode == "constant"]
+        if not limits or not counters:  # a comparison inside a fusion; its constant stands outside
+            limits = [
+                _value(c) for c in condition.values() if c.opcode == "constant" and not c.arrays[0].dims
+            ]
+            return max(limits, default=1)
+        body = self.computations[loop.attribute(r"body=%([\w.\-]+)") or ""]
+        number = int(counters[0].attribute(r"index=(\d+)") or 0)
+        return -(-limits[0] // max(1, _growth(body, number)))
 
-    def line(self, instruction: Instruction) -> str:
-        """ "file:line" that an instruction comes from; empty if unknown."""
-        frame = instruction.attribute(r"stack_frame_id=(\d+)")
-        if frame:
-            return self.lines.get(int(frame), "")
-        file, line = (
-            instruction.attribute(r'source_file="([^"]*)"'),
-            instruction.attribute(r"source_line=(\d+)"),
-        )
-        return f"{_short(file)}:{line}" if file else ""
+    def place(self, instruction: Instruction) -> str:
+        """Where an instruction comes from: "file:line (module path)", as far as it is known."""
+        source = instruction
+        for name in instruction.called if 'op_name="' not in instruction.attributes else ():
+            named = [i for i in self.computations[name].values() if 'op_name="' in i.attributes]
+            source = named[-1] if named else source
+        scope = scope_of(source.attribute(r'op_name="([^"]*)"') or "")
+        frame = source.attribute(r"stack_frame_id=(\d+)")
+        line = self.lines.get(int(frame), "") if frame else ""
+        if file := source.attribute(r'source_file="([^"]*)"'):
+            number = source.attribute(r"source_line=(\d+)")
+            line = f"{short_path(file)}:{number}"
+        return f"{line} ({scope})" if line and scope else line or scope
+
+
+def _value(constant: Instruction) -> int:
+    return int(constant.attribute(r"^(-?\d+)\)") or 1)
+
+
+def _growth(body: Mapping[str, Instruction], number: int) -> int:
+    """By how much a loop's body raises an element of its state; loops may be unrolled."""
+    root = next(instruction for instruction in body.values() if instruction.root)
+    current, total = body[root.operands[number]], 0
+    while current.opcode in ("add", "copy", "bitcast"):
+        operands = [body[name] for name in current.operands]
+        constants = [operand for operand in operands if operand.opcode == "constant"]
+        others = [operand for operand in operands if operand.opcode != "constant"]
+        total += sum(map(_value, constants))
+        if len(others) != 1:
+            break
+        current = others[0]
+    return total
 
 
 def parse(text: str) -> Module:
@@ -143,7 +174,7 @@ def parse(text: str) -> Module:
         elif current is not None and (match := _INSTRUCTION.match(line)):
             instruction = _instruction(line[match.end() :], match.group(2), bool(match.group(1)))
             current[instruction.name] = instruction
-    return Module(computations, entry, _lines(text))
+    return Module(computations, entry, source_lines(text))
 
 
 def _instruction(rest: str, name: str, root: bool) -> Instruction:
@@ -151,8 +182,8 @@ def _instruction(rest: str, name: str, root: bool) -> Instruction:
     shape, rest = rest[:end], rest[end:].lstrip()
     opcode, _, rest = rest.partition("(")
     end = _closing("(" + rest) - 2
-    # The value of a constant stands where operands do.
-    attributes = rest if opcode == "constant" else rest[end + 1 :]
+    # The value of a constant, and the number of a parameter, stand where operands do.
+    attributes = rest if opcode in ("constant", "parameter") else rest[end + 1 :]
     return Instruction(name, opcode, _arrays(shape), tuple(_NAME.findall(rest[:end])), attributes, root)
 
 
@@ -176,42 +207,3 @@ def _closing(text: str) -> int:
         if not depth:
             return index + 1
     return len(text)
-
-
-def _lines(text: str) -> dict[int, str]:
-    """The tables of source lines at the head of a module, read from the innermost frame of this library."""
-    files = dict(re.findall(r'^(\d+) "(.*)"$', _table(text, "FileNames"), re.M))
-    places = {
-        number: f"{_short(files.get(file, ''))}:{line}"
-        for number, file, line in re.findall(
-            r"^(\d+) \{file_name_id=(\d+).* line=(\d+)", _table(text, "FileLocations"), re.M
-        )
-    }
-    frames = {
-        number: (places.get(place, ""), parent)
-        for number, place, parent in re.findall(
-            r"^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)", _table(text, "StackFrames"), re.M
-        )
-    }
-
-    def own(number: str) -> str:
-        first, seen = frames[number][0], set()
-        while number in frames and number not in seen:
-            seen.add(number)
-            place, number = frames[number]
-            if place.startswith(("jaxtok/", "experiments/")):
-                return place
-        return first
-
-    return {int(number): own(number) for number in frames}
-
-
-def _table(text: str, name: str) -> str:
-    match = re.search(rf"^{name}\n((?:\d+ .*\n)*)", text, re.M)
-    return match.group(1) if match else ""
-
-
-def _short(path: str) -> str:
-    """A path from the package on, without where it is installed."""
-    match = re.search(r"/((?:jaxtok|experiments)/(?!.*/(?:jaxtok|experiments)/).*\.py)$", path)
-    return match.group(1) if match else "/".join(path.split("/")[-2:])

@@ -1,5 +1,6 @@
 """Compiles one program ahead of time and measures it."""
 
+import contextlib
 import dataclasses
 import re
 import time
@@ -14,6 +15,8 @@ from jaxtok.train.planning.devices import Topology, uncached
 from jaxtok.train.planning.hlo import parse
 from jaxtok.train.planning.roofline import Roofline, roofline
 
+# Little effort at compilation; what it leaves out is mostly unrolling and reordering.
+_QUICK = {"exec_time_optimization_effort": -1.0}
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -62,14 +65,22 @@ class Program:
 
 
 def compile_program(function: Any, arguments: tuple[Any, ...], mesh: Mesh, topology: Topology) -> Program:
-    """Traces and compiles a jitted function for shapes that carry their shardings."""
+    """Traces and compiles a jitted function for shapes that carry their shardings.
+
+    Args:
+      function: jitted.
+      arguments: pytrees of shapes.
+      mesh: over devices of the topology.
+      topology: what for.
+    """
     start = time.monotonic()
-    with jax.set_mesh(mesh), uncached():
+    # A TPU program that was cached cannot be read back without a TPU.
+    with jax.set_mesh(mesh), uncached() if topology.chip.tpu else contextlib.nullcontext():
         traced = function.trace(*arguments)
         written = jaxpr_flops(traced.jaxpr)
         lowered = traced.lower()
         try:
-            compiled = lowered.compile()
+            compiled = lowered.compile(_QUICK if topology.quick else None)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -99,7 +110,7 @@ def _memory(analysis: Any) -> Memory:
 
 def _refused(message: str, written: float, seconds: float) -> Program:
     """The compiler names what the program would have needed when that is more than there is."""
-    match = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? (?:\w+)", message)
+    match = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)", message)
     total = int(float(match.group(1)) * _UNITS[match.group(2)]) if match else 0
     return Program(
         Memory(0, 0, 0, 0, 0, total), False, None, None, written, 0.0, seconds, message.partition("\n\n")[0]

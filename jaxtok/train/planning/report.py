@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jaxtok.train.planning.costs import COLLECTIVES
 from jaxtok.train.planning.devices import Topology
+from jaxtok.train.planning.messages import COLLECTIVES
 from jaxtok.train.planning.stages import StagePlan
 
 _ROWS: tuple[tuple[str, Callable[[StagePlan, int], str]], ...] = (
@@ -75,12 +75,12 @@ def _details(plan: StagePlan) -> list[str]:
     if counted is None:
         return []
     lines = [f"{plan.stage}: largest temporaries"]
-    lines += [f"  {_size(size):>8}  {array}  {place}" for array, place, size in counted.largest[:5]]
-    if counted.moved:
+    lines += [f"  {_size(t.bytes):>8}  {t.array}  {t.place}" for t in counted.largest[:5]]
+    if counted.messages:
         lines.append(f"{plan.stage}: largest collectives")
         lines += [
-            f"  {_size(size):>8}  {count} x {kind} {array}  {place}"
-            for kind, array, place, count, size in counted.moved[:5]
+            f"  {_size(m.bytes):>8}  {m.count:,} x {m.kind} {m.array}  {m.place}"
+            for m in counted.messages[:5]
         ]
     if counted.opaque:
         lines.append(f"{plan.stage}: {counted.opaque} calls of kernels, whose arithmetic is not counted")
@@ -120,7 +120,7 @@ def _collective(plan: StagePlan, kind: str) -> str:
     return f"{_size(total.bytes)} in {total.count:,}"
 
 
-def _size(value: float | None) -> str:
+def _size(value: int | float | None) -> str:
     if value is None:
         return "-"
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -26,6 +26,7 @@ class Plan:
       mesh: how its chips are arranged.
       only: stages to plan; all by default.
       verb: plan the training, or the samplers of the priors.
+      quick: compile with little effort, several times faster; memory then comes out up to a tenth larger.
       search: try meshes, remat policies and micro-batches for each stage, and say what is fastest.
       trials: programs that a search compiles per stage, at most.
       out: file for the plan.
@@ -35,6 +36,7 @@ class Plan:
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     only: tuple[str, ...] = ()
     verb: Literal["train", "sample"] = "train"
+    quick: bool = False
     search: bool = False
     trials: int = 8
     out: str = "plan.json"
@@ -42,8 +44,10 @@ class Plan:
 
 def plan_verb(experiment: Experiment, config: Any, options: Plan, preset: str) -> None:
     """Plans, prints and writes."""
-    topology = open_topology(options.topology)
+    topology = dataclasses.replace(open_topology(options.topology), quick=options.quick)
     config, notes = for_accelerators(config)
+    if options.quick:
+        notes.append("compiled with little effort (--quick), so memory and bytes are a little too high")
     if options.search:
         search_verb(experiment, config, options, topology)
         return
