@@ -184,8 +184,17 @@ class InstellaT2I:
 
     @classmethod
     def bae_1024(cls, bits: int = 64) -> "InstellaT2I":
-        """The released size: 128 tokens for 512 to 1024 px, priors of 16 layers of width 2048."""
-        return cls(bits=bits, rope_layout="instella", text=TextShape("layers", length=128, width=2048))
+        """The released size: 128 tokens for 512 to 1024 px, priors of 16 layers of width 2048.
+
+        The tokenizer recomputes its blocks: at 1024 px four images would keep 139 GB for the backward pass.
+        """
+        return cls(
+            bits=bits,
+            rope_layout="instella",
+            encoder=ViTShape(12, 12, resample_after=(7,), remat="full"),
+            decoder=ViTShape(16, 16, resample_after=(7,), remat="full"),
+            text=TextShape("layers", length=128, width=2048),
+        )
 
     @property
     def space(self) -> CodeSpace:
@@ -397,6 +406,7 @@ def from_official(config: Mapping[str, Any]) -> InstellaT2I:
             head_dim=bae.get(f"{side}_head_dim", default.head_dim),
             resample_after=tuple(bae.get(resample, default.resample_after)),
             axes_dims=tuple(bae.get("axes_dims_rope", default.axes_dims)),
+            remat=default.remat,
         )
 
     def first(*names: str, default: int) -> int:

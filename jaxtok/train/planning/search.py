@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +17,7 @@ from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import AXES, MeshShape, make_mesh
 from jaxtok.train.stage import Stage
 
-_REMAT: tuple[Remat, ...] = get_args(Remat)
+_REMAT: tuple[Remat, ...] = ("none", "dots", "full")  # from nothing recomputed to everything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,8 @@ def _more(trial: Trial, topology: Topology) -> int | None:
     if program.fits or program.memory.total == 0:
         return None
     times = 2 ** max(1, math.floor(math.log2(program.memory.total / topology.chip.memory)))
-    return micro * times if rows % (micro * times) == 0 else None
+    more = math.gcd(rows, micro * times)
+    return more if more > micro else None
 
 
 def with_micro_batches(stage: Stage, count: int) -> Stage:

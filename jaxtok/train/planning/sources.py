@@ -38,10 +38,12 @@ def _table(text: str, name: str) -> str:
 
 def scope_of(name: str) -> str:
     """The modules in an op_name, without the transformations that led there."""
-    skipped = ("while", "body", "closed_call", "checkpoint", "block.body")
+    again = "rematted_computation"
+    skipped = ("while", "body", "closed_call", "checkpoint", "block.body", again)
     parts = [part for part in name.split("/")[:-1] if part not in skipped and "(" not in part]
     path = "/".join(part for part in parts if "." not in part)
-    return f"{path}, backward" if "transpose(" in name else path
+    backward = ", backward" if "transpose(" in name else ""
+    return f"{path}{', recomputed' if again in name else backward}" if path else ""
 
 
 def short_path(path: str) -> str:

@@ -72,6 +72,8 @@ def test_paths_start_at_the_package(path, short):
 def test_scopes_leave_out_what_jax_adds():
     name = "jit(update)/jvp(Net)/stack/while/body/closed_call/block.body/block/attention/a.queries/query/dot"
     assert scope_of(name) == "stack/block/attention/query"
+    assert scope_of("jit(update)/transpose(jvp(Net))/net/rematted_computation/up/dot") == "net/up, recomputed"
+    assert scope_of("jit(update)/transpose(jvp())/mul") == ""
 
 
 @pytest.mark.parametrize(
