@@ -36,7 +36,7 @@ class Topology:
       devices: to build a mesh of.
       compiler: which compiler makes the programs.
       caveat: what that compiler cannot tell about the chip; empty for the chip's own.
-      quick: compile with little effort.
+      full: compile with all the effort of a run.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Topology:
     devices: Sequence[Any]
     compiler: str
     caveat: str = ""
-    quick: bool = False
+    full: bool = False
 
 
 def open_topology(name: str) -> Topology:

@@ -26,7 +26,8 @@ class Plan:
       mesh: how its chips are arranged.
       only: stages to plan; all by default.
       verb: plan the training, or the samplers of the priors.
-      quick: compile with little effort, several times faster; memory then comes out up to a tenth larger.
+      full: compile with all the effort of a run, which takes several times as long: fewer bytes go through
+        main memory, and the total is a few percent smaller.
       search: try meshes, remat policies and micro-batches for each stage, and say what is fastest.
       trials: programs that a search compiles per stage, at most.
       out: file for the plan.
@@ -36,7 +37,7 @@ class Plan:
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     only: tuple[str, ...] = ()
     verb: Literal["train", "sample"] = "train"
-    quick: bool = False
+    full: bool = False
     search: bool = False
     trials: int = 8
     out: str = "plan.json"
@@ -44,10 +45,13 @@ class Plan:
 
 def plan_verb(experiment: Experiment, config: Any, options: Plan, preset: str) -> None:
     """Plans, prints and writes."""
-    topology = dataclasses.replace(open_topology(options.topology), quick=options.quick)
+    topology = dataclasses.replace(open_topology(options.topology), full=options.full)
     config, notes = for_accelerators(config)
-    if options.quick:
-        notes.append("compiled with little effort (--quick), so memory and bytes are a little too high")
+    if not options.full:
+        notes.append(
+            "compiled with less effort than a run: memory is a few percent high, and bytes moved those of a "
+            "program that keeps less on the chip; --full for all of it"
+        )
     if options.search:
         search_verb(experiment, config, options, topology)
         return

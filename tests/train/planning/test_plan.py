@@ -1,5 +1,6 @@
 """The verb `plan` on fake devices and, where libtpu is installed, for TPU slices that are not there."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -52,7 +53,7 @@ def test_a_plan_says_what_it_cannot_know(planned):
     printed, written = planned
     assert "compiled by XLA:CPU for 8 fake devices, not for h100" in written["caveat"]
     assert written["caveat"][:40] in printed and written["chip"]["source"] in printed
-    assert written["notes"] == ["precision auto is bfloat16, as on accelerators"]
+    assert "precision auto is bfloat16, as on accelerators" in written["notes"]
     assert written["config"]["precision"] == "bfloat16"
 
 
@@ -153,7 +154,7 @@ needs_libtpu = pytest.mark.skipif(
 @pytest.mark.slow
 def test_tiny_for_a_tpu(tmp_path):
     out = tmp_path / "plan.json"
-    small_cli("plan", "--topology", "v5e:2x2", "--mesh.fsdp", "2", "--quick", "--out", out)
+    small_cli("plan", "--topology", "v5e:2x2", "--mesh.fsdp", "2", "--out", out)
     stages = json.loads(out.read_text())["stages"]
     assert [stage["stage"] for stage in stages] == [
         "tokenizer", "independent", "independent_by_class", "diffusion", "autoregressive",
@@ -168,9 +169,9 @@ def test_published_prior_scales_from_8_to_256_chips_and_moves_no_activations():
     found = {}
     config, _ = for_accelerators(instella_t2i.PRESETS["bae-1024"])
     for name, shape, batch in (("v5e:2x4", (1, 8), 128), ("v5e:16x16", (32, 8), 4096)):
-        topology = devices.dataclasses.replace(open_topology(name), quick=True)
-        data = devices.dataclasses.replace(config.data, batch_size=batch, image_sizes=(256,))
-        stages = list(instella_t2i.stages(devices.dataclasses.replace(config, data=data)))
+        topology = open_topology(name)
+        data = dataclasses.replace(config.data, batch_size=batch, image_sizes=(256,))
+        stages = list(instella_t2i.stages(dataclasses.replace(config, data=data)))
         mesh = make_mesh(MeshShape(*shape), topology.devices)
         (found[name],) = plan_train(stages, stages, ("diffusion",), mesh, topology)
     small, large = found["v5e:2x4"].program, found["v5e:16x16"].program
