@@ -113,11 +113,13 @@ def _run(experiment: Any, verb: str, arguments: list[str]) -> None:
 
         # Nothing runs, so no accelerator of this machine is touched.
         jax.config.update("jax_platforms", "cpu")
-        options, config = _parse(verb, _summary(Plan), arguments, Plan(), config)
+        description = f"{_summary(Plan)}\n\n{_presets(experiment)}"
+        options, config = _parse(verb, description, arguments, Plan(), config)
         plan_verb(experiment, config, options, preset)
     elif verb == "verify":
         default = verbs.Verify(workdir=f"{workdir}-verify")
-        options, config = _parse(verb, _summary(verbs.Verify), arguments, default, config)
+        description = f"{_summary(verbs.Verify)}\n\n{_presets(experiment)}"
+        options, config = _parse(verb, description, arguments, default, config)
         verbs.verify_verb(experiment, config, options, preset)
     else:
         kind = getattr(verbs, verb.capitalize())
@@ -179,12 +181,15 @@ def _summary(kind: type) -> str:
     return inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[0].strip()
 
 
+def _presets(experiment: Any) -> str:
+    return f"--preset is one of {', '.join(experiment.presets)}; flags change single fields of it."
+
+
 def _description(experiment: Any) -> str:
     verbs = "\n".join(f"  {name:10}{text}" for name, text in _VERBS.items())
-    presets = ", ".join(experiment.presets)
     doc = experiment.doc.strip()
     return (
         f"{doc}\n\nThe verb comes first (VERB --help for its flags):\n{verbs}\n\n"
-        f"--preset is one of {presets}; flags change single fields of it.\n"
+        f"{_presets(experiment)}\n"
         "--debug shows where an error comes from."
     )
