@@ -12,7 +12,7 @@ from jaxtok.train.planning.arithmetic import jaxpr_flops
 from jaxtok.train.planning.devices import Topology
 from jaxtok.train.planning.program import Program, compile_program
 from jaxtok.train.planning.roofline import utilisation
-from jaxtok.train.sharding import batch_sharding
+from jaxtok.train.sharding import BATCH_AXES, batch_sharding
 from jaxtok.train.stage import Stage, abstract_batch, inference_variables, network_shapes
 from jaxtok.train.step import Step, make_step, placed
 
@@ -67,6 +67,7 @@ def plan_train(
     for stage, other in zip(stages, plain, strict=True):
         if only and stage.name not in only:
             continue
+        check_batch(stage, mesh)
         frozen = frozen_shapes(stage, stages)
         step = make_step(stage, mesh, frozen)
         arguments = (step.state, step.batch, step.frozen, step.key)
@@ -83,6 +84,7 @@ def plan_sample(
         program_of = getattr(stage.view, "program", None)
         if program_of is None or (only and stage.name not in only):
             continue
+        check_batch(stage, mesh)
         frozen = frozen_shapes(stage, stages)
         step = make_step(stage, mesh, frozen)
         variables = inference_variables(step.state)
@@ -90,6 +92,20 @@ def plan_sample(
         rows = placed(shapes, jax.tree.map(lambda _: batch_sharding(mesh), shapes))
         program = compile_program(draw, (variables, step.frozen, *rows), mesh, topology)
         yield _stage_plan(stage, variables["params"], frozen, program, program.jaxpr_flops, topology, mesh)
+
+
+def check_batch(stage: Stage, mesh: Mesh) -> None:
+    """Refuses a batch that the chips cannot share, as a run would.
+
+    Raises:
+      ValueError: it does not divide.
+    """
+    batch, parts = stage.data.batch_size, math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if batch % parts:
+        raise ValueError(
+            f"data.batch_size is {batch}, which does not divide over {parts} chips on mesh axes 'data' x "
+            f"'fsdp'. Use --data.batch-size {-(-batch // parts) * parts}, or fewer chips on these axes."
+        )
 
 
 def frozen_shapes(stage: Stage, stages: Sequence[Stage]) -> dict[str, Any]:

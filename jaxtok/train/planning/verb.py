@@ -1,6 +1,7 @@
 """The verb `plan`."""
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,12 @@ class Plan:
     trials: int = 8
     out: str = "plan.json"
 
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise ValueError(f"trials is {self.trials}; a search needs at least 1.")
+        if self.search and self.verb != "train":
+            raise ValueError("--search tries ways to train; leave out --verb, or --search")
+
 
 def plan_verb(experiment: Experiment, config: Any, options: Plan, preset: str) -> None:
     """Plans, prints and writes."""
@@ -55,7 +62,10 @@ def plan_verb(experiment: Experiment, config: Any, options: Plan, preset: str) -
     if options.search:
         search_verb(experiment, config, options, topology)
         return
-    plans = list(make_plans(experiment, config, options, topology))
+    plans = []
+    for plan in make_plans(experiment, config, options, topology):
+        print(f"{plan.stage}: compiled in {plan.program.seconds:.0f} s", file=sys.stderr, flush=True)
+        plans.append(plan)
     if not plans:
         raise ValueError(f"no stage of {experiment.name} has a sampler among {list(options.only) or 'all'}")
     sizes = dict(zip(AXES, options.mesh.sizes(len(topology.devices))))

@@ -12,6 +12,7 @@ from jaxtok.train.planning import devices, search
 from jaxtok.train.planning.devices import open_topology
 from jaxtok.train.planning.search import Choice, flags, meshes, remat_fields, with_micro_batches, with_remat
 from jaxtok.train.planning.stages import for_accelerators, frozen_shapes, plan_train
+from jaxtok.train.planning.verb import Plan
 from jaxtok.train.sharding import MeshShape, make_mesh
 from tests.small_run import SMALL_CONFIG, small_cli
 
@@ -70,6 +71,7 @@ def test_the_sampler_is_planned_likewise(tmp_path):
         (("--topology", "v9:2x2"), "give a chip and how many, such as v5e:16x16, v5p:2x2x2 or gpu:8"),
         (("--topology", "gpu:8", "--mesh.data", "3"), "does not fit 8 devices"),
         (("--topology", "gpu:8", "--only", "decoder"), "no stages ['decoder']"),
+        (("--topology", "gpu:8", "--data.batch-size", "60"), "Use --data.batch-size 64, or fewer chips"),
         (("--topology", "gpu:8", "--verb", "sample", "--only", "tokenizer"), "has a sampler"),
         (("--topology", "gpu:4096"), "set JAX_NUM_CPU_DEVICES=4096 before it starts"),
     ],
@@ -79,6 +81,13 @@ def test_errors_are_one_line(capsys, tmp_path, flags_, message):
         small_cli("plan", *flags_, "--out", tmp_path / "plan.json")
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_search_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="trials is 0"):
+        Plan(trials=0)
+    with pytest.raises(ValueError, match="--search tries ways to train"):
+        Plan(search=True, verb="sample")
 
 
 def test_without_libtpu_the_remedy_is_named(monkeypatch):
