@@ -82,7 +82,7 @@ def compile_program(function: Any, arguments: tuple[Any, ...], mesh: Mesh, topol
         written = jaxpr_flops(traced.jaxpr)
         lowered = traced.lower()
         try:
-            compiled = lowered.compile(None if topology.full else _QUICK)
+            compiled = lowered.compile(_QUICK if topology.chip.tpu and not topology.full else None)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

@@ -37,13 +37,16 @@ def _table(text: str, name: str) -> str:
 
 
 def scope_of(name: str) -> str:
-    """The modules in an op_name, without the transformations that led there."""
-    again = "rematted_computation"
+    """The modules in an op_name, without the transformations that led there; the first of several."""
+    again, merged = "rematted_computation", ":" in name
     skipped = ("while", "body", "closed_call", "checkpoint", "block.body", again)
-    parts = [part for part in name.split("/")[:-1] if part not in skipped and "(" not in part]
+    parts = [
+        part for part in name.partition(":")[0].split("/")[:-1] if part not in skipped and "(" not in part
+    ]
     path = "/".join(part for part in parts if "." not in part)
     backward = ", backward" if "transpose(" in name else ""
-    return f"{path}{', recomputed' if again in name else backward}" if path else ""
+    kind = (" and others" if merged else "") + (", recomputed" if again in name else backward)
+    return f"{path}{kind}" if path else ""
 
 
 def short_path(path: str) -> str:

@@ -54,7 +54,7 @@ def plan_verb(experiment: Experiment, config: Any, options: Plan, preset: str) -
     """Plans, prints and writes."""
     topology = dataclasses.replace(open_topology(options.topology), full=options.full)
     config, notes = for_accelerators(config)
-    if not options.full:
+    if topology.chip.tpu and not options.full:
         notes.append(
             "compiled with less effort than a run: memory is a few percent high, and bytes moved those of a "
             "program that keeps less on the chip; --full for all of it"

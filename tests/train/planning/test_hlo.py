@@ -74,6 +74,7 @@ def test_scopes_leave_out_what_jax_adds():
     assert scope_of(name) == "stack/block/attention/query"
     assert scope_of("jit(update)/transpose(jvp(Net))/net/rematted_computation/up/dot") == "net/up, recomputed"
     assert scope_of("jit(update)/transpose(jvp())/mul") == ""
+    assert scope_of("jit(update)/jvp(Net)/net/up/dot:down/dot") == "net/up and others"
 
 
 @pytest.mark.parametrize(
