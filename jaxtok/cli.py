@@ -24,7 +24,7 @@ _VERBS = {
     "encode": "turn a data set into token files",
     "decode": "turn token files back into images",
     "verify": "train the arms of the claims and say which hold",
-    "plan": "(not there yet) compile for a pod ahead of time",
+    "plan": "compile for a pod that is not there: memory, arithmetic, messages, what fits",
     "sweep": "(not there yet) search hyper-parameters",
 }
 
@@ -64,7 +64,7 @@ def main(
         verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
         if verb not in verbs:
             raise ValueError(f"no verb {verb!r}; there are {', '.join(verbs)}")
-        if verb in ("plan", "sweep"):
+        if verb == "sweep":
             raise ValueError(f"the verb {verb!r} is not there yet")
         _run(experiment, verb, arguments, verbs)
     except Stopped as stopped:
@@ -102,6 +102,8 @@ def _prepare_jax() -> None:
 
 
 def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str]) -> None:
+    import jax
+
     from jaxtok.train import verbs
     from jaxtok.train.distributed import initialize
     from jaxtok.train.run import Run
@@ -116,9 +118,18 @@ def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str
         logging.getLogger("jaxtok").setLevel(run.log_level.upper())
         initialize(run.distributed)
         verbs.train_verb(experiment, config, run)
+    elif verb == "plan":
+        from jaxtok.train.planning.verb import Plan, plan_verb
+
+        # Nothing runs, so no accelerator of this machine is touched.
+        jax.config.update("jax_platforms", "cpu")
+        description = f"{_summary(Plan)}\n\n{_presets(experiment)}"
+        options, config = _parse(verb, description, arguments, Plan(), config)
+        plan_verb(experiment, config, options, preset)
     elif verb == "verify":
         default = verbs.Verify(workdir=f"{workdir}-verify")
-        options, config = _parse(verb, _summary(verbs.Verify), arguments, default, config)
+        description = f"{_summary(verbs.Verify)}\n\n{_presets(experiment)}"
+        options, config = _parse(verb, description, arguments, default, config)
         verbs.verify_verb(experiment, config, options, preset)
     else:
         kind = getattr(verbs, verb.capitalize())
@@ -180,12 +191,15 @@ def _summary(kind: type) -> str:
     return inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[0].strip()
 
 
+def _presets(experiment: Any) -> str:
+    return f"--preset is one of {', '.join(experiment.presets)}; flags change single fields of it."
+
+
 def _description(experiment: Any, offered: Sequence[str]) -> str:
     verbs = "\n".join(f"  {name:10}{_VERBS[name]}" for name in offered)
-    presets = ", ".join(experiment.presets)
     doc = experiment.doc.strip()
     return (
         f"{doc}\n\nThe verb comes first (VERB --help for its flags):\n{verbs}\n\n"
-        f"--preset is one of {presets}; flags change single fields of it.\n"
+        f"{_presets(experiment)}\n"
         "--debug shows where an error comes from."
     )

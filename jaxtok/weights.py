@@ -30,6 +30,7 @@ from jaxtok.tensor_files import read_tensors, write_tensors
 
 __all__ = [
     "Entry",
+    "FrozenNetwork",
     "PartialLoad",
     "Table",
     "Transform",
@@ -369,3 +370,24 @@ def save_table(
         "Save with the table that belongs to this model's configuration.",
     )
     return {**produced, **extras}
+
+
+# ----------------------------------------------------------------------------------------------------
+# Networks that are read and never trained
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FrozenNetwork:
+    """A network that a model reads and never trains; calling it loads its variables.
+
+    Attributes:
+        load: () -> variables.
+        shapes: () -> their shapes, from sizes alone, so that a run can be planned without the weights.
+    """
+
+    load: Callable[[], Any]
+    shapes: Callable[[], Any]
+
+    def __call__(self) -> Any:
+        return self.load()

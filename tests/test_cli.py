@@ -205,7 +205,6 @@ def test_help_of_verbs_and_presets():
             ["trian"],
             "no verb 'trian'; there are train, evaluate, sample, encode, decode, verify, plan, sweep",
         ),
-        (["plan"], "the verb 'plan' is not there yet"),
         (["sweep"], "the verb 'sweep' is not there yet"),
         (["--preset", "huge"], "no preset 'huge'; there are tiny, other"),
         (["--preset=huge"], "no preset 'huge'"),

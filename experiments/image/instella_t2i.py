@@ -154,7 +154,7 @@ def stages(config: Config) -> Iterator[Stage]:
             name,
             update,
             steps=config.prior.steps,
-            networks=model.networks(),
+            networks=model.networks(dtype),
             rules=TRANSFORMER_RULES,
             view=view,
             **read,

@@ -85,6 +85,11 @@ class LlamaConfig:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary positions turn pairs of channels")
 
     @classmethod
+    def olmo_1b(cls) -> "LlamaConfig":
+        """OLMo-1B (arXiv 2402.00838) and AMD-OLMo-1B, which has its sizes."""
+        return cls(50_304, 2048, 16, 16, 16, 128, 8192, "olmo", norm_epsilon=1e-5)
+
+    @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any] | str | os.PathLike) -> "LlamaConfig":
         """Reads a Hugging Face configuration, in the spelling of `transformers` 4 or 5.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxtok.nn.constrain import constrain
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.normalization import LayerNorm
 
@@ -30,6 +31,8 @@ class Modulation(nn.Module):
     def __call__(self, c: Float[jax.Array, "B E"]) -> list[Float[jax.Array, "B 1 D"]]:
         init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
         out = Dense(self.count * self.width, kernel_init=init, dtype=self.dtype, name="linear")(nn.silu(c))
+        # Vectors are small beside the map that makes them: left alone, the partitioner splits them like it.
+        out = constrain(out, ("data", "fsdp"), None)
         return jnp.split(out[:, None, :], self.count, axis=-1)
 
 
@@ -73,4 +76,5 @@ class TimeEmbedding(nn.Module):
             angles = 1000.0 * features * rates
             features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         hidden = nn.silu(Dense(self.width, dtype=self.dtype, name="linear_1")(features))
-        return Dense(self.width, dtype=self.dtype, name="linear_2")(hidden)
+        hidden = constrain(hidden, ("data", "fsdp"), None)
+        return constrain(Dense(self.width, dtype=self.dtype, name="linear_2")(hidden), ("data", "fsdp"), None)

@@ -76,11 +76,16 @@ def load_text_encoder(
     config = LlamaConfig.from_hugging_face(folder / "config.json")
     tensors, _ = read_tensors(folder)
     prefix = "model." if any(name.startswith("model.") for name in tensors) else ""
-    module = LlamaEncoder(config, dtype=dtype)
-    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    expected = jax.eval_shape(module.init, jax.random.key(0), ids)["params"]
+    expected = text_encoder_shapes(config, dtype)["params"]
     params, _ = load_table(text_encoder_table(config, prefix), tensors, expected, np.dtype(dtype))
-    return module, {"params": params}, config
+    return LlamaEncoder(config, dtype=dtype), {"params": params}, config
+
+
+def text_encoder_shapes(config: LlamaConfig, dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Shapes of the variables that `load_text_encoder` gives, without any files."""
+    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    shapes = jax.eval_shape(LlamaEncoder(config).init, jax.random.key(0), ids)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
 
 
 @functools.partial(jax.jit, static_argnums=0)

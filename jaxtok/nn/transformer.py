@@ -202,4 +202,4 @@ class Stack(nn.Module):
             length=self.layers,
             unroll=self.unroll if mesh.empty or mesh.size == 1 else 1,
         )
-        return scan(self.block, x, per_layer)
+        return scan(self.block, constrain(x, ("data", "fsdp"), None, None), per_layer)

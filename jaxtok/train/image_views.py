@@ -319,6 +319,19 @@ class SampleView:
             )
         return figures
 
+    def program(self) -> tuple[Callable[..., jax.Array], tuple[jax.ShapeDtypeStruct, ...]]:
+        """The compiled call that draws one batch with the recommended guidance, and the shapes of what it
+        takes after `variables` and `frozen`.
+        """
+        sampler, size, length = self._sampler(), self.data.batch_size, max(self.data.text_length, 1)
+        shapes = (
+            jax.ShapeDtypeStruct((size, length), np.int32),
+            jax.ShapeDtypeStruct((size, length), np.bool_),
+            jax.ShapeDtypeStruct((size,), np.int32),
+            jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size)),
+        )
+        return _drawer(self.model, sampler, sampler.guidances[0]), shapes
+
     def _sampler(self) -> Sampler:
         if self.sampler is None:
             raise ValueError("this view has no sampler; set one with dataclasses.replace(view, sampler=...)")

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result
@@ -19,14 +18,14 @@ from jaxtok.train.diagnostics import (
     check_finite,
     dump_step,
     nonfinite,
-    without_nonfinite_steps,
 )
 from jaxtok.train.gradient import GRADIENT_NORM
 from jaxtok.train.preemption import StopSignal
 from jaxtok.train.process_failure import Watchdog
 from jaxtok.train.run import Run
-from jaxtok.train.sharding import make_mesh, shardings, to_global
-from jaxtok.train.stage import Stage, State, Trained, Variables, abstract_batch, inference_variables
+from jaxtok.train.sharding import make_mesh, to_global
+from jaxtok.train.stage import Stage, State, Trained, Variables, inference_variables
+from jaxtok.train.step import make_step, placement_of
 from jaxtok.train.writers import MultiWriter, default_writer
 
 log = logging.getLogger(__name__)
@@ -74,15 +73,9 @@ def fit(
     )
     key = stage_key(run.seed, stage.name)
     # -- state: shapes, shardings, then either a checkpoint or a fresh one that is born sharded --
-    replicated = NamedSharding(mesh, PartitionSpec())
-    frozen = {name: jax.device_put(frozen[name], replicated) for name in (*stage.frozen, *stage.networks)}
-
-    def init(key, batch, frozen):
-        return stage.update.init(key, batch, frozen)
-
-    shapes = jax.eval_shape(init, key, abstract_batch(stage.data), frozen)
-    placement = shardings(shapes, stage.rules, mesh)
-    target = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placement)
+    reads = {name: frozen[name] for name in (*stage.frozen, *stage.networks)}
+    step = make_step(stage, mesh, reads, skip_nonfinite=run.on_nonfinite == "skip")
+    frozen = {name: jax.device_put(frozen[name], placement_of(step.frozen[name])) for name in step.frozen}
     folder = Path(run.workdir) / "checkpoints" / stage.name
     with Checkpoints(folder, run.keep) as checkpoints:
         if checkpoints.latest() is None:
@@ -90,11 +83,11 @@ def fit(
             batch = to_global(device_batch(next(first)), mesh)
             first.close()
             with jax.set_mesh(mesh):
-                state = jax.jit(init, out_shardings=placement)(key, batch, frozen)
+                state = step.init(key, batch, frozen)
             if initialise is not None:
-                state = jax.device_put(initialise(state), placement)
+                state = jax.device_put(initialise(state), placement_of(step.state))
         else:
-            state, saved = checkpoints.restore(target)
+            state, saved = checkpoints.restore(step.state)
             check_same_data(saved.get("data"), pipeline.fingerprint, stage.name)
         start = int(state["step"])
         writer = default_writer(
@@ -108,7 +101,19 @@ def fit(
         describe = {**(metadata or {}), "stage": stage.name, "data": pipeline.fingerprint, "seed": run.seed}
         try:
             with jax.set_mesh(mesh), StopSignal() as stop, Watchdog(run.distributed.stall) as watchdog:
-                loop = _Loop(stage, run, mesh, pipeline, frozen, key, checkpoints, writer, describe, watchdog)
+                loop = _Loop(
+                    stage,
+                    step.update,
+                    run,
+                    mesh,
+                    pipeline,
+                    frozen,
+                    key,
+                    checkpoints,
+                    writer,
+                    describe,
+                    watchdog,
+                )
                 state = loop.train(state, start, stop)
                 results = loop.look(state, stage.steps)
                 if stop.agreed():
@@ -124,15 +129,22 @@ class _Loop:
     """The steps of one stage. The order inside matters: check before save, save before the next batch."""
 
     def __init__(
-        self, stage, run, mesh, pipeline, frozen, key, checkpoints, writer: MultiWriter, metadata, watchdog
+        self,
+        stage,
+        update,
+        run,
+        mesh,
+        pipeline,
+        frozen,
+        key,
+        checkpoints,
+        writer: MultiWriter,
+        metadata,
+        watchdog,
     ):
-        self.stage, self.run, self.mesh, self.pipeline = stage, run, mesh, pipeline
+        self.stage, self.update, self.run, self.mesh, self.pipeline = stage, update, run, mesh, pipeline
         self.frozen, self.key, self.checkpoints = frozen, key, checkpoints
         self.writer, self.metadata, self.watchdog = writer, metadata, watchdog
-        careful = run.on_nonfinite == "skip"
-        self.update = jax.jit(
-            without_nonfinite_steps(stage.update) if careful else stage.update, donate_argnums=0
-        )
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.last_finite = 0
         self.skipped = self.skipped_in_a_row = 0

@@ -138,3 +138,9 @@ def abstract_batch(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
         shapes["text"] = jax.ShapeDtypeStruct((batch, data.text_length), jnp.int32)
         shapes["text_mask"] = jax.ShapeDtypeStruct((batch, data.text_length), jnp.bool_)
     return shapes
+
+
+def network_shapes(load: Callable[[], Variables]) -> Variables:
+    """Shapes of a frozen network's variables: of a `FrozenNetwork` from its sizes, of others by loading."""
+    shapes = getattr(load, "shapes", None)
+    return jax.eval_shape(load) if shapes is None else shapes()

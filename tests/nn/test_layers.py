@@ -110,3 +110,24 @@ def test_constraints_shard_over_the_mesh_and_vanish_without_one():
         assert jax.jit(pin)(x).sharding.spec == jax.sharding.PartitionSpec("data", None, "tensor")
         # Sizes that do not divide are left alone instead of failing.
         assert jax.jit(pin)(jnp.zeros((6, 3, 3))).shape == (6, 3, 3)
+
+
+def test_modulation_vectors_stay_with_their_examples():
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    split = lambda *axes: jax.sharding.NamedSharding(mesh, jax.P(*axes))
+    layer = Modulation(6, 32)
+    c, x = jnp.ones((64, 32)), jnp.ones((64, 8, 32))
+    variables = layer.init(jax.random.key(0), c)
+
+    def loss(variables, c, x):
+        shift, scale, *_ = layer.apply(variables, c)
+        return jnp.sum(jnp.tanh(x * scale + shift))
+
+    shardings = (
+        {"params": {"linear": {"kernel": split(None, "fsdp"), "bias": split()}}},
+        *2 * [split(("data", "fsdp"))],
+    )
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss), in_shardings=shardings).lower(variables, c, x).compile().as_text()
+    assert "all-reduce" in text and "all-to-all" not in text
+    assert "[64," not in "".join(line for line in text.splitlines() if " all-gather(" in line)

@@ -7,7 +7,7 @@ trained and what is claimed about it stands in `experiments/image/instella_t2i.p
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,7 +22,7 @@ from jaxtok.nn.llama import LlamaEncoder
 from jaxtok.nn.llama_config import LlamaConfig
 from jaxtok.nn.rope import RopeLayout
 from jaxtok.nn.text import ByteEncoder
-from jaxtok.nn.text_encoder import load_text_encoder
+from jaxtok.nn.text_encoder import load_text_encoder, text_encoder_shapes
 from jaxtok.nn.transformer import Remat
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.binary_diffusion import BinaryDiffusion, DiffusionSettings
@@ -32,9 +32,12 @@ from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
 from jaxtok.tokenizers.query_vit import Coordinates, QueryDecoder, QueryEncoder, ViTShape
-from jaxtok.weights import Entry, Table, conv, dense, patch_dense, squeeze_leading
+from jaxtok.weights import Entry, FrozenNetwork, Table, conv, dense, patch_dense, squeeze_leading
 
 PRIORS = ("diffusion", "autoregressive")
+_NO_LANGUAGE_MODEL = (
+    "captions of this model go through a frozen language model; set --model.text.path to its folder"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,13 @@ class TextShape:
     head_dim: int = 32
     width: int = 2048
     path: str = ""
+
+    @property
+    def language_model(self) -> LlamaConfig:
+        """The sizes at `path`; without one those of AMD-OLMo-1B, which the released priors read."""
+        if not self.path:
+            return LlamaConfig.olmo_1b()
+        return LlamaConfig.from_hugging_face(Path(self.path) / "config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +184,17 @@ class InstellaT2I:
 
     @classmethod
     def bae_1024(cls, bits: int = 64) -> "InstellaT2I":
-        """The released size: 128 tokens for 512 to 1024 px, priors of 16 layers of width 2048."""
-        return cls(bits=bits, rope_layout="instella", text=TextShape("layers", length=128, width=2048))
+        """The released size: 128 tokens for 512 to 1024 px, priors of 16 layers of width 2048.
+
+        The tokenizer recomputes its blocks: at 1024 px four images would keep 139 GB for the backward pass.
+        """
+        return cls(
+            bits=bits,
+            rope_layout="instella",
+            encoder=ViTShape(12, 12, resample_after=(7,), remat="full"),
+            decoder=ViTShape(16, 16, resample_after=(7,), remat="full"),
+            text=TextShape("layers", length=128, width=2048),
+        )
 
     @property
     def space(self) -> CodeSpace:
@@ -289,12 +308,10 @@ class InstellaT2I:
         null_ids, null_mask = (jnp.asarray(x) for x in caption_ids([""], ids.shape[1], text.path))
         if text.source == "bytes":
             return Condition(ids, mask, null=Condition(null_ids, null_mask))
-        if not text.path or frozen is None or "text" not in frozen:
-            raise ValueError(
-                "captions of this model go through a frozen language model; set --model.text.path to its "
-                "folder"
-            )
-        encoder = LlamaEncoder(LlamaConfig.from_hugging_face(Path(text.path) / "config.json"))
+        if frozen is None or "text" not in frozen:
+            raise ValueError(_NO_LANGUAGE_MODEL)
+        dtype = jax.tree.leaves(frozen["text"])[0].dtype
+        encoder = LlamaEncoder(text.language_model, dtype=dtype)
         null = Condition(encoder.apply(frozen["text"], null_ids, null_mask), null_mask, batch_axis=1)
         return Condition(encoder.apply(frozen["text"], ids, mask), mask, null=null, batch_axis=1)
 
@@ -312,11 +329,18 @@ class InstellaT2I:
             )
         return self.caption_condition(batch["text"], batch["text_mask"], frozen)
 
-    def networks(self) -> dict[str, Callable[[], Any]]:
-        """Frozen networks that the priors need, as functions that load them: the language model, if any."""
-        if self.text.source != "layers":
+    def networks(self, dtype: Any = jnp.float32) -> dict[str, FrozenNetwork]:
+        """Frozen networks that the priors need: the language model, if any, kept and run in `dtype`."""
+        text = self.text
+        if text.source != "layers":
             return {}
-        return {"text": lambda: load_text_encoder(self.text.path)[1]}
+
+        def load():
+            if not text.path:
+                raise ValueError(_NO_LANGUAGE_MODEL)
+            return load_text_encoder(text.path, dtype)[1]
+
+        return {"text": FrozenNetwork(load, lambda: text_encoder_shapes(text.language_model, dtype))}
 
     def example_condition(self, batch: int = 1) -> Condition | None:
         """A condition of the right shape, for initialisation."""
@@ -382,6 +406,7 @@ def from_official(config: Mapping[str, Any]) -> InstellaT2I:
             head_dim=bae.get(f"{side}_head_dim", default.head_dim),
             resample_after=tuple(bae.get(resample, default.resample_after)),
             axes_dims=tuple(bae.get("axes_dims_rope", default.axes_dims)),
+            remat=default.remat,
         )
 
     def first(*names: str, default: int) -> int:

@@ -1,0 +1,205 @@
+"""The verb `plan` on fake devices and, where libtpu is installed, for TPU slices that are not there."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from experiments.image import instella_t2i
+from jaxtok.train.planning import devices, search
+from jaxtok.train.planning.devices import open_topology
+from jaxtok.train.planning.search import Choice, flags, meshes, remat_fields, with_micro_batches, with_remat
+from jaxtok.train.planning.stages import for_accelerators, frozen_shapes, plan_train
+from jaxtok.train.planning.verb import Plan
+from jaxtok.train.sharding import MeshShape, make_mesh
+from tests.small_run import SMALL_CONFIG, small_cli
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """The plan of the smallest tokenizer for eight GPUs, as printed and as written."""
+    out = tmp_path_factory.mktemp("plans") / "plan.json"
+    mesh = ("--mesh.data", "4", "--mesh.fsdp", "2")
+    printed = small_cli("plan", "--topology", "gpu:8", *mesh, "--only", "tokenizer", "--out", out)
+    return printed, json.loads(out.read_text())
+
+
+def test_a_plan_is_printed_and_written(planned):
+    printed, written = planned
+    (stage,) = written["stages"]
+    assert stage["stage"] == "tokenizer" and written["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1}
+    program = stage["program"]
+    memory, costs = program["memory"], program["costs"]
+    assert stage["parameters"] == 9_652 and stage["frozen_parameters"] == 0
+    assert memory["total"] == memory["arguments"] + memory["outputs"] - memory["aliased"] + (
+        memory["temporaries"] + memory["code"]
+    )
+    assert program["fits"] and 0 < stage["ceiling"] < 1
+    # All of the state is donated: what comes out beside it are the metrics.
+    assert memory["outputs"] - memory["aliased"] < 10_000
+    assert costs["collectives"]["all-reduce"]["count"] > 0
+    assert "tokenizer: largest temporaries" in printed and "trained parameters" in printed
+
+
+def test_arithmetic_per_chip_is_what_is_written_over_the_chips(planned):
+    (stage,) = planned[1]["stages"]
+    program = stage["program"]
+    assert stage["model_flops"] == program["jaxpr_flops"]  # nothing is rematerialised
+    assert program["costs"]["flops"] * 8 == pytest.approx(program["jaxpr_flops"], rel=0.2)
+
+
+def test_a_plan_says_what_it_cannot_know(planned):
+    printed, written = planned
+    assert "compiled by XLA:CPU for 8 fake devices, not for h100" in written["caveat"]
+    assert written["caveat"][:40] in printed and written["chip"]["source"] in printed
+    assert "precision auto is bfloat16, as on accelerators" in written["notes"]
+    assert written["config"]["precision"] == "bfloat16"
+
+
+def test_the_sampler_is_planned_likewise(tmp_path):
+    arguments = ("--topology", "gpu:2", "--verb", "sample", "--only", "independent")
+    small_cli("plan", *arguments, "--out", tmp_path / "plan.json")
+    (stage,) = json.loads((tmp_path / "plan.json").read_text())["stages"]
+    assert stage["program"]["jaxpr_flops"] > 0 and stage["batch"] == SMALL_CONFIG.data.batch_size
+
+
+@pytest.mark.parametrize(
+    "flags_, message",
+    [
+        (("--topology", "v9:2x2"), "give a chip and how many, such as v5e:16x16, v5p:2x2x2 or gpu:8"),
+        (("--topology", "gpu:8", "--mesh.data", "3"), "does not fit 8 devices"),
+        (("--topology", "gpu:8", "--only", "decoder"), "no stages ['decoder']"),
+        (("--topology", "gpu:8", "--data.batch-size", "60"), "Use --data.batch-size 64, or fewer chips"),
+        (("--topology", "gpu:8", "--verb", "sample", "--only", "tokenizer"), "has a sampler"),
+        (("--topology", "gpu:4096"), "set JAX_NUM_CPU_DEVICES=4096 before it starts"),
+    ],
+)
+def test_errors_are_one_line(capsys, tmp_path, flags_, message):
+    with pytest.raises(SystemExit):
+        small_cli("plan", *flags_, "--out", tmp_path / "plan.json")
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_search_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="trials is 0"):
+        Plan(trials=0)
+    with pytest.raises(ValueError, match="--search tries ways to train"):
+        Plan(search=True, verb="sample")
+
+
+def test_without_libtpu_the_remedy_is_named(monkeypatch):
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'pip install "jaxtok\[plan\]"'):
+        open_topology("v5e:2x2")
+
+
+def test_only_auto_precision_is_changed():
+    config, notes = for_accelerators(SMALL_CONFIG)
+    assert config.precision == "bfloat16" and len(notes) == 1
+    assert for_accelerators(config) == (config, [])
+
+
+def test_published_priors_are_planned_without_weights_of_the_language_model():
+    stages = list(instella_t2i.stages(instella_t2i.PRESETS["bae-1024"]))
+    prior = next(stage for stage in stages if stage.name == "diffusion")
+    frozen = frozen_shapes(prior, stages)
+    assert set(frozen) == {"tokenizer", "text"}
+    # AMD-OLMo-1B: 16 layers of width 2048 and 50,304 embeddings.
+    assert sum(leaf.size for leaf in jax.tree.leaves(frozen["text"])) == 1_176_764_416
+
+
+def test_a_search_varies_every_stack_and_the_micro_batches_of_a_stage():
+    config = instella_t2i.PRESETS["bae-1024"]
+    fields = ["model.encoder.remat", "model.decoder.remat", "model.prior.remat"]
+    assert remat_fields(config) == fields
+    recomputed = with_remat(config, "full")
+    assert recomputed.model.encoder.remat == recomputed.model.prior.remat == "full"
+    stage = next(iter(instella_t2i.stages(config)))
+    assert with_micro_batches(stage, 4).update.fit.micro_batches == 4
+    words = flags(Choice((8, 8, 1), "dots", 4), stage, config)
+    assert words == (
+        "--mesh.data 8 --mesh.fsdp 8 --mesh.tensor 1 --model.encoder.remat dots --model.decoder.remat dots "
+        "--model.prior.remat dots --tokenizer.micro-batches 4"
+    )
+
+
+def test_meshes_begin_with_the_given_one_and_divide_the_batch():
+    stages = list(instella_t2i.stages(SMALL_CONFIG))  # batch 64
+    found = list(meshes((2, 4, 1), "tokenizer", stages))
+    assert found[0] == (2, 4, 1) and found[1] == (1, 8, 1) and (8, 1, 1) in found and (1, 1, 8) in found
+    assert all(data * fsdp * tensor == 8 for data, fsdp, tensor in found)
+    assert (64, 2, 1) not in list(meshes((128, 1, 1), "tokenizer", stages))
+
+
+def test_a_search_stops_where_nothing_is_to_gain(monkeypatch, tmp_path):
+    tried = []
+    real = search._plan
+
+    def plan(stages_of, config, name, choice, topology):
+        tried.append(choice)
+        return real(stages_of, config, name, choice, topology)
+
+    monkeypatch.setattr(search, "_plan", plan)
+    out = tmp_path / "search.json"
+    arguments = ("--topology", "gpu:2", "--only", "independent", "--search", "--trials", "3", "--out", out)
+    printed = small_cli("plan", *arguments)
+    # It fits at once, so neither recomputation nor micro-batches are tried, only other meshes.
+    assert [choice.micro_batches for choice in tried] == [1, 1, 1] and len({c.mesh for c in tried}) == 3
+    assert "the fastest of those that fit: --mesh.data" in printed
+    assert len(json.loads(out.read_text())["search"]["independent"]) == 3
+
+
+# -- real compilers --
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install jaxtok[plan]"
+)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_tiny_for_a_tpu(tmp_path):
+    out = tmp_path / "plan.json"
+    small_cli("plan", "--topology", "v5e:2x2", "--mesh.fsdp", "2", "--out", out)
+    stages = json.loads(out.read_text())["stages"]
+    assert [stage["stage"] for stage in stages] == [
+        "tokenizer", "independent", "independent_by_class", "diffusion", "autoregressive",
+    ]  # fmt: skip
+    for stage in stages:
+        assert stage["program"]["fits"] and stage["program"]["costs"]["flops"] > 0, stage["stage"]
+
+
+def published(topology, shape, batch):
+    """The plan of the published diffusion prior at 256 px."""
+    config, _ = for_accelerators(instella_t2i.PRESETS["bae-1024"])
+    data = dataclasses.replace(config.data, batch_size=batch, image_sizes=(256,))
+    stages = list(instella_t2i.stages(dataclasses.replace(config, data=data)))
+    slice_ = open_topology(topology)
+    mesh = make_mesh(MeshShape(*shape), slice_.devices)
+    (plan,) = plan_train(stages, stages, ("diffusion",), mesh, slice_)
+    return plan
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_published_prior_scales_from_8_to_256_chips():
+    small, large = published("v5e:2x4", (1, 8), 128), published("v5e:16x16", (32, 8), 4096)
+    assert small.parameters == large.parameters == 1_292_517_440
+    assert small.program.fits and large.program.fits
+    assert large.program.costs.flops == pytest.approx(small.program.costs.flops, rel=0.02)
+    assert large.program.costs.flops * 256 == pytest.approx(large.program.jaxpr_flops, rel=0.01)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_published_prior_sends_only_weights_and_gradients():
+    half, whole = (
+        published("v5e:16x16", (16, 16), batch).program.costs.collectives for batch in (2048, 4096)
+    )
+    assert "all-to-all" not in whole
+    assert {kind: total.bytes for kind, total in half.items()} == {
+        kind: total.bytes for kind, total in whole.items()
+    }
