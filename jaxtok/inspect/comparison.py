@@ -138,7 +138,9 @@ def plot_prefix_psnr(curves: Mapping[str, np.ndarray]) -> Figure:
 
 
 def _say(axes: Axes, x: float | np.number, y: float | np.number, text: str) -> None:
-    axes.text(float(x), float(y), text, va="center", fontsize=TICK_SIZE, color=INK)
+    # A white ground, where lines of the plot cross the number.
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+    axes.text(float(x), float(y), text, va="center", fontsize=TICK_SIZE, color=INK, bbox=ground)
 
 
 def _words(name: str) -> str:

@@ -13,13 +13,13 @@ from jaxtok.train.tree_paths import leaves_by_path
 from tests.small_system import FIT, SMALL_VQ, tokenizer_update
 
 
-def main(workdir: str) -> None:
+def main(workdir: str, steps: int, save_every: int) -> None:
     data = Data("digits", image_sizes=(8, 16), channels=1, batch_size=8)
-    update = tokenizer_update(SMALL_VQ, dataclasses.replace(FIT, steps=40, micro_batches=2))
-    run = Run(workdir=workdir, log_every=1, save_every=5)
-    state, _ = fit(Stage("tokenizer", update, data, 40), run, {})
+    update = tokenizer_update(SMALL_VQ, dataclasses.replace(FIT, steps=steps, micro_batches=2))
+    run = Run(workdir=workdir, log_every=1, save_every=save_every)
+    state, _ = fit(Stage("tokenizer", update, data, steps), run, {})
     print(json.dumps({path: fingerprint(leaf) for path, leaf in leaves_by_path(state).items()}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -280,29 +280,70 @@ def test_keys_of_stages_differ_and_stay():
     assert data[0, "a"] == jax.random.key_data(stage_key(0, "a")).tolist()
 
 
-@pytest.mark.slow
-def test_killed_and_started_again_ends_bitwise_equal(tmp_path):
-    script = Path(__file__).with_name("killed_run.py")
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+class KilledRuns:
+    """Runs of `killed_run.py` in a folder."""
 
-    def start(name):
-        command = [sys.executable, "-W", "error", str(script), str(tmp_path / name)]
+    def __init__(self, folder, steps, save_every):
+        self.folder, self.sizes = folder, (str(steps), str(save_every))
+
+    def start(self, name):
+        script = Path(__file__).with_name("killed_run.py")
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-W", "error", str(script), str(self.folder / name), *self.sizes]
         return subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def finish(process):
+    def finish(self, name):
+        process = self.start(name)
         output = process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
         return output
 
-    killed = start("killed")
-    for line in killed.stdout:
-        if line.startswith("tokenizer 17/"):
-            killed.kill()
-            break
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    again, whole = finish(start("killed")), finish(start("whole"))
+    def kill(self, name, when):
+        """Kills a run as soon as `when(line)` says so; the last step that it had printed."""
+        process, last = self.start(name), 0
+        for line in process.stdout:
+            last = int(line.split("/")[0].split()[-1]) if line.startswith("tokenizer ") else last
+            if when(line):
+                process.kill()
+                break
+        rest = process.communicate()[0]
+        assert process.returncode == -signal.SIGKILL, rest
+        return last
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_ends_bitwise_equal(tmp_path):
+    runs = KilledRuns(tmp_path, steps=40, save_every=5)
+    runs.kill("killed", lambda line: line.startswith("tokenizer 17/"))
+    again, whole = runs.finish("killed"), runs.finish("whole")
     assert "tokenizer 17/40" in whole and "tokenizer 1/40" not in again, "it started over"
     assert again.splitlines()[-1] == whole.splitlines()[-1]  # hashes of every array of the state
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random_moments_ends_bitwise_equal(tmp_path):
+    runs, random = KilledRuns(tmp_path, steps=600, save_every=7), np.random.default_rng(0)
+    checkpoints = tmp_path / "killed" / "checkpoints" / "tokenizer"
+    amid_saves, reached, last_saved = 0, [], []
+    for number in range(20):
+        steps, seen = int(random.integers(4, 60)), []
+        old = set(checkpoints.glob("*tmp*"))
+
+        def random_moment(line, steps=steps, seen=seen):
+            seen.append(line.startswith("tokenizer "))
+            return sum(seen) >= steps
+
+        def amid_a_save(line, old=old):
+            return line.startswith("tokenizer ") and set(checkpoints.glob("*tmp*")) - old
+
+        reached.append(runs.kill("killed", amid_a_save if number % 4 == 0 else random_moment))
+        amid_saves += bool(set(checkpoints.glob("*tmp*")) - old)
+        last_saved.append(
+            max((int(path.name) for path in checkpoints.glob("[0-9]*") if path.name.isdigit()), default=0)
+        )
+    assert amid_saves >= 5 and last_saved == sorted(last_saved) and max(reached) > 50, (reached, last_saved)
+    assert len(list(checkpoints.glob("*tmp*"))) <= 1, "halves of old saves pile up"
+    again, whole = runs.finish("killed"), runs.finish("whole")
+    assert again.splitlines()[-1] == whole.splitlines()[-1]
