@@ -56,8 +56,8 @@ def plan_verb(experiment: Experiment, config: Any, options: Plan, preset: str) -
     config, notes = for_accelerators(config)
     if topology.chip.tpu and not options.full:
         notes.append(
-            "compiled with less effort than a run, whose memory was 2 % smaller to 16 % larger where both were "
-            "tried, and which moves fewer bytes; --full for all of it"
+            "compiled with less effort than a run, whose memory was 2 % smaller to 16 % larger where both "
+            "were tried, and which moves fewer bytes; --full for all of it"
         )
     if options.search:
         search_verb(experiment, config, options, topology)
