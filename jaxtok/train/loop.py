@@ -20,10 +20,11 @@ from jaxtok.train.diagnostics import (
     nonfinite,
 )
 from jaxtok.train.gradient import GRADIENT_NORM
+from jaxtok.train.loop_watch import LoopWatch, Trace
 from jaxtok.train.preemption import StopSignal
 from jaxtok.train.process_failure import Watchdog
 from jaxtok.train.run import Run
-from jaxtok.train.sharding import make_mesh, to_global
+from jaxtok.train.sharding import make_mesh, sharding_text, to_global
 from jaxtok.train.stage import Stage, State, Trained, Variables, inference_variables
 from jaxtok.train.step import make_step, placement_of
 from jaxtok.train.writers import MultiWriter, default_writer
@@ -75,6 +76,8 @@ def fit(
     # -- state: shapes, shardings, then either a checkpoint or a fresh one that is born sharded --
     reads = {name: frozen[name] for name in (*stage.frozen, *stage.networks)}
     step = make_step(stage, mesh, reads, skip_nonfinite=run.on_nonfinite == "skip")
+    if mesh.size > 1 and jax.process_index() == 0:
+        print(f"{stage.name}: {sharding_text(step.state, placement_of(step.state), mesh)}", flush=True)
     frozen = {name: jax.device_put(frozen[name], placement_of(step.frozen[name])) for name in step.frozen}
     folder = Path(run.workdir) / "checkpoints" / stage.name
     with Checkpoints(folder, run.keep) as checkpoints:
@@ -154,9 +157,11 @@ class _Loop:
         stage, run = self.stage, self.run
         self.last_finite = start
         batches = iter_closing(self.pipeline.batches(start) if start < stage.steps else iter(()))
+        watch, trace = LoopWatch(), Trace(Path(run.workdir) / "profile" / stage.name, run.profile)
         for step in range(start + 1, stage.steps + 1):
-            batch = to_global(device_batch(next(batches)), self.mesh)
-            state, metrics = self.update(state, batch, self.frozen, self.key)
+            batch = to_global(device_batch(watch.next(batches)), self.mesh)
+            state, metrics = watch.call(self.update, state, batch, self.frozen, self.key)
+            trace.after(step - start, state)
             self.pending.append((step, metrics))
             self.checkpoints.check()
             last = step == stage.steps
@@ -182,6 +187,9 @@ class _Loop:
             if run.evaluate_every and step % run.evaluate_every == 0 and not last:
                 self.look(state, step)
         batches.close()
+        trace.close(state)
+        if stage.steps > start:
+            self.writer.text(stage.steps, "loop", watch.describe())
         self.checkpoints.wait()
         if self.checkpoints.latest() is None:
             self.save(stage.steps, state)  # a stage of no steps still leaves its state

@@ -23,6 +23,8 @@ class Run:
       keep: newest checkpoints that stay.
       on_nonfinite: what to do when a metric is nan or infinite: stop with a message and a dump of the step,
         or skip that step (its update is undone and counted; many in a row stop the run all the same).
+      profile: steps of each stage to trace, from the tenth on, in `profile/` for TensorBoard or Perfetto;
+        0 for none.
       init_from: a run, a folder of `save_pretrained`, or official weights to start from; parameters of equal
         name and shape are taken, and what was and was not is printed.
       wandb_project: Weights & Biases project; empty for none.
@@ -39,12 +41,14 @@ class Run:
     evaluate_every: int = 0
     keep: int = 2
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    profile: int = 0
     init_from: str = ""
     wandb_project: str = ""
     distributed: Distributed = field(default_factory=Distributed)
     log_level: Literal["debug", "info", "warning"] = "warning"
 
     def __post_init__(self) -> None:
-        for name, least in (("log_every", 1), ("save_every", 1), ("evaluate_every", 0), ("keep", 1)):
+        limits = {"log_every": 1, "save_every": 1, "evaluate_every": 0, "keep": 1, "profile": 0}
+        for name, least in limits.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least {least}.")

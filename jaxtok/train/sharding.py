@@ -241,3 +241,24 @@ def sharding_table(tree: Any, chosen: Any) -> list[tuple[str, str, str, str]]:
         split = ", ".join("x".join(_axes(entry)) or "-" for entry in placement.spec) or "replicated"
         rows.append((local, (path, f"{leaf.dtype}{list(leaf.shape)}", split, f"{local / 2**20:.3f}")))
     return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
+
+
+def sharding_text(tree: Any, chosen: Any, mesh: Mesh, rows: int = 10) -> str:
+    """Lines for the start of a run: the largest arrays of a state, how they are split, and the sum of all.
+
+    Args:
+      tree: What `shardings` was given.
+      chosen: What it returned.
+      mesh: From `make_mesh`.
+      rows: How many arrays to show.
+    """
+    table = sharding_table(tree, chosen)
+    shown, total = table[:rows], sum(float(row[3]) for row in table)
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    widths = [max(len(row[column]) for row in shown) for column in range(4)]
+    lines = [
+        f"  {mib.rjust(widths[3])}  {path.ljust(widths[0])}  {kind.ljust(widths[1])}  {split}"
+        for path, kind, split, mib in shown
+    ]
+    title = f"mesh {shape}; {total:,.1f} MiB of state per device in {len(table)} arrays, the largest:"
+    return "\n".join([title, *lines])

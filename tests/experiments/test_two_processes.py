@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 class Pair:
     """Two processes of one run; their output goes to files, so that neither blocks on a full pipe."""
 
-    def __init__(self, workdir, *flags):
+    def __init__(self, workdir, *flags, stall=600):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -34,7 +34,7 @@ class Pair:
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
         self.processes = []
         for number, output in enumerate(self.outputs):
-            address = ("coordinator", f"localhost:{port}", "process", number, "processes", 2, "stall", 25)
+            address = ("coordinator", f"localhost:{port}", "process", number, "processes", 2, "stall", stall)
             pairs = [f"--distributed.{a}={b}" for a, b in zip(address[::2], address[1::2])]
             command = [sys.executable, "-m", "tests.small_process", "train", "--workdir", workdir, *flags]
             with open(output, "w") as file:
@@ -92,11 +92,11 @@ def test_two_processes_train_evaluate_and_sample_as_one(small_run, tmp_path):
 @pytest.mark.parametrize("vanishing, how", [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_the_others_leave_with_a_message_when_one_vanishes(vanishing, how, tmp_path):
     steps = ("--tokenizer.steps", "100000", "--only", "tokenizer", "--log-every", "20", "--save-every", "20")
-    with Pair(tmp_path / "run", *steps) as pair:
+    with Pair(tmp_path / "run", *steps, stall=60) as pair:  # longer than it takes to compile
         pair.wait_for("tokenizer 60/")
         pair.processes[vanishing].send_signal(how)
         staying = 1 - vanishing
-        assert pair.wait(staying, 90) == 1, pair.text(staying)
+        assert pair.wait(staying, 150) == 1, pair.text(staying)
         text = pair.text(staying)
         assert f"process {staying} of 2 stops. It lost contact with another process" in text
         assert "continues from the newest whole checkpoint" in text and "Check failure" not in text

@@ -101,6 +101,25 @@ def test_encode_then_decode_is_the_forward_pass_bit_for_bit(case):
     quantizer.space.join(np.asarray(out["codes"]))  # within the alphabet
 
 
+def test_every_code_can_be_reached(case):
+    quantizer, variables, *_ = case
+    if getattr(quantizer, "normalise_projected", False):
+        pytest.skip("features lie on the sphere, and codes that were drawn, not trained, need not")
+    space, rows = quantizer.space, 1024
+    tokens = quantizer.layout.tokens if hasattr(quantizer, "layout") else TOKENS
+    anywhere = normal(rows, TOKENS, WIDTH, seed=2) * jnp.geomspace(0.05, 20, rows)[:, None, None]
+    drawn = np.random.default_rng(3).integers(0, space.levels, (rows, tokens, space.slots))
+
+    @jax.jit
+    def reached(z, codes):
+        z = jnp.concatenate([z, quantizer.apply(variables, codes, method="decode")])
+        return quantizer.apply(variables, z, method="encode")
+
+    codes = np.asarray(reached(anywhere, drawn.astype(np.int32)))
+    for slot, levels in enumerate(space.levels):
+        assert len(np.unique(codes[..., slot])) == levels, f"slot {slot}"
+
+
 def test_features_in_half_precision_get_the_codes_of_their_float32_values(case):
     _, variables, run, _, keys = case
     half = Z.astype(jnp.bfloat16)

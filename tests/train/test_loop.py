@@ -125,6 +125,8 @@ def test_what_a_run_leaves(whole):
     assert training[-1]["loss/curve"] < training[0]["loss/curve"]
     assert not any(name.startswith("gradient_norm") for name in training[0])
     assert [row["step"] for row in lines(folder) if "eval/images" in row] == [6, 12]
+    (told,) = [row["loop"] for row in lines(folder) if "loop" in row]
+    assert told.startswith("0 recompilations in steps after the warm-up of 1 batch shape; ")
     figures = sorted(path.name for path in (folder / "figures").iterdir())
     assert figures == ["curve_grey_0000006.png", "curve_grey_0000012.png"]
     with Checkpoints(folder / "checkpoints" / "curve") as checkpoints:

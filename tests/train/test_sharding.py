@@ -14,6 +14,7 @@ from jaxtok.train.sharding import (
     batch_sharding,
     make_mesh,
     sharding_table,
+    sharding_text,
     shardings,
     to_global,
 )
@@ -131,6 +132,16 @@ def test_table_shows_the_largest_first(mesh):
         ("b", "float32[512, 1024]", "dataxfsdp, -", "0.500"),
         ("a", "bfloat16[4]", "replicated", "0.000"),
     ]
+
+
+def test_text_sums_up_what_a_device_holds(mesh):
+    tree = {name: jax.ShapeDtypeStruct((1024, size), jnp.float32) for name, size in (("a", 512), ("b", 256))}
+    text = sharding_text(tree, shardings(tree, [Rule("a", ("fsdp", None))], mesh), mesh, rows=1)
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    parts = mesh.shape["fsdp"]
+    first, row = text.splitlines()
+    assert first == f"mesh {shape}; {3 / parts:.1f} MiB of state per device in 2 arrays, the largest:"
+    assert row.split() == [f"{2 / parts:.3f}", "a", "float32[1024,", "512]", "fsdp,", "-"]
 
 
 def test_batch_is_split_over_data_and_fsdp(mesh):

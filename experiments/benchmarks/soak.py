@@ -1,0 +1,186 @@
+"""Does a run survive what happens to it for half an hour? Training with random kills, watched from outside.
+
+A process trains the tokenizer of `tiny` and is killed (SIGKILL) after a random time, again and again; each
+life continues from the newest whole checkpoint. Measured from outside, once a second:
+
+* memory: growth of the resident set (process and children) over each life, from `--settle` seconds after its
+  first step to its end, as a share of the mean; a leak grows with the length of a life;
+* step time: steps per second in each life, so that a run that slows down with steps, restarts or
+  checkpoints shows;
+* progress: no life may begin before the last whole checkpoint of the one before.
+
+    python -m experiments.benchmarks.soak --out experiments/benchmarks/soak.json     # half an hour
+    python -m experiments.benchmarks.soak --minutes 2 --least 20 --most 40
+"""
+
+import json
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+ROOT = Path(__file__).parents[2]
+_STEP = re.compile(r"tokenizer (\d+)/")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to soak.
+
+    Attributes:
+      minutes: how long.
+      least: shortest life, seconds.
+      most: longest life, seconds.
+      settle: seconds after the first step before memory counts.
+      save_every: steps between checkpoints.
+      seed: of the moments.
+      out: where the JSON goes.
+    """
+
+    minutes: float = 30.0
+    least: float = 40.0
+    most: float = 240.0
+    settle: float = 15.0
+    save_every: int = 200
+    seed: int = 0
+    out: Path = Path("runs/soak.json")
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process and its children, from /proc."""
+    total, waiting = 0, [pid]
+    while waiting:
+        number = waiting.pop()
+        try:
+            pages = int(Path(f"/proc/{number}/statm").read_text().split()[1])
+            children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+        except (OSError, ValueError):
+            continue  # it has just ended
+        total += pages * os.sysconf("SC_PAGE_SIZE")
+        waiting += map(int, children)
+    return total
+
+
+class Life:
+    """One process, from its start to its kill."""
+
+    def __init__(self, workdir: Path, save_every: int):
+        command = [sys.executable, str(ROOT / "experiments/image/instella_t2i.py"), "train"]
+        flags = {
+            "workdir": workdir,
+            "only": "tokenizer",
+            "tokenizer.steps": 100_000_000,
+            "log_every": 20,
+            "save_every": save_every,
+        }
+        for name, value in flags.items():
+            command += [f"--{name.replace('_', '-')}", str(value)]
+        self.steps: list[tuple[float, int]] = []
+        self.memory: list[tuple[float, int]] = []
+        self.last_words: list[str] = []
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.last_words = [*self.last_words[-20:], line.rstrip()]
+            if found := _STEP.match(line):
+                self.steps.append((time.monotonic(), int(found[1])))
+
+    def live(self, seconds: float) -> None:
+        """Watches the process for some seconds after its first step, then kills it.
+
+        Raises:
+          RuntimeError: it ended by itself.
+        """
+        while self.process.poll() is None:
+            now = time.monotonic()
+            if self.steps:
+                self.memory.append((now, resident_bytes(self.process.pid)))
+                if now - self.steps[0][0] > seconds:
+                    break
+            time.sleep(1)
+        else:
+            raise RuntimeError("the run ended by itself:\n" + "\n".join(self.last_words))
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.reader.join(timeout=10)
+
+    def record(self, settle: float) -> dict[str, Any]:
+        """What was seen."""
+        start = self.steps[0][0]
+        steps = [(t - start, step) for t, step in self.steps if t - start >= settle]
+        memory = [(t - start, size) for t, size in self.memory if t - start >= settle]
+        record: dict[str, Any] = {
+            "seconds": self.steps[-1][0] - start,
+            "first_step": self.steps[0][1],
+            "last_step": self.steps[-1][1],
+        }
+        if len(steps) > 2 and len(memory) > 10:
+            half = len(memory) // 2
+            early, late = (statistics.fmean(m for _, m in part) for part in (memory[:half], memory[half:]))
+            record["steps_per_second"] = (steps[-1][1] - steps[0][1]) / (steps[-1][0] - steps[0][0])
+            record["megabytes"] = statistics.fmean(size for _, size in memory) / 1e6
+            record["memory_growth"] = late / early - 1
+        return record
+
+
+def soak(options: Options, workdir: Path) -> dict[str, Any]:
+    """Lives and kills, and what they add up to.
+
+    Raises:
+      RuntimeError: a life ended by itself, or lost steps that were saved.
+    """
+    moments, end, lives = random.Random(options.seed), time.monotonic() + 60 * options.minutes, []
+    checkpoints = workdir / "checkpoints" / "tokenizer"
+    while time.monotonic() < end:
+        saved = max((int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()), default=0)
+        life = Life(workdir, options.save_every)
+        life.live(min(moments.uniform(options.least, options.most), max(end - time.monotonic(), 5)))
+        lives.append(life.record(options.settle) | {"saved_before": saved})
+        print(lives[-1], flush=True)
+        if life.steps[0][1] <= saved and saved:
+            raise RuntimeError(f"a life began at step {life.steps[0][1]}, before the checkpoint of {saved}")
+    measured = [life for life in lives if "memory_growth" in life]
+    speeds = [life["steps_per_second"] for life in measured]
+    thirds = max(len(speeds) // 3, 1)
+    return {
+        "options": asdict(options),
+        "lives": lives,
+        "kills": len(lives),
+        "steps": lives[-1]["last_step"],
+        "memory_growth_largest": max((life["memory_growth"] for life in measured), default=None),
+        "speed_last_over_first_third": (
+            statistics.fmean(speeds[-thirds:]) / statistics.fmean(speeds[:thirds]) if speeds else None
+        ),
+    }
+
+
+def main() -> None:
+    """Soaks, prints and writes what was found."""
+    options = tyro.cli(Options, description=__doc__)
+    with tempfile.TemporaryDirectory() as folder:
+        found = soak(options, Path(folder) / "run")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=2, default=str) + "\n")
+    print({name: value for name, value in found.items() if name not in ("lives", "options")})
+
+
+if __name__ == "__main__":
+    main()
