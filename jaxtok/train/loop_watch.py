@@ -21,7 +21,7 @@ def _compilations() -> list[int]:
     """
     count = [0]
 
-    def listen(event: str, duration: float, **details: Any) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         count[0] += event == _COMPILED
 
     jax.monitoring.register_event_duration_secs_listener(listen)

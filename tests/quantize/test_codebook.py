@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxtok.quantize.codebook import kmeans, moving_average_update, random_points
 from jaxtok.quantize.vq_losses import orthogonality
@@ -51,3 +52,19 @@ def test_random_points_are_different_real_points():
 def test_the_orthogonal_term_at_its_ends():
     assert orthogonality(jnp.eye(4)[:3] * 7) == pytest.approx(0, abs=1e-6)
     assert orthogonality(jnp.ones((5, 3))) == pytest.approx(1 - 1 / 5, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_k_means_on_eight_devices_is_that_on_one(metric):
+    points, weights = normal(203, 3, seed=1), jnp.ones(203).at[::5].set(0)
+
+    @jax.jit
+    def fit(points, weights):
+        return kmeans(points, random_points(points, 6, jax.random.key(0), weights), 5, metric, weights)
+
+    one = fit(points[:200], weights[:200])
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+        many = fit(jax.device_put(points[:200], rows), jax.device_put(weights[:200], rows))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), one, many)
