@@ -55,7 +55,7 @@ from experiments.benchmarks.quantizers_cases import (
     fewer_tokens,
     needed_bytes,
 )
-from experiments.benchmarks.quantizers_timing import take_turns, times_as_fast
+from experiments.benchmarks.timing import take_turns, times_as_fast
 
 
 @dataclass(frozen=True)

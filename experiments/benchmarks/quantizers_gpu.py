@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from experiments.benchmarks.quantizers_cases import Case, Side, cases, disagreements, inputs
-from experiments.benchmarks.quantizers_timing import take_turns, times_as_fast
+from experiments.benchmarks.timing import take_turns, times_as_fast
 
 COLUMNS = ("K", "D", "N", "pallas ms", "of roofline", "x XLA", "x torch.compile", "x torch")
 _OTHERS = ("xla", "torch.compile", "torch")

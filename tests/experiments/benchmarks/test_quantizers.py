@@ -18,7 +18,7 @@ from experiments.benchmarks.quantizers_cases import (
     inputs,
     needed_bytes,
 )
-from experiments.benchmarks.quantizers_timing import take_turns, times_as_fast
+from experiments.benchmarks.timing import take_turns, times_as_fast
 
 VQ = Case("vq", "look-up", tokens=256, codes=32, width=8)
 SMALL = list(
