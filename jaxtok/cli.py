@@ -54,6 +54,7 @@ def main(
     _prepare_jax()
     import jax
 
+    from jaxtok.train.distributed import finish
     from jaxtok.train.experiment import Experiment
     from jaxtok.train.loop import Stopped
 
@@ -67,8 +68,10 @@ def main(
         if verb == "sweep":
             raise ValueError(f"the verb {verb!r} is not there yet")
         _run(experiment, verb, arguments, verbs)
+        finish()
     except Stopped as stopped:
         print(stopped)
+        finish()
     except BrokenPipeError:  # `--help | head`
         raise SystemExit(0) from None
     except Exception as error:

@@ -90,7 +90,7 @@ def stages(config: Config) -> Iterator[Stage]:
         objective = TokenizerObjective(
             arm.tokenizer(), config.weights, temperature=0.0, codebook_from_data=model.from_data(name)
         )
-        history = UsageHistory(objective, config.window, config.fit.steps // config.window)
+        history = UsageHistory(objective, config.window, max(1, config.fit.steps // config.window))
         view = CodeView(arm, config.evaluation_images)
         yield Stage(name, gradient(history, config.fit), data, config.fit.steps, view=view)
 

@@ -109,18 +109,20 @@ class Life:
         Raises:
           RuntimeError: it ended by itself.
         """
-        while self.process.poll() is None:
+        while (by_itself := self.process.poll()) is None:
             now = time.monotonic()
             if self.steps:
                 self.memory.append((now, resident_bytes(self.process.pid)))
                 if now - self.steps[0][0] > seconds:
                     break
             time.sleep(1)
-        else:
-            raise RuntimeError("the run ended by itself:\n" + "\n".join(self.last_words))
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.reader.join(timeout=10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        if by_itself is not None:
+            raise RuntimeError("the run ended by itself:\n" + "\n".join(self.last_words))
 
     def record(self, settle: float) -> dict[str, Any]:
         """What was seen."""

@@ -88,6 +88,23 @@ def initialize(config: Distributed) -> None:
         log.info(line)
 
 
+def finish() -> None:
+    """Ends a run of several processes: all wait for the last, then the coordinator leaves last.
+
+    Call it from all of them when everything is done; does nothing with one process. (Processes that JAX takes
+    for recoverable do not wait for each other by themselves, and one that finds no coordinator when it leaves
+    is killed.)
+    """
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return
+    multihost_utils.sync_global_devices("done")
+    if jax.process_index() != 0:
+        jax.distributed.shutdown()
+    multihost_utils.sync_global_devices("gone")
+    if jax.process_index() == 0:
+        jax.distributed.shutdown()
+
+
 def to_host(tree: Any) -> Any:
     """A pytree of arrays as NumPy arrays, also where parts of them are on devices of other processes.
 

@@ -15,7 +15,7 @@ from jaxtok.train.stage import Stage, abstract_batch, collections_of, network_sh
 
 ROOT = Path(__file__).parents[2]
 # Benchmarks are scripts of their own: they have no presets.
-FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if "PRESETS" in path.read_text())
+FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if "\nPRESETS = " in path.read_text())
 EXPERIMENTS = {path.stem: path for path in FILES}
 
 

@@ -2,13 +2,14 @@
 
 import logging
 import sys
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from jaxtok.train.checkpoints import Checkpoints
-from jaxtok.train.distributed import Distributed, initialize
+from jaxtok.train.distributed import Distributed, finish, initialize
 from jaxtok.train.preemption import StopSignal
 from jaxtok.train.sharding import MeshShape, Rule, make_mesh, shardings, to_global
 
@@ -44,6 +45,9 @@ def main(process: int, port: int, directory: Path) -> None:
         assert not stop.agreed()
         stop.requested = process == 1
         assert stop.agreed()
+    if process == 1:
+        time.sleep(2)  # the coordinator waits for the last one
+    finish()
 
 
 if __name__ == "__main__":
