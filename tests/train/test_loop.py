@@ -345,7 +345,7 @@ def test_killed_twenty_times_at_random_moments_ends_bitwise_equal(tmp_path):
         last_saved.append(
             max((int(path.name) for path in checkpoints.glob("[0-9]*") if path.name.isdigit()), default=0)
         )
-    assert amid_saves >= 5 and last_saved == sorted(last_saved) and max(reached) > 50, (reached, last_saved)
+    assert amid_saves >= 3 and last_saved == sorted(last_saved) and max(reached) > 50, (reached, last_saved)
     assert len(list(checkpoints.glob("*tmp*"))) <= 1, "halves of old saves pile up"
     again, whole = runs.finish("killed"), runs.finish("whole")
     assert again.splitlines()[-1] == whole.splitlines()[-1]
