@@ -1,5 +1,6 @@
 """The shared train loop. It knows only `Stage.update`; everything about models stands elsewhere."""
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result
@@ -104,19 +106,8 @@ def fit(
         describe = {**(metadata or {}), "stage": stage.name, "data": pipeline.fingerprint, "seed": run.seed}
         try:
             with jax.set_mesh(mesh), StopSignal() as stop, Watchdog(run.distributed.stall) as watchdog:
-                loop = _Loop(
-                    stage,
-                    step.update,
-                    run,
-                    mesh,
-                    pipeline,
-                    frozen,
-                    key,
-                    checkpoints,
-                    writer,
-                    describe,
-                    watchdog,
-                )
+                parts = stage, step.update, run, mesh, pipeline, frozen, key, checkpoints, writer, describe
+                loop = _Loop(*parts, watchdog)
                 state = loop.train(state, start, stop)
                 results = loop.look(state, stage.steps)
                 if stop.agreed():
@@ -128,29 +119,25 @@ def fit(
     return state, results
 
 
+@dataclasses.dataclass
 class _Loop:
     """The steps of one stage. The order inside matters: check before save, save before the next batch."""
 
-    def __init__(
-        self,
-        stage,
-        update,
-        run,
-        mesh,
-        pipeline,
-        frozen,
-        key,
-        checkpoints,
-        writer: MultiWriter,
-        metadata,
-        watchdog,
-    ):
-        self.stage, self.update, self.run, self.mesh, self.pipeline = stage, update, run, mesh, pipeline
-        self.frozen, self.key, self.checkpoints = frozen, key, checkpoints
-        self.writer, self.metadata, self.watchdog = writer, metadata, watchdog
-        self.pending: list[tuple[int, dict[str, jax.Array]]] = []
-        self.last_finite = 0
-        self.skipped = self.skipped_in_a_row = 0
+    stage: Stage
+    update: Callable[..., Any]
+    run: Run
+    mesh: Mesh
+    pipeline: Pipeline
+    frozen: Mapping[str, Any]
+    key: jax.Array
+    checkpoints: Checkpoints
+    writer: MultiWriter
+    metadata: Mapping[str, Any]
+    watchdog: Watchdog
+    pending: list[tuple[int, dict[str, jax.Array]]] = dataclasses.field(default_factory=list)
+    last_finite: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
 
     def train(self, state: State, start: int, stop: StopSignal) -> State:
         """Runs the steps from `start` on."""

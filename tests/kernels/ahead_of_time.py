@@ -1,6 +1,5 @@
 """Compiling for TPUs and lowering for GPUs on a machine that has neither."""
 
-import contextlib
 import functools
 import os
 import warnings
@@ -12,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import topologies
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxtok.train.planning.devices import uncached
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}  # the smallest topology that has the chip
 GPUS = {"cuda": "NVIDIA H200", "rocm": "gfx942"}
@@ -64,21 +64,8 @@ def compile_for_tpu(
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
         for x, spec in zip(arguments, specs or (PartitionSpec(),) * len(arguments), strict=True)
     ]
-    with jax.set_mesh(mesh), _without_cache():
+    with jax.set_mesh(mesh), uncached():
         return jax.jit(function).lower(*placed).compile()
-
-
-@contextlib.contextmanager
-def _without_cache():
-    # A TPU program that was cached cannot be read back without a TPU.
-    folder = jax.config.jax_compilation_cache_dir
-    try:
-        jax.config.update("jax_compilation_cache_dir", None)
-        compilation_cache.reset_cache()
-        yield
-    finally:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        compilation_cache.reset_cache()
 
 
 def lower_for_gpu(function: Callable[..., Any], *arguments: jax.ShapeDtypeStruct, platform: str) -> str:

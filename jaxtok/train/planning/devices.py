@@ -94,7 +94,7 @@ def _fake(name: str, chip: Chip, count: int) -> Topology:
 
 @contextlib.contextmanager
 def uncached() -> Iterator[None]:
-    """Without the persistent cache of compiled programs."""
+    """Without the persistent cache of compiled programs: a TPU program cannot be read back without a TPU."""
     from jax.experimental.compilation_cache import compilation_cache
 
     config: Any = jax.config

@@ -76,7 +76,6 @@ def compile_program(function: Any, arguments: tuple[Any, ...], mesh: Mesh, topol
       topology: what for.
     """
     start = time.monotonic()
-    # A TPU program that was cached cannot be read back without a TPU.
     with jax.set_mesh(mesh), uncached() if topology.chip.tpu else contextlib.nullcontext():
         traced = function.trace(*arguments)
         written = jaxpr_flops(traced.jaxpr)
