@@ -73,6 +73,11 @@ class CodeSpace:
         return np.dtype(np.int32 if max(self.levels) <= 2**31 else np.uint32)
 
     @property
+    def stored_dtype(self) -> np.dtype:
+        """The narrowest unsigned integers that hold every code: uint8 for alphabets of up to 256."""
+        return np.min_scalar_type(max(self.levels) - 1)
+
+    @property
     def is_binary(self) -> bool:
         """Whether every slot is one bit."""
         return all(level == 2 for level in self.levels)
@@ -195,6 +200,9 @@ class CodeSpace:
         """
         codes = np.asarray(codes)
         self._check_slots(codes)
+        if self.is_binary:  # one field per bit is the same bytes, and much faster
+            self._check_range(codes)
+            return pack_fields(codes, (1,) * self.slots)
         grouping = self.regroup(self._fields)
         return pack_fields(
             np.asarray(grouping.merge(codes)), [(level - 1).bit_length() for level in grouping.space.levels]
@@ -214,6 +222,8 @@ class CodeSpace:
                 f"{packed.shape[-1]} bytes per item, but {tokens} tokens of {self.packed_bits} bits take "
                 f"{needed}"
             )
+        if self.is_binary:
+            return unpack_fields(packed, tokens, (1,) * self.slots).astype(self.code_dtype)
         grouping = self.regroup(self._fields)
         merged = unpack_fields(packed, tokens, [(level - 1).bit_length() for level in grouping.space.levels])
         return np.asarray(grouping.split(merged))

@@ -15,6 +15,10 @@ def pack_fields(
     Returns:
       uint8 [..., ceil(N * sum(widths) / 8)]; the unused high bits of the last byte are zero.
     """
+    if set(widths) == {1}:
+        return np.packbits(
+            values.astype(np.uint8).reshape(*values.shape[:-2], -1), axis=-1, bitorder="little"
+        )
     values = values.astype(np.uint32)
     bits = [(values[..., f, None] >> np.arange(width, dtype=np.uint32)) & 1 for f, width in enumerate(widths)]
     flat = np.concatenate(bits, axis=-1).astype(np.uint8)
@@ -29,6 +33,8 @@ def unpack_fields(
     total = sum(widths)
     flat = np.unpackbits(packed, axis=-1, count=tokens * total, bitorder="little")
     flat = flat.reshape(*packed.shape[:-1], tokens, total).astype(np.uint32)
+    if set(widths) == {1}:
+        return flat
     fields = np.split(flat, np.cumsum(widths)[:-1], axis=-1)
     values = [
         (field << np.arange(field.shape[-1], dtype=np.uint32)).sum(-1, dtype=np.uint32) for field in fields

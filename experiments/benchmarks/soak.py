@@ -3,8 +3,8 @@
 A process trains the tokenizer of `tiny` and is killed (SIGKILL) after a random time, again and again; each
 life continues from the newest whole checkpoint. Measured from outside, once a second:
 
-* memory: growth of the resident set (process and children) over each life, from `--settle` seconds after its
-  first step to its end, as a share of the mean; a leak grows with the length of a life;
+* memory: growth of the resident set without file pages (process and children) over each life, from `--settle`
+  seconds after its first step to its end: mean of the second half over mean of the first;
 * step time: steps per second in each life, so that a run that slows down with steps, restarts or
   checkpoints shows;
 * progress: no life may begin before the last whole checkpoint of the one before.
@@ -58,16 +58,20 @@ class Options:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and its children, from /proc."""
+    """Resident memory of a process and its children that no file backs, from /proc.
+
+    Pages of files (programs, libraries) come and go as the kernel needs room, whatever the process does.
+    """
     total, waiting = 0, [pid]
     while waiting:
         number = waiting.pop()
         try:
-            pages = int(Path(f"/proc/{number}/statm").read_text().split()[1])
+            status = Path(f"/proc/{number}/status").read_text()
             children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
-        except (OSError, ValueError):
+        except OSError:
             continue  # it has just ended
-        total += pages * os.sysconf("SC_PAGE_SIZE")
+        found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+        total += 1024 * int(found[1]) if found else 0  # none: it has ended and waits for its parent
         waiting += map(int, children)
     return total
 

@@ -40,7 +40,7 @@ from jaxtok.train.image_views import IndependentSampler, PriorSampler, SampleVie
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import TRANSFORMER_RULES
-from jaxtok.train.stage import Stage
+from jaxtok.train.stage import Stage, StageCodes
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def stages(config: Config) -> Iterator[Stage]:
     # With classes a few captions are drawn often; without, many captions once.
     captions, per_caption = (config.classes, 50) if config.classes else (200, 1)
     look = SampleView(model, data, judge, captions, per_caption)
-    read = {"data": data, "frozen": ("tokenizer",)}
+    read = {"data": data, "frozen": ("tokenizer",), "codes": StageCodes(model.space, model.tokens)}
     sampler = IndependentSampler(model.space)
     for name, classes in (("independent", 1), ("independent_by_class", config.classes)):
         if classes:

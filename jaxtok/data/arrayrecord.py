@@ -7,7 +7,7 @@ names by label, when they are known.
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class ArrayRecord(Source):
         """
         self.channels = channels
         self.files = find_files(path, (SUFFIX,))
-        self._count = len(_open(tuple(self.files)))
+        self._count = len(open_shards(tuple(self.files)))
         if not self._count:
             raise ValueError(f"the shards at {path} hold no records. Check data.path.")
         classes = Path(self.files[0]).with_name(_CLASSES)
@@ -46,7 +46,7 @@ class ArrayRecord(Source):
 
     def raw(self, index: int) -> dict[str, Any]:
         try:
-            record = import_extra("msgpack", "data").unpackb(_open(tuple(self.files))[index])
+            record = import_extra("msgpack", "data").unpackb(open_shards(tuple(self.files))[index])
             return {name: record[name] for name in ("image", "label", "caption", "key")}
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise BadRecord(f"record {index}", f"{type(error).__name__}: {error}") from error
@@ -56,12 +56,28 @@ class ArrayRecord(Source):
 
 
 @functools.lru_cache(maxsize=4)  # by files and not in the source, so that a worker process opens its own
-def _open(files: tuple[str, ...]) -> Any:
+def open_shards(files: tuple[str, ...]) -> Any:
+    """The records of ArrayRecord files, by number over all of them.
+
+    Raises:
+      ValueError: a file cannot be read.
+    """
     module = import_extra("array_record.python.array_record_data_source", "data")
     try:
         return module.ArrayRecordDataSource(list(files))
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"the shards beside {files[0]} cannot be read: {error}. Pack them again.") from error
+        raise ValueError(f"{_unreadable(files)} cannot be read: {error}. Write it again.") from error
+
+
+def _unreadable(files: Sequence[str]) -> str:
+    """The first file that cannot be opened by itself; the error of all together does not say which."""
+    module = import_extra("array_record.python.array_record_data_source", "data")
+    for file in files:
+        try:
+            module.ArrayRecordDataSource([file])
+        except (ValueError, RuntimeError):
+            return file
+    return f"the shards beside {files[0]}"
 
 
 def write_shards(source: Source, folder: Path, records_per_shard: int) -> Iterable[Path]:

@@ -41,8 +41,45 @@ class TrainingBatch:
             wanted = record_at(example, len(self.source), self.data.seed)
             index, record = _read_or_replace(self.source, wanted, failures)
             generator = augmentation_generator(example, self.data.seed)
-            made.append((index, record, augment(record["image"], size, self.data, generator), True))
-        return _collate(made, self.data), failures
+            made.append((index, record, _augmented(record, size, self.data, generator), True))
+        return _collate(made, self.data, self.source), failures
+
+
+@dataclass(frozen=True)
+class EncodingBatch:
+    """All augmented versions of all records, in order: row `r` of step `s` is entry `e = s * batch_size + r`,
+    which is crop `e // records` of record `e % records`. Padded after the last.
+
+    Attributes:
+      source: The records.
+      data: The configuration.
+      crops: Versions of each record; 0 for one without augmentation.
+    """
+
+    source: Source
+    data: Data
+    crops: int
+
+    def __call__(self, step: int) -> tuple[Batch, Failures]:
+        sizes, records = self.data.image_sizes, len(self.source)
+        size = size_at(step, sizes, self.data.seed) if self.crops else max(sizes)
+        made, failures, captions = [], [], []
+        for entry in range(step * self.data.batch_size, (step + 1) * self.data.batch_size):
+            if entry >= records * max(self.crops, 1):
+                row = (-1, _PADDING, self.source.blank(size), False)
+            else:
+                index, record = _read_or_replace(self.source, entry % records, failures)
+                if self.crops:
+                    generator = augmentation_generator(entry, self.data.seed)
+                    content = _augmented(record, size, self.data, generator)
+                else:
+                    content = _prepared(record, size, self.data)
+                row = (index, record, content, True)
+            made.append(row)
+            captions.append(row[1]["caption"])
+        batch = _collate(made, self.data, self.source)
+        batch["caption"] = np.array(captions)
+        return batch, failures
 
 
 @dataclass(frozen=True)
@@ -62,7 +99,7 @@ class EvaluationBatch:
     size: int
 
     def __call__(self, step: int) -> tuple[Batch, Failures]:
-        blank = np.zeros((self.size, self.size, self.data.channels), np.uint8)
+        blank = self.source.blank(self.size)
         made, failures = [], []
         for row in self.rows:
             wanted = step * self.data.batch_size + row
@@ -71,8 +108,18 @@ class EvaluationBatch:
                 continue
             index, record = _read_or_replace(self.source, wanted, failures)
             # A replacement counts in its own place already.
-            made.append((index, record, prepare(record["image"], self.size, self.data), index == wanted))
-        return _collate(made, self.data), failures
+            made.append((index, record, _prepared(record, self.size, self.data), index == wanted))
+        return _collate(made, self.data, self.source), failures
+
+
+def _augmented(record: dict[str, Any], size: int, data: Data, generator: np.random.Generator) -> np.ndarray:
+    """The image of a training record; codes are as they are."""
+    return record["codes"] if "codes" in record else augment(record["image"], size, data, generator)
+
+
+def _prepared(record: dict[str, Any], size: int, data: Data) -> np.ndarray:
+    """The image of a record without augmentation; codes are as they are."""
+    return record["codes"] if "codes" in record else prepare(record["image"], size, data)
 
 
 def _read_or_replace(source: Source, wanted: int, failures: Failures) -> tuple[int, dict[str, Any]]:
@@ -93,10 +140,10 @@ def _read_or_replace(source: Source, wanted: int, failures: Failures) -> tuple[i
     )
 
 
-def _collate(rows: list[tuple[int, dict[str, Any], np.ndarray, bool]], data: Data) -> Batch:
-    indices, records, images, mask = zip(*rows)
+def _collate(rows: list[tuple[int, dict[str, Any], np.ndarray, bool]], data: Data, source: Source) -> Batch:
+    indices, records, contents, mask = zip(*rows)
     batch = {
-        "image": np.stack(images),
+        source.content: source.stack(contents),
         "label": np.array([record["label"] for record in records], np.int32),
         "index": np.array(indices, np.int64),
         "mask": np.array(mask, bool),

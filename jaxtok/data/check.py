@@ -28,10 +28,10 @@ def describe(data: Data, split: Split) -> str:
         except BadRecord as error:
             lines.append(f"{index:>8}  cannot be decoded: {error}")
             continue
-        image = record["image"]
+        content = source.stack([record[source.content]])[0]
         lines.append(
-            f"{index:>8}  {'x'.join(map(str, image.shape)):<12} {image.dtype} "
-            f"[{image.min():>3}, {image.max():>3}]  "
+            f"{index:>8}  {'x'.join(map(str, content.shape)):<12} {content.dtype} "
+            f"[{content.min():>3}, {content.max():>3}]  "
             f"label {record['label']:>3}  {record['caption']!r}  {record['key']}"
         )
     return "\n".join(lines)

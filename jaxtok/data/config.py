@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-SourceName = Literal["digits", "photos", "shapes", "folder", "parquet", "webdataset", "arrayrecord", "numpy"]
+SourceName = Literal[
+    "digits", "photos", "shapes", "folder", "parquet", "webdataset", "arrayrecord", "numpy", "tokens"
+]
 Split = Literal["train", "eval"]
 Crop = Literal["none", "center", "random", "random_resized"]
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -19,7 +21,8 @@ class Data:
     """
 
     source: SourceName = "digits"
-    """Embedded data (digits, photos, shapes) or the format of the files at `path`."""
+    """Embedded data (digits, photos, shapes) or the format of the files at `path`; "tokens" are what the verb
+    `encode` writes, codes in place of images."""
     path: str = ""
     """A file, a folder or a glob pattern with the records. Unused by embedded data."""
     eval_path: str = ""

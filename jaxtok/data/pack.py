@@ -30,7 +30,12 @@ def main(
       records_per_shard: Records in each shard but the last.
     """
     try:
-        for file in write_shards(open_source(data, split), output, records_per_shard):
+        source = open_source(data, split)
+        if source.content != "image":
+            raise ValueError(
+                f"source {data.source!r} holds no images; the verb `encode` wrote its shards already"
+            )
+        for file in write_shards(source, output, records_per_shard):
             print(file)
     except (ValueError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error

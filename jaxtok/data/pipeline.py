@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxtok.data.batching import Batch, EvaluationBatch, Failures, TrainingBatch
+from jaxtok.data.batching import Batch, EncodingBatch, EvaluationBatch, Failures, TrainingBatch
 from jaxtok.data.config import Data, Split
 from jaxtok.data.errors import BadDataError
 from jaxtok.data.sources import open_source
@@ -36,7 +36,7 @@ class Pipeline:
 
     A batch is a dict of NumPy arrays with b = batch_size / process_count rows:
 
-    * "image" uint8 [b, S, S, C]
+    * "image" uint8 [b, S, S, C], or of token files "codes" [b, N, Q], the narrowest unsigned integers
     * "label" int32 [b], -1 unknown
     * "text" int32 [b, T] and "text_mask" bool [b, T], when `data.text_length > 0`
     * "index" int64 [b], the record's number in the split, -1 for padding
@@ -123,6 +123,16 @@ class Pipeline:
         steps = grain.MapDataset.range(-(-len(self.source) // self.data.batch_size))
         size = size or max(self.data.image_sizes)
         return self._read(steps, EvaluationBatch(self.source, self.data, self._rows, size))
+
+    def encoding_batches(self, crops: int, first: int, last: int) -> Iterator[Batch]:
+        """Steps `first` to `last` (exclusive) of a pass in order over `crops` augmented versions of every
+        record (0: one without augmentation), with all rows on this host and "caption", the texts.
+
+        The last batch is filled up with rows whose "mask" is False. A record that cannot be decoded is
+        replaced as in training; "index" says by which.
+        """
+        steps = grain.MapDataset.range(first, last)
+        return self._read(steps, EncodingBatch(self.source, self.data, crops))
 
     def _read(
         self, steps: grain.MapDataset, make: Callable[[int], tuple[Batch, Failures]]

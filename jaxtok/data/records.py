@@ -1,7 +1,8 @@
 """What a source of records is, and what a record that cannot be decoded is."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,10 +17,12 @@ class Source(ABC):
 
     Attributes:
       channels: Channels of the decoded images, 1 or 3.
+      content: What a record holds: "image", or "codes" of token files.
       classes: Names of the classes by label; empty when the source does not know them.
     """
 
     channels: int
+    content: Literal["image", "codes"] = "image"
     classes: tuple[str, ...] = ()
 
     @abstractmethod
@@ -39,16 +42,26 @@ class Source(ABC):
         """JSON value that changes when the records do. No absolute paths: copies of a data set are equal."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Record `index` with its image decoded to uint8 [H, W, channels].
+        """Record `index` with its image, if it has one, decoded to uint8 [H, W, channels].
 
         Raises:
           BadRecord: The record cannot be read or decoded.
         """
         record = self.raw(index)
+        if self.content != "image":
+            return record
         image = record["image"]
         if isinstance(image, bytes):
             image = decode_image(image, self.channels, record["key"])
         return record | {"image": to_channels(image, self.channels)}
+
+    def blank(self, size: int) -> np.ndarray:
+        """What stands in for a record in the padding of a batch: a black image of `size` pixels."""
+        return np.zeros((size, size, self.channels), np.uint8)
+
+    def stack(self, contents: Sequence[np.ndarray]) -> np.ndarray:
+        """What records hold, as one array with a row each."""
+        return np.stack(contents)
 
 
 class Subset(Source):
@@ -56,10 +69,16 @@ class Subset(Source):
 
     def __init__(self, source: Source, start: int, count: int):
         self.source, self.start, self.count = source, start, count
-        self.channels, self.classes = source.channels, source.classes
+        self.channels, self.classes, self.content = source.channels, source.classes, source.content
 
     def __len__(self) -> int:
         return self.count
+
+    def blank(self, size: int) -> np.ndarray:
+        return self.source.blank(size)
+
+    def stack(self, contents: Sequence[np.ndarray]) -> np.ndarray:
+        return self.source.stack(contents)
 
     def raw(self, index: int) -> dict[str, Any]:
         return self.source.raw(permuted(self.start + index, len(self.source), SPLIT_SEED))

@@ -8,6 +8,7 @@ from jaxtok.data.folder import Folder, class_folders
 from jaxtok.data.parquet import Parquet
 from jaxtok.data.records import Source, Subset
 from jaxtok.data.shapes import Shapes
+from jaxtok.data.tokens import Tokens
 from jaxtok.data.webdataset import WebDataset
 
 
@@ -23,7 +24,7 @@ def open_source(data: Data, split: Split) -> Source:
 
     Returns:
       A source; `source[i]` is `{"image": uint8 [H, W, C], "label": int, "caption": str, "key": str}`, and
-      for shapes also "scene", a JSON string.
+      for shapes also "scene", a JSON string; tokens have "codes" [N, Q] in place of "image".
 
     Raises:
       ValueError: The configuration, a path or a column is wrong, or there are no records.
@@ -55,6 +56,8 @@ def _open_files(data: Data, path: str) -> Source:
         return WebDataset(path, data.channels)
     if data.source == "arrayrecord":
         return ArrayRecord(path, data.channels)
+    if data.source == "tokens":
+        return Tokens(path)
     return NumpyFile(path, data.channels)
 
 

@@ -151,6 +151,15 @@ class TokenizerObjective:
         return w.temperature_start * (self.temperature / w.temperature_start) ** done
 
 
+def batch_latents(
+    encode: Callable[[Variables, jax.Array], Latents], frozen: Variables, tokenizer: str, batch: Batch
+) -> Latents:
+    """Latents of a batch: its "codes" [B, N, Q] where it comes from token files, else of its images."""
+    if "codes" in batch:
+        return Latents(codes=batch["codes"].astype(jnp.int32))
+    return jax.lax.stop_gradient(encode(frozen[tokenizer], batch["image"]))
+
+
 @dataclasses.dataclass(frozen=True)
 class PriorObjective:
     """Likelihood of a frozen tokenizer's codes under a prior.
@@ -177,9 +186,11 @@ class PriorObjective:
     def loss(
         self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array, step: jax.Array
     ) -> Terms:
-        """The prior's loss on codes that are made here, by the tokenizer in evaluation mode."""
+        """The prior's loss on the codes of the batch, or else on codes that are made here, by the tokenizer
+        in evaluation mode.
+        """
         del step
-        latents = jax.lax.stop_gradient(self.encode(frozen[self.tokenizer], batch["image"]))
+        latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
         total, metrics = self.prior.loss(variables["params"], latents, self.condition(batch, frozen), keys)
         return Terms(total, {"loss/nll": total, **metrics}, {}, {})
 
@@ -190,7 +201,7 @@ class PriorObjective:
 
     def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
         """The prior's loss with every caption kept, in nats per slot."""
-        latents = self.encode(frozen[self.tokenizer], batch["image"])
+        latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
         rule: Any = self.prior.rule
         rule = dataclasses.replace(rule, condition_dropout=0.0)
         prior = dataclasses.replace(self.prior, rule=rule)
@@ -235,7 +246,7 @@ class IndependentEstimator:
     ) -> tuple[Variables, dict[str, jax.Array]]:
         """Adds the codes of a batch."""
         del keys
-        codes = self.encode(frozen[self.tokenizer], batch["image"]).codes
+        codes = batch_latents(self.encode, frozen, self.tokenizer, batch).codes
         counts = params["counts"] + count_codes(codes, batch["label"], self.space, self.classes)
         return {"counts": counts}, {"images": jnp.sum(counts) / (self.tokens * self.space.slots)}
 
@@ -244,5 +255,5 @@ class IndependentEstimator:
     def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
         """Negative log-likelihood in nats per slot."""
         del keys
-        codes = self.encode(frozen[self.tokenizer], batch["image"]).codes
+        codes = batch_latents(self.encode, frozen, self.tokenizer, batch).codes
         return independent_nll(variables["params"]["counts"], codes, batch["label"], self.space)

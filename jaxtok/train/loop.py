@@ -29,6 +29,7 @@ from jaxtok.train.run import Run
 from jaxtok.train.sharding import make_mesh, sharding_text, to_global
 from jaxtok.train.stage import Stage, State, Trained, Variables, inference_variables
 from jaxtok.train.step import make_step, placement_of
+from jaxtok.train.token_files import token_data
 from jaxtok.train.writers import MultiWriter, default_writer
 
 log = logging.getLogger(__name__)
@@ -71,13 +72,17 @@ def fit(
     """
     # -- data and mesh: errors of the user come first --
     mesh = make_mesh(run.mesh)
+    data = stage.data
+    if run.tokens and stage.codes is not None:
+        data = token_data(run.tokens, data, stage.codes, frozen)
     pipeline = Pipeline(
-        stage.data, "train", run.seed, process_index=jax.process_index(), process_count=jax.process_count()
+        data, "train", run.seed, process_index=jax.process_index(), process_count=jax.process_count()
     )
     key = stage_key(run.seed, stage.name)
     # -- state: shapes, shardings, then either a checkpoint or a fresh one that is born sharded --
     reads = {name: frozen[name] for name in (*stage.frozen, *stage.networks)}
-    step = make_step(stage, mesh, reads, skip_nonfinite=run.on_nonfinite == "skip")
+    skip = run.on_nonfinite == "skip"
+    step = make_step(stage, mesh, reads, skip_nonfinite=skip, from_codes=data is not stage.data)
     if mesh.size > 1 and jax.process_index() == 0:
         print(f"{stage.name}: {sharding_text(step.state, placement_of(step.state), mesh)}", flush=True)
     frozen = {name: jax.device_put(frozen[name], placement_of(step.frozen[name])) for name in step.frozen}

@@ -25,6 +25,9 @@ class Run:
         or skip that step (its update is undone and counted; many in a row stop the run all the same).
       profile: steps of each stage to trace, from the tenth on, in `profile/` for TensorBoard or Perfetto;
         0 for none.
+      tokens: folder of token files (verb `encode`) of the training images; stages that learn codes read them
+        from there, and the tokenizer does not run in their steps. They have to be those of this run's
+        tokenizer and data.
       init_from: a run, a folder of `save_pretrained`, or official weights to start from; parameters of equal
         name and shape are taken, and what was and was not is printed.
       wandb_project: Weights & Biases project; empty for none.
@@ -42,6 +45,7 @@ class Run:
     keep: int = 2
     on_nonfinite: Literal["stop", "skip"] = "stop"
     profile: int = 0
+    tokens: str = ""
     init_from: str = ""
     wandb_project: str = ""
     distributed: Distributed = field(default_factory=Distributed)

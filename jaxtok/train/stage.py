@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtok.codes import CodeSpace
 from jaxtok.data.config import Data
 from jaxtok.evaluate.protocol import Result
 from jaxtok.losses.terms import Terms
@@ -87,6 +88,21 @@ class StageView(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class StageCodes:
+    """The codes that a stage learns.
+
+    Attributes:
+      space: alphabet of a token.
+      tokens: N.
+      tokenizer: name of the stage that makes them.
+    """
+
+    space: CodeSpace
+    tokens: int
+    tokenizer: str = "tokenizer"
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One thing that is trained.
 
@@ -99,6 +115,7 @@ class Stage:
       networks: frozen networks that are no stage, name -> function that loads their variables.
       rules: how its parameters are split over the mesh.
       view: how it is measured and drawn; None for not at all.
+      codes: what it can read from token files in place of images; None where it needs images.
     """
 
     name: str
@@ -109,6 +126,7 @@ class Stage:
     networks: Mapping[str, Callable[[], Variables]] = dataclasses.field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     view: StageView | None = None
+    codes: StageCodes | None = None
 
 
 # What a state holds beside the collections of the model.
@@ -127,13 +145,20 @@ def inference_variables(state: State) -> Variables:
     return {"params": state.get("ema", state["params"]), **collections_of(state)}
 
 
-def abstract_batch(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch at the largest resolution, without opening the data."""
+def abstract_batch(data: Data, codes: StageCodes | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch at the largest resolution, without opening the data.
+
+    Args:
+      data: what.
+      codes: of a batch from token files; None for images.
+    """
     batch, side = data.batch_size, max(data.image_sizes)
-    shapes = {
-        "image": jax.ShapeDtypeStruct((batch, side, side, data.channels), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
-    }
+    if codes is None:
+        shapes = {"image": jax.ShapeDtypeStruct((batch, side, side, data.channels), jnp.uint8)}
+    else:
+        shape, dtype = (batch, codes.tokens, codes.space.slots), codes.space.stored_dtype
+        shapes = {"codes": jax.ShapeDtypeStruct(shape, dtype)}
+    shapes["label"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     if data.text_length:
         shapes["text"] = jax.ShapeDtypeStruct((batch, data.text_length), jnp.int32)
         shapes["text_mask"] = jax.ShapeDtypeStruct((batch, data.text_length), jnp.bool_)

@@ -37,7 +37,9 @@ class Step:
     key: Any
 
 
-def make_step(stage: Stage, mesh: Mesh, frozen: Any, *, skip_nonfinite: bool = False) -> Step:
+def make_step(
+    stage: Stage, mesh: Mesh, frozen: Any, *, skip_nonfinite: bool = False, from_codes: bool = False
+) -> Step:
     """Chooses shardings by the stage's rules, for its state and for what it reads; allocates nothing.
 
     Args:
@@ -45,6 +47,7 @@ def make_step(stage: Stage, mesh: Mesh, frozen: Any, *, skip_nonfinite: bool = F
       mesh: from `make_mesh`.
       frozen: pytree of arrays or shapes, by name.
       skip_nonfinite: see `jaxtok.train.diagnostics.without_nonfinite_steps`.
+      from_codes: the batches come from token files.
 
     Raises:
       ValueError: a rule that does not fit, see `jaxtok.train.sharding.shardings`.
@@ -60,7 +63,7 @@ def make_step(stage: Stage, mesh: Mesh, frozen: Any, *, skip_nonfinite: bool = F
 
     replicated = NamedSharding(mesh, PartitionSpec())
     key = jax.eval_shape(lambda: jax.random.key(0))
-    batch = abstract_batch(stage.data)
+    batch = abstract_batch(stage.data, stage.codes if from_codes else None)
     frozen = placed(frozen, shardings(frozen, _matching(stage.rules, frozen), mesh))
     shapes = jax.eval_shape(init, key, batch, frozen)
     placement = shardings(shapes, stage.rules, mesh)

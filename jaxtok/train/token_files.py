@@ -1,136 +1,150 @@
-"""Data sets as tokens: packed bits in shards beside a manifest that says what they are."""
+"""Data sets as tokens: encoding them, and training on them in place of images.
 
+`jaxtok.data.token_shards` is the format.
+"""
+
+import dataclasses
 import hashlib
 import json
-from collections.abc import Generator, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from jaxtok.codes import CodeSpace
+from jaxtok.data.batching import Batch
 from jaxtok.data.config import Data, Split
 from jaxtok.data.pipeline import Pipeline
+from jaxtok.data.token_shards import LEAST_RECORD, Manifest, has_shard, read_manifest, write_shard
 from jaxtok.param_trees import flatten
 from jaxtok.systems.image.image_system import ImageSystem
 from jaxtok.train.config import to_json
 from jaxtok.train.fingerprint import fingerprint
+from jaxtok.train.stage import StageCodes, Variables
+
+SHARD_BYTES = 2**26  # 64 MiB of codes per file, unless told
 
 
-def tokenizer_hash(system: ImageSystem) -> str:
-    """Hash of a tokenizer's variables; tokens of another one mean something else."""
-    leaves = flatten(dict(system.variables["tokenizer"]))
-    text = json.dumps({path: fingerprint(np.asarray(leaf)) for path, leaf in sorted(leaves.items())})
+def tokenizer_hash(variables: Variables) -> str:
+    """Hash of a tokenizer's variables, wherever they live; tokens of another one mean something else."""
+    leaves = sorted(flatten(dict(variables)).items())
+    text = json.dumps({path: fingerprint(leaf) for path, leaf in leaves})
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def encode_data(
-    system: ImageSystem, data: Data, folder: Path, split: Split = "train", shard_size: int = 65_536
-) -> dict[str, Any]:
-    """Encodes every record of a split, in order and without augmentation.
+def image_fingerprint(data: Data, split: Split) -> str:
+    """Fingerprint of the images of a split, whatever is done with their captions."""
+    return Pipeline(dataclasses.replace(data, text_length=0, text_model=""), split).fingerprint
 
-    Writes `tokens-00000.npy`, ... (uint8 [n, ceil(N * packed_bits / 8)]), `labels-00000.npy`,
-    `index-00000.npy` (record numbers) and `manifest.json`.
+
+def encode_data(
+    system: ImageSystem,
+    data: Data,
+    folder: Path,
+    split: Split = "train",
+    *,
+    crops: int = 0,
+    shard_size: int = 0,
+    part: int = 0,
+    parts: int = 1,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Encodes every record of a split, in order. Complete shards of an earlier call stay; the rest is made.
 
     Args:
       system: the trained system.
       data: what to encode.
       folder: where to write.
       split: "train" or "eval".
-      shard_size: images per shard.
+      crops: augmented versions of each record, as training would make them; 0 for one without augmentation.
+      shard_size: entries per file, rounded up to whole records of the file; 0 for 64 MiB of codes.
+      part, parts: makes only the shards whose number is `part` modulo `parts`, so that many machines share
+        the work.
+      tell: called with a line after each shard.
 
     Returns:
       The manifest.
 
     Raises:
-      ValueError: the folder holds tokens of another tokenizer or of other data.
+      ValueError: the folder holds tokens of another tokenizer or of other data, or a number is out of range.
     """
+    if crops < 0 or shard_size < 0 or not 0 <= part < parts:
+        raise ValueError(
+            f"crops={crops} and shard_size={shard_size} must be at least 0, part={part} from 0 to "
+            f"parts - 1 = {parts - 1}"
+        )
+    # The images of a batch share a resolution that is drawn per batch, so a file holds whole batches.
+    data = dataclasses.replace(data, text_length=0, text_model="")
     pipeline = Pipeline(data, split)
-    model = system.model
-    manifest = {
-        "levels": list(model.space.levels),
-        "tokens": model.tokens,
-        "bytes_per_image": -(-model.tokens * model.space.packed_bits // 8),
-        "tokenizer": tokenizer_hash(system),
-        "data": pipeline.fingerprint,
-        "source": to_json(data),
-        "split": split,
-        "shard_size": shard_size,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "manifest.json"
-    if path.exists():
-        stored = json.loads(path.read_text())
-        changed = [
-            name
-            for name in ("levels", "tokens", "tokenizer", "data", "split", "shard_size")
-            if stored[name] != manifest[name]
-        ]
-        if changed:
-            raise ValueError(
-                f"{folder} holds tokens with another {', '.join(changed)}; choose another folder or remove it"
-            )
-    path.write_text(json.dumps(manifest, indent=2) + "\n")
-    shards = images = 0
-    for columns in _shards(_encoded(system, pipeline), shard_size):
-        for name, rows in columns.items():
-            target = folder / f"{name}-{shards:05d}.npy"
-            with open(target.with_suffix(".partial"), "wb") as file:
-                np.save(file, rows)
-            target.with_suffix(".partial").rename(target)
-        shards, images = shards + 1, images + len(columns["index"])
-    manifest |= {"images": images, "shards": shards}
-    path.write_text(json.dumps(manifest, indent=2) + "\n")
+    space, tokens = system.model.space, system.model.tokens
+    size = -(-tokens * space.packed_bits // 8)
+    block = data.batch_size * math.ceil(LEAST_RECORD / (size * data.batch_size))
+    wanted = shard_size or max(SHARD_BYTES // size, 1)
+    manifest = Manifest(
+        levels=space.levels,
+        tokens=tokens,
+        tokenizer=tokenizer_hash(system.variables["tokenizer"]),
+        data=pipeline.fingerprint,
+        source=to_json(data),
+        split=split,
+        images=len(pipeline),
+        crops=crops,
+        block=block,
+        shard_size=block * math.ceil(wanted / block),
+    )
+    manifest.write(folder)
+    own = range(part, manifest.shards, parts)
+    for shard in own:
+        if has_shard(folder, shard):
+            tell(f"shard {shard} of {manifest.shards} is there already")
+            continue
+        rows = manifest.rows(shard)
+        first, last = rows.start // data.batch_size, -(-rows.stop // data.batch_size)
+        write_shard(folder, manifest, shard, _packed(system, pipeline.encoding_batches(crops, first, last)))
+        tell(f"shard {shard} of {manifest.shards}: {len(rows):,} entries")
     return manifest
 
 
-def read_tokens(folder: Path) -> tuple[dict[str, Any], Generator[dict[str, np.ndarray], None, None]]:
-    """The manifest, and per shard "codes" int32 [n, N, Q], "labels" and "index".
-
-    Raises:
-      FileNotFoundError: no manifest.
-      ValueError: encoding has not finished.
-    """
-    path = folder / "manifest.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{folder} holds no tokens (no manifest.json); make some with the verb `encode`"
-        )
-    manifest = json.loads(path.read_text())
-    if "shards" not in manifest:
-        raise ValueError(f"encoding into {folder} has not finished; run the same command again")
-    space = CodeSpace(tuple(manifest["levels"]))
-
-    def shards() -> Generator[dict[str, np.ndarray], None, None]:
-        for number in range(manifest["shards"]):
-            columns = {
-                name: np.load(folder / f"{name}-{number:05d}.npy") for name in ("tokens", "labels", "index")
-            }
-            yield {"codes": space.unpack(columns.pop("tokens"), manifest["tokens"]), **columns}
-
-    return manifest, shards()
-
-
-def _encoded(system: ImageSystem, pipeline: Pipeline) -> Iterator[dict[str, np.ndarray]]:
-    for batch in pipeline.evaluation_batches():
+def _packed(system: ImageSystem, batches: Iterator[Batch]) -> Iterator[dict[str, np.ndarray]]:
+    for batch in batches:
         keep = batch["mask"]
         codes = np.asarray(jax.device_get(system.encode(batch["image"]).codes))[keep]
-        yield {
-            "tokens": system.model.space.pack(codes),
-            "labels": batch["label"][keep],
-            "index": batch["index"][keep],
-        }
+        columns = {name: batch[name][keep] for name in ("label", "index", "caption")}
+        yield {"packed": system.model.space.pack(codes), **columns}
 
 
-def _shards(batches: Iterator[dict[str, np.ndarray]], size: int) -> Iterator[dict[str, np.ndarray]]:
-    waiting: dict[str, np.ndarray] = {}
-    for batch in batches:
-        waiting = {
-            name: np.concatenate([waiting[name], rows]) if waiting else rows for name, rows in batch.items()
-        }
-        while len(waiting["index"]) >= size:
-            yield {name: rows[:size] for name, rows in waiting.items()}
-            waiting = {name: rows[size:] for name, rows in waiting.items()}
-    if waiting and len(waiting["index"]):
-        yield waiting
+def token_data(folder: str, data: Data, codes: StageCodes, frozen: Mapping[str, Variables]) -> Data:
+    """The configuration that reads token files in place of the images of `data`.
+
+    Args:
+      folder: with the tokens.
+      data: of the stage.
+      codes: what the stage takes.
+      frozen: variables of the earlier stages.
+
+    Raises:
+      ValueError: the tokens are of another split, code space, tokenizer or of other images; or see
+        `TokenShards`.
+    """
+    manifest = read_manifest(Path(folder).expanduser())
+    if manifest.split != "train":
+        raise ValueError(f"{folder} holds the split {manifest.split!r}; training needs the split 'train'")
+    if (manifest.levels, manifest.tokens) != (codes.space.levels, codes.tokens):
+        raise ValueError(
+            f"{folder} holds {manifest.tokens} tokens of levels {manifest.levels}, this prior learns "
+            f"{codes.tokens} of {codes.space.levels}"
+        )
+    own = tokenizer_hash(frozen[codes.tokenizer])
+    if manifest.tokenizer != own:
+        raise ValueError(
+            f"{folder} was written by tokenizer {manifest.tokenizer}, this run has {own}; encode again with "
+            "the tokenizer of this run, or start from that one with --init-from and no steps of its own"
+        )
+    images = image_fingerprint(data, "train")
+    if manifest.data != images:
+        raise ValueError(
+            f"{folder} was made from images with fingerprint {manifest.data}, this run's have {images}; "
+            "encode the images of this run, or set the same --data"
+        )
+    return dataclasses.replace(data, source="tokens", path=folder, eval_path="", held_out=0)

@@ -6,15 +6,15 @@ import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from jaxtok.data.token_shards import TokenShards, shard_path
 from jaxtok.evaluate.protocol import Result, write_results
 from jaxtok.inspect import sample_grid
 from jaxtok.train.claims import measure, with_steps
@@ -24,7 +24,9 @@ from jaxtok.train.loop import evaluation_batches, stage_key
 from jaxtok.train.pretrained import load, read_config, restore_stage
 from jaxtok.train.run import Run
 from jaxtok.train.stage import Trained, abstract_batch, collections_of
-from jaxtok.train.token_files import encode_data, read_tokens, tokenizer_hash
+from jaxtok.train.token_files import encode_data, tokenizer_hash
+
+_DECODED_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +71,26 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Encode:
-    """Turns a data set into token files.
+    """Turns a data set into token files: packed bits in shards, and a manifest. The same command again makes
+    what is missing; `train --tokens` trains priors on them.
 
     Attributes:
       workdir: a run, or a folder of `save_pretrained`.
       split: "train" or "eval" of the run's data.
       out: folder for the tokens; default `<workdir>/tokens-<split>`.
-      shard_size: images per file.
+      crops: augmented versions of each image; 0 for one without augmentation.
+      shard_size: images per file, about; 0 for 64 MiB of codes.
+      part: this process makes every `parts`-th shard from this one on; many machines can share the work.
+      parts: among how many the shards are shared.
     """
 
     workdir: str = ""
-    split: str = "train"
+    split: Literal["train", "eval"] = "train"
     out: str = ""
-    shard_size: int = 65_536
+    crops: int = 0
+    shard_size: int = 0
+    part: int = 0
+    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,12 +204,22 @@ def encode_verb(experiment: Experiment, options: Encode) -> None:
     out = Path(options.out or workdir / f"tokens-{options.split}")
     start = time.monotonic()
     manifest = encode_data(
-        load(workdir), config.data, out, "eval" if options.split == "eval" else "train", options.shard_size
+        load(workdir),
+        config.data,
+        out,
+        options.split,
+        crops=options.crops,
+        shard_size=options.shard_size,
+        part=options.part,
+        parts=options.parts,
+        tell=lambda line: print(f"{line} ({time.monotonic() - start:.0f} s)", flush=True),
     )
     seconds = time.monotonic() - start
-    images, size = manifest["images"], manifest["bytes_per_image"]
+    own = range(options.part, manifest.shards, options.parts)
+    images, size = sum(len(manifest.rows(shard)) for shard in own), manifest.bytes_per_entry
+    written = sum(shard_path(out, "tokens", shard).stat().st_size for shard in own)
     print(
-        f"{images:,} images as {size} bytes each in {manifest['shards']} files in {out}, "
+        f"{images:,} images as {size} bytes each, {written / 1e6:,.2f} MB in {len(own)} files in {out}, "
         f"{images / seconds:,.0f} images/s"
     )
 
@@ -209,27 +228,21 @@ def decode_verb(experiment: Experiment, options: Decode) -> None:
     """Turns token files back into images."""
     del experiment
     system = load(options.workdir)
-    manifest, shards = read_tokens(Path(options.tokens))
-    own = tokenizer_hash(system)
-    if manifest["tokenizer"] != own:
+    tokens = TokenShards(options.tokens)
+    written_by, own = tokens.manifest.tokenizer, tokenizer_hash(system.variables["tokenizer"])
+    if written_by != own:
         raise ValueError(
-            f"tokens written by tokenizer {manifest['tokenizer']}, {options.workdir} holds {own}; encode "
+            f"tokens written by tokenizer {written_by}, {options.workdir} holds {own}; encode "
             "again or use the other run"
         )
     out = Path(options.out or Path(options.workdir) / "decoded")
     size = (options.size, options.size) if options.size else None
-    done = 0
-    for shard in shards:
-        for first in range(0, len(shard["codes"]), 64):
-            end = first + (min(64, options.count - done) if options.count else 64)
-            codes = jnp.asarray(shard["codes"][first:end])
-            write_images(out, system.decode(codes, size), shard["index"][first:end])
-            done += len(codes)
-            if done == options.count:
-                break
-        if done == options.count:
-            break
-    print(f"{done} images in {out}")
+    count = min(options.count or len(tokens), len(tokens))
+    start = time.monotonic()
+    for first in range(0, count, _DECODED_AT_ONCE):
+        entries = range(first, min(first + _DECODED_AT_ONCE, count))
+        write_images(out, system.decode(tokens.codes(entries), size), entries)
+    print(f"{count:,} images in {out}, {count / (time.monotonic() - start):,.0f} images/s")
 
 
 def verify_verb(experiment: Experiment, config: Any, options: Verify, preset: str) -> None:
@@ -301,7 +314,7 @@ def print_claims(judged: Sequence[dict[str, Any]]) -> None:
     Console(width=None if Console().is_terminal else 110).print(table)
 
 
-def write_images(folder: Path, images: np.ndarray, names: Sequence[int] | np.ndarray | None = None) -> None:
+def write_images(folder: Path, images: np.ndarray, names: Sequence[int] | None = None) -> None:
     """Writes uint8 images [B, H, W, C] as PNG files named by number."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in zip(range(len(images)) if names is None else names, images, strict=True):

@@ -54,7 +54,12 @@ def for_accelerators(config: Any) -> tuple[Any, list[str]]:
 
 
 def plan_train(
-    stages: Sequence[Stage], plain: Sequence[Stage], only: Sequence[str], mesh: Mesh, topology: Topology
+    stages: Sequence[Stage],
+    plain: Sequence[Stage],
+    only: Sequence[str],
+    mesh: Mesh,
+    topology: Topology,
+    from_codes: bool = False,
 ) -> Iterator[StagePlan]:
     """Plans the training of stages.
 
@@ -63,16 +68,19 @@ def plan_train(
       plain: the same without rematerialisation, to count what the model needs.
       only: names of those to plan; none for all.
       mesh, topology: where.
+      from_codes: stages that can, read token files in place of images.
     """
     for stage, other in zip(stages, plain, strict=True):
         if only and stage.name not in only:
             continue
         check_batch(stage, mesh)
         frozen = frozen_shapes(stage, stages)
-        step = make_step(stage, mesh, frozen)
+        step = make_step(stage, mesh, frozen, from_codes=from_codes)
         arguments = (step.state, step.batch, step.frozen, step.key)
         program = compile_program(step.update, arguments, mesh, topology)
-        needed = program.jaxpr_flops if other is stage else _written(make_step(other, mesh, frozen), mesh)
+        needed = program.jaxpr_flops
+        if other is not stage:
+            needed = _written(make_step(other, mesh, frozen, from_codes=from_codes), mesh)
         yield _stage_plan(stage, step.state["params"], frozen, program, needed, topology, mesh)
 
 

@@ -26,6 +26,7 @@ class Plan:
         h200:8, mi300x:8), compiled for the CPU as a guide.
       mesh: how its chips are arranged.
       only: stages to plan; all by default.
+      tokens: plan the priors as trained on token files (`train --tokens`), where no image is encoded.
       verb: plan the training, or the samplers of the priors.
       full: compile with all the effort of a run, which takes several times as long: fewer bytes go through
         main memory, and the total differs a little.
@@ -37,6 +38,7 @@ class Plan:
     topology: str = "v5e:4x4"
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     only: tuple[str, ...] = ()
+    tokens: bool = False
     verb: Literal["train", "sample"] = "train"
     full: bool = False
     search: bool = False
@@ -48,6 +50,8 @@ class Plan:
             raise ValueError(f"trials is {self.trials}; a search needs at least 1.")
         if self.search and self.verb != "train":
             raise ValueError("--search tries ways to train; leave out --verb, or --search")
+        if self.tokens and (self.search or self.verb != "train"):
+            raise ValueError("--tokens plans training as given; leave out --search and --verb, or --tokens")
 
 
 def plan_verb(experiment: Experiment, config: Any, options: Plan, preset: str) -> None:
@@ -128,4 +132,4 @@ def make_plans(experiment: Experiment, config: Any, options: Plan, topology: Top
         return plan_sample(stages, options.only, mesh, topology)
     plain = with_remat(config, "none")
     others = stages if plain == config else list(experiment.stages(plain))
-    return plan_train(stages, others, options.only, mesh, topology)
+    return plan_train(stages, others, options.only, mesh, topology, options.tokens)

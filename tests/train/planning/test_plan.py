@@ -203,3 +203,19 @@ def test_published_prior_sends_only_weights_and_gradients():
     assert {kind: total.bytes for kind, total in half.items()} == {
         kind: total.bytes for kind, total in whole.items()
     }
+
+
+def test_a_prior_on_token_files_runs_no_tokenizer(tmp_path):
+    plans = []
+    for more in ((), ("--tokens",)):
+        arguments = ("--topology", "gpu:2", "--only", "independent", *more)
+        small_cli("plan", *arguments, "--out", tmp_path / "plan.json")
+        plans += json.loads((tmp_path / "plan.json").read_text())["stages"]
+    of_images, of_tokens = plans
+    assert 0 < of_tokens["program"]["jaxpr_flops"] + 1 < 0.1 * of_images["program"]["jaxpr_flops"]
+
+
+@pytest.mark.parametrize("more", [{"search": True}, {"verb": "sample"}])
+def test_token_files_are_planned_for_training_only(more):
+    with pytest.raises(ValueError, match="--tokens plans training as given"):
+        Plan(tokens=True, **more)
