@@ -42,16 +42,16 @@ class Options:
       minutes: how long.
       least: shortest life, seconds.
       most: longest life, seconds.
-      settle: seconds after the first step before memory counts.
+      settle: seconds after the first step before memory counts; the first checkpoint lies in them.
       save_every: steps between checkpoints.
       seed: of the moments.
       out: where the JSON goes.
     """
 
     minutes: float = 30.0
-    least: float = 40.0
-    most: float = 240.0
-    settle: float = 15.0
+    least: float = 90.0
+    most: float = 300.0
+    settle: float = 45.0
     save_every: int = 200
     seed: int = 0
     out: Path = Path("runs/soak.json")

@@ -97,6 +97,12 @@ def _scan(file: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:
                     samples.append((key, {}))
                 if field in _FIELDS:
                     samples[-1][1][field] = (member.offset_data, member.size)
+            end = archive.offset  # of the last member
+        # A shard that was cut between two members reads well, but without the two zero blocks of the end.
+        with open(file, "rb") as opened:
+            opened.seek(end)
+            if opened.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it has no end mark, so it was cut short after a member")
     except (OSError, tarfile.TarError) as error:
         raise ValueError(
             f"{file} cannot be read as an uncompressed tar file: {error}. Repair or remove it."

@@ -22,6 +22,7 @@ from jaxtok.train.diagnostics import (
     nonfinite,
 )
 from jaxtok.train.gradient import GRADIENT_NORM
+from jaxtok.train.host_memory import give_back_freed_memory
 from jaxtok.train.loop_watch import LoopWatch, Trace
 from jaxtok.train.preemption import StopSignal
 from jaxtok.train.process_failure import Watchdog
@@ -181,12 +182,17 @@ class _Loop:
         batches.close()
         trace.close(state)
         if stage.steps > start:
-            self.writer.text(stage.steps, "loop", watch.describe())
+            self.writer.text(stage.steps, "loop", f"{watch.describe()}{self.replaced()}")
         self.checkpoints.wait()
         if self.checkpoints.latest() is None:
             self.save(stage.steps, state)  # a stage of no steps still leaves its state
         self.checkpoints.wait()
         return state
+
+    def replaced(self) -> str:
+        """How many records could not be decoded, if any."""
+        bad, seen = (self.pipeline.counters[f"records_{name}"] for name in ("bad", "seen"))
+        return f"; {bad} of {seen} records could not be decoded and were replaced" if bad else ""
 
     def report(self, log: bool) -> None:
         """Fetches the metrics of the steps since the last time, checks each of them, writes the newest."""
@@ -231,6 +237,7 @@ class _Loop:
     def save(self, step: int, state: State) -> None:
         """Starts an asynchronous checkpoint."""
         self.checkpoints.save(step, state, {**self.metadata, "step": step})
+        give_back_freed_memory()
         self.watchdog.alive()
 
     def look(self, state: State, step: int) -> list[Result]:

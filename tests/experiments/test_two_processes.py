@@ -17,6 +17,7 @@ import pytest
 from jaxtok.evaluate.protocol import read_results
 from jaxtok.param_trees import flatten
 from jaxtok.train.pretrained import load
+from tests.small_run import small_cli
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,30 @@ def test_two_processes_train_evaluate_and_sample_as_one(small_run, tmp_path):
         own = flatten(load(one).variables[stage])
         for path, leaf in flatten(variables).items():
             np.testing.assert_allclose(leaf, own[path], rtol=1e-5, atol=1e-6, err_msg=f"{stage} {path}")
+
+
+def test_preempted_as_two_processes_and_continued_as_one_ends_as_an_uninterrupted_run(tmp_path):
+    """SIGTERM reaches one of two processes; both save and leave with 0 within the grace time. One process
+    continues from what two have saved.
+    """
+    # With small steps the order of sums does not grow into other bits, and one step more or less still shows.
+    rate, steps_to = 1e-5, ("--tokenizer.steps", "200", "--tokenizer.learning-rate", "1e-5")
+    steps = ("--only", "tokenizer", "--log-every", "5", "--save-every", "1000")
+    grace = 30  # seconds that schedulers leave between SIGTERM and SIGKILL, the least of the usual ones
+    with Pair(tmp_path / "run", *steps, *steps_to) as pair:
+        pair.wait_for("tokenizer 20/")
+        pair.processes[1].send_signal(signal.SIGTERM)
+        assert [pair.wait(number, grace) for number in range(2)] == [0, 0], pair.text(0) + pair.text(1)
+        assert "tokenizer stopped at step" in pair.text(0)
+    checkpoints = tmp_path / "run" / "checkpoints" / "tokenizer"
+    (saved,) = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()]
+    assert 20 <= saved < 200
+    for workdir in (tmp_path / "run", tmp_path / "whole"):
+        small_cli("train", "--workdir", workdir, *steps, *steps_to)
+    continued, whole = (load(tmp_path / name, averaged=False) for name in ("run", "whole"))
+    expected = flatten(dict(whole.variables["tokenizer"]))
+    for path, leaf in flatten(dict(continued.variables["tokenizer"])).items():
+        np.testing.assert_allclose(leaf, expected[path], rtol=0, atol=0.3 * rate, err_msg=path)
 
 
 @pytest.mark.parametrize("vanishing, how", [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)])

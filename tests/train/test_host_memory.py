@@ -8,10 +8,12 @@ import pytest
 
 from jaxtok.train.host_memory import keep_freed_memory
 
-# Faults while a block of 256 MB is written three more times.
+# Faults while a block of 256 MB is written three more times, and megabytes that the process gives back then.
 _PROGRAM = """
-import resource, sys
-from jaxtok.train.host_memory import keep_freed_memory
+import re, resource, sys
+from jaxtok.train.host_memory import give_back_freed_memory, keep_freed_memory
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
 done = keep_freed_memory() if sys.argv[1] == "keep" else None
 import ctypes
 libc = ctypes.CDLL(None)
@@ -25,7 +27,10 @@ write()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
     write()
-print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+held = resident()
+give_back_freed_memory()
+print(done, faults, held - resident())
 """
 
 
@@ -37,15 +42,16 @@ def faults(mode):
         check=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
-    done, count = run.stdout.split()
-    return done, int(count)
+    done, count, given_back = run.stdout.split()
+    return done, int(count), int(given_back)
 
 
 def test_memory_is_written_without_new_pages():
-    done, kept = faults("keep")
+    done, kept, given_back = faults("keep")
     if done != "True":
         pytest.skip("this C library has no mallopt")
     assert kept < 100 < faults("leave")[1]
+    assert given_back > 200
 
 
 @pytest.mark.parametrize("platforms", ["tpu", "cuda,cpu"])

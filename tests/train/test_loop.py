@@ -1,9 +1,11 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import jax
@@ -13,6 +15,8 @@ import pytest
 
 from jaxtok import keys as random
 from jaxtok.data.config import Data
+from jaxtok.data.errors import BadDataError
+from jaxtok.data.images import encode_png
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result
 from jaxtok.losses.terms import Terms
@@ -180,6 +184,44 @@ def test_other_data_is_refused(whole):
     other = dataclasses.replace(DATA, flip=True)
     with pytest.raises(ValueError, match=r"stage 'curve' was trained on data with fingerprint .*--init-from"):
         fit(stage(data=other), run_in(whole[0]), {})
+
+
+def pictures(folder, bad=()):
+    """32 small PNG files; the bad ones are cut."""
+    folder.mkdir()
+    for number in range(32):
+        content = encode_png(np.full((8, 8, 1), 8 * number, np.uint8))
+        (folder / f"{number:02d}.png").write_bytes(content[:40] if number in bad else content)
+    return Data("folder", str(folder), image_sizes=(8,), channels=1, batch_size=8, held_out=8)
+
+
+def test_corrupt_images_are_replaced_named_and_counted(tmp_path, caplog):
+    data = dataclasses.replace(pictures(tmp_path / "pictures", bad=(3, 17)), max_bad_fraction=0.2)
+    state, _ = fit(stage(data=data), run_in(tmp_path / "run"), {})
+    assert int(state["step"]) == 12
+    named = {record.args[0] for record in caplog.records if "cannot be decoded" in record.msg}
+    (told,) = [line["loop"] for line in lines(tmp_path / "run") if "loop" in line]
+    assert named and named <= {"03.png", "17.png"}
+    assert re.search(r"[1-9]\d* of \d+ records could not be decoded and were replaced", told), told
+
+
+def test_too_many_corrupt_images_stop_the_run(tmp_path):
+    data = pictures(tmp_path / "pictures", bad=range(8, 32))
+    with pytest.raises(BadDataError, match=r"records cannot be decoded, .* allows: \d\d\.png"):
+        fit(stage(data=data), run_in(tmp_path / "run"), {})
+
+
+@pytest.mark.parametrize("cut", [700, 1024])
+def test_a_tar_shard_that_is_cut_short_is_refused_before_the_first_step(tmp_path, cut):
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        for picture in sorted(Path(pictures(tmp_path / "pictures").path).iterdir()):
+            archive.add(picture, picture.name)
+    data = Data("webdataset", str(shard), image_sizes=(8,), channels=1, batch_size=8, held_out=8)
+    assert int(fit(stage(1, data), run_in(tmp_path / "whole"), {})[0]["step"]) == 1
+    shard.write_bytes(shard.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"shard\.tar cannot be read as an uncompressed tar file"):
+        fit(stage(1, data), run_in(tmp_path / "cut"), {})
 
 
 def test_other_batches_and_workers_are_the_same_data(whole):
