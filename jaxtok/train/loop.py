@@ -158,9 +158,7 @@ class _Loop:
             self.pending.append((step, metrics))
             self.checkpoints.check()
             last = step == stage.steps
-            # With several processes a stop is agreed on at the same steps, because agreeing is a collective.
-            ask = jax.process_count() == 1 or step % run.log_every == 0
-            stopping = not last and ask and stop.agreed()
+            stopping = not last and stop.agreed(step)
             if (
                 step % run.log_every == 0
                 or step % run.save_every == 0

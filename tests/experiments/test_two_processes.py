@@ -96,7 +96,7 @@ def test_preempted_as_two_processes_and_continued_as_one_ends_as_an_uninterrupte
     """
     # With small steps the order of sums does not grow into other bits, and one step more or less still shows.
     rate, steps_to = 1e-5, ("--tokenizer.steps", "200", "--tokenizer.learning-rate", "1e-5")
-    steps = ("--only", "tokenizer", "--log-every", "5", "--save-every", "1000")
+    steps = ("--only", "tokenizer", "--log-every", "20", "--save-every", "1000")
     grace = 30  # seconds that schedulers leave between SIGTERM and SIGKILL, the least of the usual ones
     with Pair(tmp_path / "run", *steps, *steps_to) as pair:
         pair.wait_for("tokenizer 20/")
