@@ -15,7 +15,6 @@ from jaxtok.nn.attention import Attention
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.patches import average_pool, nearest_upsample, unpatchify
 
-Grid = Float[jax.Array, "B H W C"]
 Shortcut = Literal["input", "branch"]
 Down = Literal["conv_end", "conv_centre", "conv_wide", "pool"]
 Up = Literal["nearest", "shuffle"]
@@ -118,7 +117,7 @@ class ResidualBlock(nn.Module):
     """
 
     features: int
-    shortcut: Shortcut = "input"
+    shortcut: str = "input"
     use_bias: bool = True
     groups: int = 32
     dtype: Any = jnp.float32
@@ -171,7 +170,7 @@ class Downsample(nn.Module):
       dtype: computation dtype.
     """
 
-    kind: Down = "conv_end"
+    kind: str = "conv_end"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -207,7 +206,7 @@ class Upsample(nn.Module):
       dtype: computation dtype.
     """
 
-    kind: Up = "nearest"
+    kind: str = "nearest"
     dtype: Any = jnp.float32
 
     @nn.compact

@@ -115,7 +115,20 @@ def test_images_are_signed_outside_whatever_they_are_inside(variables):
     np.testing.assert_allclose(decoded, 2 * raw - 1, atol=1e-5)
 
 
-def test_official_arguments_that_contradict_each_other_are_refused():
+def test_official_arguments_become_our_sizes():
+    conf = {
+        "channel_mult": [1, 2],
+        "hidden_channels": 32,
+        "num_res_blocks": 3,
+        "num_channels": 1,
+        "z_channels": 5,
+    }
+    model = from_official({"conf": conf, "codes": 7, "commitment_cost": 0.5, "image_size": 8})
+    shape = model.shape
+    assert (shape.multipliers, shape.channels, shape.blocks, shape.middle) == ((1, 2), 32, 3, 3)
+    assert (model.channels, shape.features, model.codes, model.image_size, model.tokens) == (1, 5, 7, 8, 16)
+    quantizer = model.tokenizer().quantizer
+    assert (quantizer.commitment, quantizer.codebook_weight) == (1.0, 0.5)
     with pytest.raises(ValueError, match="num_resolutions=3"):
         from_official({"conf": {"num_resolutions": 3, "channel_mult": [1, 2]}})
 

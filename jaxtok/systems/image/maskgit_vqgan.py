@@ -131,6 +131,7 @@ def from_official(config: Mapping[str, Any]) -> MaskGITVQGAN:
         channels=conf.get("hidden_channels", shape.channels),
         multipliers=multipliers,
         blocks=conf.get("num_res_blocks", shape.blocks),
+        middle=conf.get("num_res_blocks", shape.middle),  # the official network has as many there
         features=conf.get("z_channels", shape.features),
     )
     return MaskGITVQGAN(
