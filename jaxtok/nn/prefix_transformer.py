@@ -34,22 +34,25 @@ class ClassPrefix(nn.Module):
     Attributes:
       classes: number of classes.
       width: D.
+      null: whether there is a "no class", which guidance needs.
     """
 
     classes: int
     width: int
+    null: bool = True
 
     @nn.compact
     def __call__(self, condition: Condition) -> Prefix:
-        embedding = nn.Embed(
-            self.classes + 1, self.width, embedding_init=nn.initializers.normal(0.02), name="embedding"
-        )
+        start = nn.initializers.normal(0.02)
+        embedding = nn.Embed(self.classes + self.null, self.width, embedding_init=start, name="embedding")
         x = embedding(jnp.asarray(condition.features))[:, None]
         return x, jnp.ones(x.shape[:2], bool)
 
     @nn.nowrap
     def condition(self, labels: Int[jax.Array, " B"]) -> Condition:
-        """Condition of labels, with its null class."""
+        """Condition of labels, with its null class if there is one."""
+        if not self.null:
+            return Condition(labels)
         return Condition(labels, null=Condition(jnp.full((1,), self.classes, jnp.int32)))
 
 
@@ -226,7 +229,7 @@ class PrefixTransformer(nn.Module):
         inputs: jax.Array,
         positions: Int[jax.Array, "B S"],
         mask: Bool[jax.Array, "B S C"] | None = None,
-    ) -> tuple[Float[jax.Array, "B S F"], PrefixCache]:
+    ) -> tuple[Float[jax.Array, "B S F"], KVCache]:
         """Logits of the tokens at `positions`, given the tokens before them.
 
         Args:
