@@ -23,6 +23,7 @@ from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.grid import GridDecoder, GridEncoder, GridShape
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
+from jaxtok.weights import FrozenNetwork
 
 
 def halves(
@@ -185,7 +186,7 @@ class LlamaGen:
             **halves(16, 1, 32, (1, 2), (1, 2), groups=4),
             prior=LanguageModelShape(4, 4, 32, hidden=256, unroll=4),
             classes=10,
-            settings=AutoregressiveSettings(guidance=1.0),
+            settings=AutoregressiveSettings(guidance=3.0),
         )
 
     @property
@@ -256,6 +257,18 @@ class LlamaGen:
         """Float images around [-1, 1] of latents or codes at `size` (height, width) pixels; pure."""
         return cast(jax.Array, self.tokenizer().apply(variables, latents, size, method="decode"))
 
+    priors = ("autoregressive",)
+
+    def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
+        """One of `priors` by name.
+
+        Raises:
+          ValueError: another name.
+        """
+        if name not in self.priors:
+            raise ValueError(f"prior {name!r}; choose one of {self.priors}")
+        return self.autoregressive(dtype)
+
     def condition(self, told: jax.Array, mask: jax.Array | None = None) -> Condition | None:
         """What the prior is told, with "nothing" as the alternative that guidance needs.
 
@@ -269,6 +282,30 @@ class LlamaGen:
         if isinstance(conditioner, TextPrefix):
             return conditioner.condition(told, mask)
         return conditioner.condition(told)
+
+    def class_condition(self, labels: jax.Array) -> Condition | None:
+        """Condition of labels int32 [B]; None where the prior is told nothing.
+
+        Raises:
+          ValueError: the prior is told a text.
+        """
+        if self.told == "text":
+            raise ValueError("this prior is told a text, not a class; use `condition` with its features")
+        return self.condition(labels)
+
+    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+        """Condition of a training batch, for `PriorObjective`.
+
+        Raises:
+          ValueError: see `class_condition`.
+        """
+        del frozen
+        return self.class_condition(batch["label"])
+
+    def networks(self, dtype: Any = jnp.float32) -> dict[str, FrozenNetwork]:
+        """Frozen networks that the prior needs: none."""
+        del dtype
+        return {}
 
     def example_condition(self, batch: int = 1) -> Condition | None:
         """A condition of the right shape, for initialisation."""
