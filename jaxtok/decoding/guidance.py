@@ -2,19 +2,36 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from jaxtok.codes import Condition
 
+
+def _from_conditional(conditional, unconditional, s):
+    return conditional + s * (conditional - unconditional)
+
+
+def _from_unconditional(conditional, unconditional, s):
+    return unconditional + s * (conditional - unconditional)
+
+
 GUIDANCE_RULES: dict[str, Callable[..., jax.Array]] = {
     # Strength 0 is the conditional model itself.
-    "c+w(c-u)": lambda conditional, unconditional, w: conditional + w * (conditional - unconditional),
+    "c+s(c-u)": _from_conditional,
+    "c+w(c-u)": _from_conditional,  # as it is written where the strength is called w
     # Strength 1 is the conditional model itself, 0 the unconditional one.
-    "u+s(c-u)": lambda conditional, unconditional, s: unconditional + s * (conditional - unconditional),
+    "u+s(c-u)": _from_unconditional,
 }
+
+# The strength at which nothing is guided.
+NEUTRAL_STRENGTH = {"c+s(c-u)": 0.0, "c+w(c-u)": 0.0, "u+s(c-u)": 1.0}
+
+GuidanceSchedule = Literal["constant", "linear", "power-cosine"]
 
 
 def guide(
@@ -28,8 +45,7 @@ def guide(
     Raises:
       ValueError: an unknown rule. The two in use differ by one in the strength, so it is always named.
     """
-    if rule not in GUIDANCE_RULES:
-        raise ValueError(f"guidance rule {rule!r}; choose one of {list(GUIDANCE_RULES)}")
+    check_rule(rule)
     return GUIDANCE_RULES[rule](conditional, unconditional, strength)
 
 
@@ -52,3 +68,46 @@ def guide_stacked(logits: Float[jax.Array, "B2 *shape"], strength: float | jax.A
     """`guide` for logits of 2B rows made from `with_unconditional`."""
     conditional, unconditional = jnp.split(logits, 2, axis=0)
     return guide(conditional, unconditional, strength, rule)
+
+
+def check_rule(rule: str) -> None:
+    """Raises `ValueError` for an unknown rule."""
+    if rule not in GUIDANCE_RULES:
+        raise ValueError(f"guidance rule {rule!r}; choose one of {list(GUIDANCE_RULES)}")
+
+
+def check_schedule(schedule: str) -> None:
+    """Raises `ValueError` for an unknown schedule."""
+    if schedule not in get_args(GuidanceSchedule):
+        raise ValueError(f"guidance schedule {schedule!r}; choose one of {get_args(GuidanceSchedule)}")
+
+
+def guidance_strength(
+    strength: float,
+    progress: float | np.ndarray | jax.Array,
+    schedule: str = "constant",
+    power: float = 1.0,
+    start: float = 0.0,
+) -> jax.Array:
+    """Strength of guidance during sampling: from `start` to `strength`.
+
+        constant      strength throughout
+        linear        start + (strength - start) r                                TiTok (arXiv 2406.07550)
+        power-cosine  start + (strength - start) (1 - cos(pi r^power)) / 2        RAR (arXiv 2411.00776)
+
+    Args:
+      strength: at the end.
+      progress: r in [0, 1], the part of the steps that is done before this one.
+      schedule: its course.
+      power: of "power-cosine"; above 1 the guidance comes later.
+      start: at the beginning; `NEUTRAL_STRENGTH` of the rule starts without guidance.
+
+    Raises:
+      ValueError: an unknown schedule.
+    """
+    check_schedule(schedule)
+    progress = jnp.asarray(progress, jnp.float32)
+    if schedule == "constant":
+        return jnp.full_like(progress, strength)
+    done = progress if schedule == "linear" else (1 - jnp.cos(jnp.pi * progress**power)) / 2
+    return start + (strength - start) * done

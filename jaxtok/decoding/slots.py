@@ -6,11 +6,16 @@ from jaxtyping import Float, Int
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace
+from jaxtok.decoding.logits import LogitRules
 from jaxtok.nn.slots import slot_logits
 
 
 def sample_slots(
-    logits: Float[jax.Array, "B *rest F"], space: CodeSpace, keys: jax.Array, temperature: float = 1.0
+    logits: Float[jax.Array, "B *rest F"],
+    space: CodeSpace,
+    keys: jax.Array,
+    temperature: float = 1.0,
+    rules: LogitRules | None = None,
 ) -> Int[jax.Array, "B *rest Q"]:
     """Draws every slot independently from `softmax(logits / temperature)`.
 
@@ -19,6 +24,7 @@ def sample_slots(
       space: the code space.
       keys: one key per example [B].
       temperature: at 0 the most likely value is taken (a tie goes to the lowest).
+      rules: what else changes the logits of a slot before it is drawn, after the temperature.
 
     Returns:
       int32 codes.
@@ -28,12 +34,13 @@ def sample_slots(
     """
     if temperature < 0:
         raise ValueError(f"temperature={temperature} must be at least 0 (0 takes the most likely value)")
-    if space.is_binary:
+    rules = LogitRules() if rules is None else rules
+    if space.is_binary and rules == LogitRules():
         return _sample_bits(logits.astype(jnp.float32), keys, temperature)
     codes = []
     for q, slot in enumerate(slot_logits(logits.astype(jnp.float32), space)):
         if temperature > 0:
-            slot = slot / temperature + random.gumbel(random.fold(keys, q), slot.shape[1:])
+            slot = rules(slot / temperature) + random.gumbel(random.fold(keys, q), slot.shape[1:])
         codes.append(jnp.argmax(slot, axis=-1).astype(jnp.int32))
     return jnp.stack(codes, axis=-1)
 

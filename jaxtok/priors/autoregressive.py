@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Condition, Latents
 from jaxtok.decoding.guidance import guide_stacked, with_unconditional
+from jaxtok.decoding.logits import LogitRules
 from jaxtok.decoding.slots import sample_slots
 from jaxtok.nn.slots import log_likelihood
 from jaxtok.priors.contract import Codec, Metrics, Prior, masked_mean
@@ -25,17 +26,34 @@ class AutoregressiveSettings:
 
     Attributes:
       guidance: strength w of classifier-free guidance, c + w (c - u); 0 samples the conditional model alone.
-      temperature: divides the logits before guidance; 0 takes the most likely values.
+        A strength s of the form u + s (c - u) is w = s - 1.
+      temperature: divides the logits; 0 takes the most likely values.
+      guided_tokens: how many tokens, from the first, are guided; 0 for all.
+      top_k: how many values of a slot can be drawn; 0 for all.
+      top_p: probability of the nucleus that they are drawn from; 1 for all.
+      min_p: their least probability, relative to the likeliest; 0 for all.
     """
 
     guidance: float = 3.0
     temperature: float = 1.0
+    guided_tokens: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self):
         if self.temperature < 0:
             raise ValueError(
                 f"temperature={self.temperature} must be at least 0 (0 takes the most likely value)"
             )
+        if self.guided_tokens < 0:
+            raise ValueError(f"guided_tokens={self.guided_tokens} must be at least 0 (0 guides all of them)")
+        _ = self.rules  # which checks its own numbers
+
+    @property
+    def rules(self) -> LogitRules:
+        """What changes the logits of a slot beside the temperature."""
+        return LogitRules(top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +139,12 @@ class Autoregressive:
             inputs = jnp.concatenate([previous, previous]) if guided else previous
             logits, cache = prior.step(params, cache, inputs, jnp.full((rows, 1), position))
             if guided:
-                logits = guide_stacked(logits, settings.guidance, "c+w(c-u)")
-            codes = sample_slots(logits, prior.space, random.fold(keys, position), settings.temperature)
+                strength = settings.guidance
+                if settings.guided_tokens:
+                    strength = jnp.where(position < settings.guided_tokens, strength, 0.0)
+                logits = guide_stacked(logits, strength, "c+w(c-u)")
+            draw = random.fold(keys, position)
+            codes = sample_slots(logits, prior.space, draw, settings.temperature, settings.rules)
             if given is not None:
                 known, mask = (
                     jax.lax.dynamic_slice_in_dim(x, position, 1, axis=1) for x in (given.codes, given.mask)

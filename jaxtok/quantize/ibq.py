@@ -30,34 +30,10 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup, nearest_code
-from jaxtok.kernels.code_entropy.api import soft_assignment
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.routing import masked, masked_mean
-from jaxtok.quantize.soft_assignment import propagate_indices
-
-
-def assignment_entropies(
-    z: Float[jax.Array, "B N D"],
-    codebook: Float[jax.Array, "K D"],
-    temperature: float,
-    mask: jax.Array | None = None,
-    floor: float = 1e-5,
-) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:
-    """Mean entropy of the tokens' soft assignments, and the entropy of their mean, in nats.
-
-    Args:
-      z: features.
-      codebook: codes.
-      temperature: T in `softmax(z E^T / T)`.
-      mask: bool [B, N] of real tokens.
-      floor: added to the mean inside the logarithm, `-sum m log(m + floor)`, as in the paper's code.
-    """
-    weights = jnp.ones(z.shape[:2], jnp.float32) if mask is None else mask.astype(jnp.float32)
-    flat = z.reshape(-1, z.shape[-1])
-    entropy, mass = soft_assignment(flat, codebook, 1 / temperature, weights.reshape(-1))
-    mean = mass / jnp.maximum(jnp.sum(weights), 1.0)
-    return masked_mean(entropy.reshape(z.shape[:2]), mask), -jnp.sum(mean * jnp.log(mean + floor))
+from jaxtok.quantize.soft_assignment import assignment_entropies, propagate_indices
 
 
 class IBQ(FixedStateQuantizer):

@@ -6,17 +6,21 @@
 blocks of codes, computes the scores of a tile again wherever they are needed, and keeps only numbers per
 token: 0 products of tokens with codes forward and 6 backward, against 1 and 4 when all scores are kept.
 Memory beside inputs and outputs: one tile. (CPU, N = 4,096, K = 8,192, D = 64, both in one run: 0.3 times
-the time and 9 MB of temporaries instead of 400.) (Entropies of such assignments:
-`jaxtok.kernels.code_entropy`.)
+the time and 9 MB of temporaries instead of 400.) The entropies of such assignments are streamed in
+`jaxtok.kernels.code_entropy`. `soft_lookup` is for scores that a network has made, which exist anyway.
 """
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxtok.kernels import lookup
+from jaxtok.kernels.code_entropy.api import distances_as_products, soft_assignment
 from jaxtok.kernels.code_entropy.reference import NEVER, blocks_of, by_tiles, dot, scores_of
 from jaxtok.kernels.spmd import over_tokens
+from jaxtok.quantize.routing import masked_mean
 
 
 @jax.custom_vjp
@@ -44,6 +48,43 @@ def _propagate_backward(saved, g):
 
 
 propagate_indices.defvjp(_propagate_forward, _propagate_backward)
+
+
+def assignment_entropies(
+    z: Float[jax.Array, "*batch D"],
+    codebook: Float[jax.Array, "K D"],
+    temperature: float,
+    mask: jax.Array | None = None,
+    floor: float = 1e-5,
+    affinity: Literal["dot", "euclidean"] = "dot",
+) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:
+    """Mean entropy of the tokens' soft assignments, and the entropy of their mean, in nats.
+
+    Args:
+      z: features.
+      codebook: codes.
+      temperature: T in `softmax(a / T)`.
+      mask: bool [*batch] of real tokens.
+      floor: added to the mean inside the logarithm, `-sum m log(m + floor)`, as in the published codes.
+      affinity: a, "dot" for `z . e` or "euclidean" for `-|z - e|^2`.
+    """
+    weights = jnp.ones(z.shape[:-1], jnp.float32) if mask is None else mask.astype(jnp.float32)
+    flat = z.reshape(-1, z.shape[-1])
+    if affinity == "euclidean":
+        flat, codebook = distances_as_products(flat, codebook)
+    entropy, mass = soft_assignment(flat, codebook, 1 / temperature, weights.reshape(-1))
+    mean = mass / jnp.maximum(jnp.sum(weights), 1.0)
+    return masked_mean(entropy.reshape(z.shape[:-1]), mask), -jnp.sum(mean * jnp.log(mean + floor))
+
+
+def soft_lookup(
+    codebook: Float[jax.Array, "K D"], logits: Float[jax.Array, "*batch K"]
+) -> Float[jax.Array, "*batch D"]:
+    """The mean code of given distributions, `softmax(logits) @ codebook`, float32: a look-up that lets
+    gradients through to whoever predicts the codes (as in the decoder of TiTok, arXiv 2406.07550).
+    """
+    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    return jnp.dot(weights, codebook.astype(jnp.float32), precision="highest")
 
 
 def _propagate_gradient(z, g, codebook):

@@ -37,6 +37,7 @@ from jaxtok.quantize import vq_losses, vq_state
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.revival import Unit
 from jaxtok.quantize.routing import directional, masked, masked_mean, route
+from jaxtok.quantize.soft_assignment import assignment_entropies
 
 
 class VectorQuantizer(nn.Module):
@@ -71,6 +72,9 @@ class VectorQuantizer(nn.Module):
       orthogonal_codes: only between this many codes, drawn anew in every training step; 0 for all.
       diversity_weight: of the negative entropy of the mean soft assignment.
       diversity_temperature: factor of the similarities in it.
+      entropy_weight: of `mean H(p) - H(mean p)`, p the assignment `softmax(-|z - e_k|^2 / T)` of a token
+        (MaskGIT, arXiv 2202.04200; an option of LlamaGen): certain choices, of all codes. Needs one codebook.
+      entropy_temperature: T in it.
       optimistic: in [0, 1], by how much the gradient that is passed on is larger (synchronised update rule,
         arXiv 2305.08842, as in `vector-quantize-pytorch`).
       codebook_weight: of `mean |sg(z) - e|^2`, for "gradient" codebooks.
@@ -107,6 +111,8 @@ class VectorQuantizer(nn.Module):
     revive_unit: Unit = "mean"
     orthogonal_active: bool = False
     orthogonal_codes: int = 0
+    entropy_weight: float = 0.0
+    entropy_temperature: float = 0.01
 
     @property
     def space(self) -> CodeSpace:
@@ -173,6 +179,11 @@ class VectorQuantizer(nn.Module):
                 f"orthogonal_weight={self.orthogonal_weight} has no effect on a codebook with "
                 f"learning={self.learning!r}; use learning='gradient'"
             )
+        if self.entropy_weight and self.books > 1:
+            raise ValueError(
+                f"entropy_weight={self.entropy_weight} needs one codebook, but there are {self.books}; use "
+                "share_codebook=True or slots=1"
+            )
         if self.affine and self.metric != "euclidean":
             raise ValueError(f"affine=True needs metric='euclidean', got {self.metric!r}")
         if self.revive_below and self.learning in ("cvq", "frozen"):
@@ -200,9 +211,9 @@ class VectorQuantizer(nn.Module):
           mask: bool [B, N], True where a token is real. Others get code 0 and zeros, and count nowhere.
 
         Returns:
-          `Quantized` with losses (weighted) "commitment", "codebook", "orthogonal", "diversity" as far as
-          they are in use; statistics "counts" float32 [K] or [Q, K] and "sums" [..., K, width of a slot] of
-          the assigned features, and a sample of the batch where revival needs one.
+          `Quantized` with losses (weighted) "commitment", "codebook", "orthogonal", "diversity", "entropy" as
+          far as they are in use; statistics "counts" float32 [K] or [Q, K] and "sums" [..., K, width of a
+          slot] of the assigned features, and a sample of the batch where revival needs one.
         """
         x = self._inner(z)
         if temperature is None or not self.sample_temperature:  # whoever anneals does not ask who samples
@@ -288,7 +299,15 @@ class VectorQuantizer(nn.Module):
         if self.diversity_weight:
             term = vq_losses.diversity(similarity, self.diversity_temperature, mask)
             losses["diversity"] = self.diversity_weight * term
+        if self.entropy_weight:
+            each, mean = self._entropies(x, mask)
+            losses["entropy"] = self.entropy_weight * (each - mean)
         return losses
+
+    def _entropies(self, x, mask):
+        codebook = unit(self.codebook) if self.metric == "cosine" else self.codebook
+        mask = None if mask is None else jnp.broadcast_to(mask[..., None], x.shape[:-1])
+        return assignment_entropies(x, codebook, self.entropy_temperature, mask, affinity="euclidean")
 
     def inner(self, z: Float[jax.Array, "B N D"]) -> Float[jax.Array, "B N S d"]:
         """Projected (and for the cosine normalised) features by slot, what codes are compared with."""

@@ -181,11 +181,13 @@ class PriorSampler:
 
     Attributes:
       prior: the prior.
-      condition: (ids, mask, frozen) -> condition.
+      condition: (ids, mask, frozen) -> condition, or (labels) -> condition of a prior of classes.
+      classes: whether it is one of classes.
     """
 
     prior: Prior
-    condition: Callable[[jax.Array, jax.Array, Any], Condition | None]
+    condition: Callable[..., Condition | None]
+    classes: bool = False
 
     @property
     def guidances(self) -> tuple[float, ...]:
@@ -211,9 +213,9 @@ class PriorSampler:
         key: jax.Array,
         guidance: float,
     ) -> Latents:
-        """Samples of captions."""
+        """Samples of captions, or of classes."""
         settings = dataclasses.replace(self.prior.rule.default_settings(), guidance=guidance)
-        condition = self.condition(ids, mask, frozen)
+        condition = self.condition(labels) if self.classes else self.condition(ids, mask, frozen)
         return self.prior.sample(
             variables["params"], condition, key, batch=labels.shape[0], settings=settings
         )

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from jaxtok.codes import Condition
-from jaxtok.decoding.guidance import guide, guide_stacked, with_unconditional
+from jaxtok.decoding.guidance import (
+    GUIDANCE_RULES,
+    NEUTRAL_STRENGTH,
+    guidance_strength,
+    guide,
+    guide_stacked,
+    with_unconditional,
+)
 
 C, U = jnp.asarray([1.0, -2.0]), jnp.asarray([0.5, 1.0])
 
@@ -33,3 +40,25 @@ def test_a_null_text_keeps_its_mask_beside_texts_without_one():
     null = Condition(jnp.zeros((1, 3), jnp.int32), jnp.asarray([[True, False, False]]))
     both = with_unconditional(Condition(jnp.ones((2, 3), jnp.int32), null=null))
     np.testing.assert_array_equal(both.mask, [[True] * 3] * 2 + [[True, False, False]] * 2)
+
+
+def test_both_letters_name_the_same_rule():
+    np.testing.assert_array_equal(guide(C, U, 2.0, "c+s(c-u)"), guide(C, U, 2.0, "c+w(c-u)"))
+
+
+@pytest.mark.parametrize("rule", list(GUIDANCE_RULES))
+def test_the_neutral_strength_gives_the_conditional_model(rule):
+    np.testing.assert_allclose(guide(C, U, NEUTRAL_STRENGTH[rule], rule), C)
+
+
+def test_schedules_go_from_start_to_strength():
+    r = np.linspace(0, 1, 6)
+    found = {
+        name: np.asarray(guidance_strength(7.0, r, name, power=2.0, start=1.0))
+        for name in ("constant", "linear", "power-cosine")
+    }
+    np.testing.assert_array_equal(found["constant"], np.full(6, 7.0))
+    np.testing.assert_allclose(found["linear"], 1 + 6 * r, rtol=1e-6)
+    np.testing.assert_allclose(found["power-cosine"], 1 + 3 * (1 - np.cos(np.pi * r**2)), atol=1e-5)
+    with pytest.raises(ValueError, match="schedule 'cosine'; choose one of"):
+        guidance_strength(7.0, 0.5, "cosine")

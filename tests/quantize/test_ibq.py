@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtok.quantize.ibq import IBQ, assignment_entropies
+from jaxtok.quantize.ibq import IBQ
+from jaxtok.quantize.soft_assignment import assignment_entropies
 from jaxtok.weights import read_tensors
 from tests.filled import normal
 from tests.quantize.golden import alike, close

@@ -96,3 +96,29 @@ def test_health_of_a_codebook():
     health = jax.jit(code_health)(jnp.asarray([3.0, 3.0, 0.0, 0.0]))
     assert health["usage"] == 0.5 and health["perplexity"] == pytest.approx(2, abs=1e-5)
     assert health["dead_codes"] == 2 and health["bits_per_token"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_the_entropy_of_assignments_by_hand(metric):
+    quantizer = VectorQuantizer(7, 3, metric=metric, entropy_weight=0.1, entropy_temperature=0.5)
+    mask = np.ones(Z.shape[:2], bool)
+    mask[1, 2:] = False
+    params = {"codebook": jnp.asarray(CODEBOOK)}
+    out = jax.jit(lambda p: quantizer.apply({"params": p}, Z, mask=jnp.asarray(mask)))(params)
+    z, codes = np.asarray(Z, np.float64)[mask], np.asarray(CODEBOOK, np.float64)
+    if metric == "cosine":
+        z, codes = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (z, codes))
+    p = np.exp(-np.square(z[:, None] - codes).sum(axis=-1) / 0.5)
+    p /= p.sum(axis=-1, keepdims=True)
+    mean = p.mean(axis=0)
+    expected = -(p * np.log(p)).sum(axis=-1).mean() + (mean * np.log(mean + 1e-5)).sum()
+    np.testing.assert_allclose(out.losses["entropy"], 0.1 * expected, atol=1e-6)
+
+
+def test_the_entropy_of_assignments_needs_one_codebook():
+    quantizer = VectorQuantizer(7, 4, slots=2, entropy_weight=0.1)
+    with pytest.raises(ValueError, match=r"entropy_weight=0\.1 needs one codebook, but there are 2"):
+        quantizer.init(jax.random.key(0), normal(1, 2, 4))
+    shared = VectorQuantizer(7, 4, slots=2, share_codebook=True, entropy_weight=0.1)
+    out = jax.eval_shape(lambda z: shared.init_with_output(jax.random.key(0), z)[0], normal(1, 2, 4))
+    assert out.losses["entropy"].shape == ()

@@ -53,10 +53,8 @@ def code_entropy(
     if affinity not in ("dot", "euclidean"):
         raise ValueError(f"affinity={affinity!r}; choose 'dot' or 'euclidean'")
     z, codebook = jnp.asarray(z, jnp.float32), jnp.asarray(codebook, jnp.float32)
-    if affinity == "euclidean":  # |z|^2 is the same for all codes; |e|^2 rides in a channel of its own
-        z = jnp.concatenate([z, jnp.ones((z.shape[0], 1), jnp.float32)], axis=1)
-        squares = jnp.sum(jnp.square(codebook), axis=-1, keepdims=True)
-        codebook = jnp.concatenate([2 * codebook, -squares], axis=1)
+    if affinity == "euclidean":
+        z, codebook = distances_as_products(z, codebook)
     weights = jnp.ones(z.shape[0], jnp.float32) if weights is None else weights.astype(jnp.float32)
     total = jnp.maximum(jnp.sum(weights), 1e-12)
     entropy, mass = soft_assignment(
@@ -65,6 +63,17 @@ def code_entropy(
     mean = mass / total
     batch = -jnp.sum(jnp.where(mean > 0, mean * jnp.log(jnp.where(mean > 0, mean, 1.0)), 0.0))
     return jnp.sum(entropy * weights) / total, batch
+
+
+def distances_as_products(
+    z: Float[jax.Array, "M D"], codebook: Float[jax.Array, "K D"]
+) -> tuple[Float[jax.Array, "M E"], Float[jax.Array, "K E"]]:
+    """Features and codes whose inner products are `-|z - e|^2`, but for a number that all codes of a feature
+    share: |z|^2 is left out, and |e|^2 rides in a channel of its own.
+    """
+    z = jnp.concatenate([z, jnp.ones((z.shape[0], 1), z.dtype)], axis=1)
+    squares = jnp.sum(jnp.square(codebook), axis=-1, keepdims=True)
+    return z, jnp.concatenate([2 * codebook, -squares], axis=1)
 
 
 def soft_assignment(

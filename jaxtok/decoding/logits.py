@@ -1,0 +1,101 @@
+"""Rules that change logits before a value is drawn from them: temperature, top-k, top-p, min-p.
+
+Every rule is a pure function of static shape on the last axis; what it excludes becomes minus infinity. They
+compose by application, and `LogitRules` is one composition as data. What they exclude never includes the
+likeliest value, so there is always something to draw.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+Logits = Float[jax.Array, "*batch K"]
+
+
+def temperature(logits: Logits, value: float | jax.Array) -> Logits:
+    """`logits / value`: below 1 sharper, above 1 flatter.
+
+    Raises:
+      ValueError: a static value that is not positive; taking the likeliest value is no division.
+    """
+    if not isinstance(value, jax.Array) and value <= 0:
+        raise ValueError(f"temperature={value} must be positive; take the argmax for the likeliest value")
+    return logits / value
+
+
+def top_k(logits: Logits, k: int) -> Logits:
+    """Keeps the k largest, and what equals the smallest of them; k = 0 keeps all.
+
+    Raises:
+      ValueError: a negative k.
+    """
+    if k < 0:
+        raise ValueError(f"top_k={k} must be at least 0 (0 keeps every value)")
+    if k == 0 or k >= logits.shape[-1]:
+        return logits
+    return _exclude(logits, logits >= jax.lax.top_k(logits, k)[0][..., -1:])
+
+
+def top_p(logits: Logits, p: float) -> Logits:
+    """Nucleus (arXiv 1904.09751): keeps the likeliest values whose probability before them is below p; p = 1
+    keeps all. Of equal values the lower goes first.
+
+    Raises:
+      ValueError: p outside (0, 1].
+    """
+    if not 0 < p <= 1:
+        raise ValueError(f"top_p={p} must lie in (0, 1] (1 keeps every value)")
+    if p == 1:
+        return logits
+    order = jnp.argsort(-logits, axis=-1)
+    probabilities = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    # The likeliest has nothing before it; the difference of two sums may be off by a rounding error.
+    keep = (before < p).at[..., 0].set(True)
+    return _exclude(logits, jnp.take_along_axis(keep, jnp.argsort(order, axis=-1), axis=-1))
+
+
+def min_p(logits: Logits, p: float) -> Logits:
+    """Keeps the values that are at least p times as likely as the likeliest (arXiv 2407.01082); 0 keeps all.
+
+    Raises:
+      ValueError: p outside [0, 1].
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"min_p={p} must lie in [0, 1] (0 keeps every value)")
+    if p == 0:
+        return logits
+    return _exclude(logits, logits >= jnp.max(logits, axis=-1, keepdims=True) + jnp.log(p))
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitRules:
+    """Temperature, then top-k, then top-p, then min-p.
+
+    Attributes:
+      temperature: divides the logits.
+      top_k: how many values are kept; 0 for all.
+      top_p: probability of the nucleus; 1 for all.
+      min_p: least probability relative to the likeliest value; 0 for all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self):
+        # Every rule checks its own number. Nothing is computed: defaults are made when modules are imported.
+        jax.eval_shape(self, jax.ShapeDtypeStruct((1,), jnp.float32))
+
+    def __call__(self, logits: Logits) -> Logits:
+        """Changed logits, of the same shape."""
+        if self.temperature != 1:
+            logits = temperature(logits, self.temperature)
+        return min_p(top_p(top_k(logits, self.top_k), self.top_p), self.min_p)
+
+
+def _exclude(logits, keep):
+    return jnp.where(keep, logits, -jnp.inf)

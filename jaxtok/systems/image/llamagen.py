@@ -1,0 +1,339 @@
+"""LlamaGen: a grid of codes that have few channels and unit length, and a plain language model that reads
+them row by row after a class or a caption (arXiv 2406.06525, official code FoundationVision/LlamaGen).
+
+The tokenizers "VQ-8" and "VQ-16" are a convolutional autoencoder whose 256 channels are mapped to 8 before
+they are compared with 16384 codes. The two 1x1 convolutions around the official quantizer are the projections
+of ours. What is not here: the dropout of 0.1 with which the official language models were trained. Official
+weights: `jaxtok.systems.image.llamagen_official`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+
+from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.nn.prefix_transformer import ClassPrefix, PrefixTransformer, TextPrefix
+from jaxtok.nn.transformer import Remat
+from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
+from jaxtok.priors.contract import Prior
+from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.official import OfficialComponent
+from jaxtok.tokenizers.grid import GridDecoder, GridEncoder, GridShape
+from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
+from jaxtok.weights import FrozenNetwork
+
+
+def halves(
+    channels: int, blocks: int, features: int, encoder: tuple[int, ...], decoder: tuple[int, ...], **settings
+) -> dict[str, Any]:
+    """Both halves: attention at the coarsest level, and the decoder has a block more per level."""
+
+    def half(multipliers, blocks):
+        attention = (len(multipliers) - 1,)
+        return GridShape(channels, multipliers, blocks, 2, attention, True, features, **settings)
+
+    return {"encoder": half(encoder, blocks), "decoder": half(decoder, blocks + 1)}
+
+
+# Layers, heads and width of the language models, by their published names.
+SIZES = {
+    "B": (12, 12, 768),
+    "L": (24, 16, 1024),
+    "XL": (36, 20, 1280),
+    "XXL": (48, 24, 1536),
+    "XXXL": (48, 40, 2560),
+    "1B": (22, 32, 2048),
+    "3B": (24, 32, 3200),
+    "7B": (32, 32, 4096),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelShape:
+    """Size of the language model.
+
+    Attributes:
+      layers: number of blocks.
+      heads: attention heads.
+      head_dim: width of a head; the width of a token is heads times head_dim.
+      hidden: inner width of the feed-forward halves; 0 for the usual one, two thirds of four times the width,
+        rounded up to a multiple of 256.
+      rope_theta: base of the rotary frequencies.
+      norm_epsilon: of the norms.
+      remat: what the backward pass recomputes: nothing, everything, or all but matrix products ("dots").
+      unroll: layers per iteration of the layer scan.
+    """
+
+    layers: int = 12
+    heads: int = 12
+    head_dim: int = 64
+    hidden: int = 0
+    rope_theta: float = 10_000.0
+    norm_epsilon: float = 1e-5
+    remat: Remat = "none"
+    unroll: int = 1
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.heads * self.head_dim
+
+    @property
+    def inner(self) -> int:
+        """Inner width of the feed-forward halves."""
+        return self.hidden or feed_forward_width(self.width)
+
+
+def feed_forward_width(width: int, multiple: int = 256, factor: float = 1.0) -> int:
+    """Two thirds of four times the width, times `factor`, rounded up to a multiple."""
+    hidden = int(factor * int(2 * 4 * width / 3))
+    return -(-hidden // multiple) * multiple
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaGen:
+    """Sizes of the system; every named size is a class method.
+
+    Attributes:
+      image_size: side in pixels that `decode` writes by default.
+      channels: image channels.
+      codes: K, codebook size.
+      code_width: channels in which codes are compared.
+      unit_codes: whether features and codes have unit length there.
+      commitment: weight of `mean |z - sg(e)|^2`.
+      entropy_weight: of the entropy of the assignments; the released models have none.
+      encoder: size of the half that reads images.
+      decoder: size of the half that writes them.
+      prior: size of the language model.
+      told: what it is told: a "class", a "text" by features of a frozen encoder, or "nothing".
+      classes: number of classes.
+      null_class: whether "no class" is one more, which guidance needs.
+      text_length: tokens of a caption.
+      text_width: width of their features; T5-XL has 2048.
+      condition_dropout: share of the rows that train without class or text.
+      settings: recommended sampler settings.
+    """
+
+    image_size: int = 256
+    channels: int = 3
+    codes: int = 16384
+    code_width: int = 8
+    unit_codes: bool = True
+    commitment: float = 0.25
+    entropy_weight: float = 0.0
+    encoder: GridShape = GridShape()
+    decoder: GridShape = GridShape(blocks=3)
+    prior: LanguageModelShape = LanguageModelShape()
+    told: Literal["class", "text", "nothing"] = "class"
+    classes: int = 1000
+    null_class: bool = True
+    text_length: int = 120
+    text_width: int = 2048
+    condition_dropout: float = 0.1
+    settings: AutoregressiveSettings = AutoregressiveSettings(guidance=3.0, top_k=2000)
+
+    def __post_init__(self):
+        if (self.encoder.factor, self.encoder.features) != (self.decoder.factor, self.decoder.features):
+            raise ValueError(
+                f"the encoder makes {self.encoder.features} channels per {self.encoder.factor} pixels, the "
+                f"decoder reads {self.decoder.features} per {self.decoder.factor}; they must agree"
+            )
+
+    @classmethod
+    def vq_16(cls, image_size: int = 256) -> "LlamaGen":
+        """The released tokenizer with 16 x 16 pixels per token."""
+        multipliers = (1, 1, 2, 2, 4)
+        return cls(image_size, **halves(128, 2, 256, multipliers, multipliers))
+
+    @classmethod
+    def vq_8(cls, image_size: int = 256) -> "LlamaGen":
+        """The released tokenizer with 8 x 8 pixels per token."""
+        multipliers = (1, 2, 2, 4)
+        return cls(image_size, **halves(128, 2, 256, multipliers, multipliers))
+
+    @classmethod
+    def c2i(cls, size: str, image_size: int = 256) -> "LlamaGen":
+        """A published language model of classes over VQ-16, "B" to "7B", with the settings of the official
+        demonstration (guidance scale 4, top-k 2000).
+
+        Raises:
+          ValueError: an unknown size.
+        """
+        return dataclasses.replace(cls.vq_16(image_size), prior=_language_model(size))
+
+    @classmethod
+    def t2i(cls, size: str = "XL", image_size: int = 256) -> "LlamaGen":
+        """A published language model of captions over VQ-16, with the settings of the official demonstration
+        (guidance scale 7.5, top-k 1000).
+
+        Raises:
+          ValueError: an unknown size.
+        """
+        settings = AutoregressiveSettings(guidance=6.5, top_k=1000)
+        return dataclasses.replace(cls.c2i(size, image_size), told="text", settings=settings)
+
+    @classmethod
+    def tiny(cls) -> "LlamaGen":
+        """8x8 digits as 4 x 4 tokens of 64 codes; trains in minutes on two CPU cores."""
+        return cls(
+            8,
+            1,
+            64,
+            8,
+            **halves(16, 1, 32, (1, 2), (1, 2), groups=4),
+            prior=LanguageModelShape(4, 4, 32, hidden=256, unroll=4),
+            classes=10,
+            settings=AutoregressiveSettings(guidance=3.0),
+        )
+
+    @property
+    def space(self) -> CodeSpace:
+        """Alphabet of one token."""
+        return CodeSpace((self.codes,))
+
+    @property
+    def tokens(self) -> int:
+        """N, tokens of an image of the usual size."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the codes of an image of the usual size."""
+        return self.encoder.cells((self.image_size, self.image_size))
+
+    def tokenizer(self, dtype: Any = jnp.float32) -> ImageTokenizer:
+        """Encoder, quantizer and decoder."""
+        return ImageTokenizer(
+            GridEncoder(self.encoder, self.tokens, dtype),
+            VectorQuantizer(
+                self.codes,
+                self.encoder.features,
+                self.code_width,
+                commitment=self.commitment,
+                metric="cosine" if self.unit_codes else "euclidean",
+                entropy_weight=self.entropy_weight,
+            ),
+            GridDecoder(self.decoder, self.channels, dtype),
+            (self.image_size, self.image_size),
+        )
+
+    def conditioner(self) -> ClassPrefix | TextPrefix | None:
+        """What turns a class or a text into the first tokens."""
+        width = self.prior.width
+        if self.told == "class":
+            return ClassPrefix(self.classes, width, self.null_class)
+        return TextPrefix(self.text_length, self.text_width, width) if self.told == "text" else None
+
+    def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
+        """The next-token prior."""
+        shape = self.prior
+        network = PrefixTransformer(
+            self.space,
+            self.grid,
+            shape.layers,
+            shape.heads,
+            shape.head_dim,
+            shape.inner,
+            self.conditioner(),
+            shape.rope_theta,
+            shape.norm_epsilon,
+            shape.remat,
+            shape.unroll,
+            dtype,
+        )
+        dropout = 0.0 if self.told == "nothing" else self.condition_dropout
+        return Prior(network, Autoregressive(self.space, dropout, self.settings))
+
+    def encode(self, variables: Any, images: Images) -> Latents:
+        """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
+        return cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
+
+    def decode(
+        self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
+    ) -> jax.Array:
+        """Float images around [-1, 1] of latents or codes at `size` (height, width) pixels; pure."""
+        return cast(jax.Array, self.tokenizer().apply(variables, latents, size, method="decode"))
+
+    priors = ("autoregressive",)
+
+    def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
+        """One of `priors` by name.
+
+        Raises:
+          ValueError: another name.
+        """
+        if name not in self.priors:
+            raise ValueError(f"prior {name!r}; choose one of {self.priors}")
+        return self.autoregressive(dtype)
+
+    def condition(self, told: jax.Array, mask: jax.Array | None = None) -> Condition | None:
+        """What the prior is told, with "nothing" as the alternative that guidance needs.
+
+        Args:
+          told: labels int32 [B], or text features [B, T, E].
+          mask: bool [B, T], which of the features are real.
+        """
+        conditioner = self.conditioner()
+        if conditioner is None:
+            return None
+        if isinstance(conditioner, TextPrefix):
+            return conditioner.condition(told, mask)
+        return conditioner.condition(told)
+
+    def class_condition(self, labels: jax.Array) -> Condition | None:
+        """Condition of labels int32 [B]; None where the prior is told nothing.
+
+        Raises:
+          ValueError: the prior is told a text.
+        """
+        if self.told == "text":
+            raise ValueError("this prior is told a text, not a class; use `condition` with its features")
+        return self.condition(labels)
+
+    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+        """Condition of a training batch, for `PriorObjective`.
+
+        Raises:
+          ValueError: see `class_condition`.
+        """
+        del frozen
+        return self.class_condition(batch["label"])
+
+    def networks(self, dtype: Any = jnp.float32) -> dict[str, FrozenNetwork]:
+        """Frozen networks that the prior needs: none."""
+        del dtype
+        return {}
+
+    def example_condition(self, batch: int = 1) -> Condition | None:
+        """A condition of the right shape, for initialisation."""
+        if self.told == "text":
+            return self.condition(jnp.zeros((batch, self.text_length, self.text_width)))
+        return self.condition(jnp.zeros(batch, jnp.int32))
+
+    def shapes(self) -> dict[str, Any]:
+        """Variables of "tokenizer" and "autoregressive" as shapes, nothing is allocated."""
+        key = jax.random.key(0)
+        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), jnp.float32)
+        latents = Latents(codes=jnp.zeros((1, self.tokens, 1), jnp.int32))
+        prior = jax.eval_shape(self.autoregressive().init, key, latents, self.example_condition())
+        return {
+            "tokenizer": jax.eval_shape(self.tokenizer().init, key, images),
+            "autoregressive": {"params": prior},
+        }
+
+    @staticmethod
+    def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+        """What `jaxtok.convert` needs to know, see `jaxtok.systems.image.llamagen_official`."""
+        from jaxtok.systems.image.llamagen_official import official_components  # which reads this file
+
+        return official_components(config)
+
+
+def _language_model(size: str) -> LanguageModelShape:
+    if size not in SIZES:
+        raise ValueError(f"no language model {size!r}; there are {', '.join(SIZES)}")
+    layers, heads, width = SIZES[size]
+    return LanguageModelShape(layers, heads, width // heads)
