@@ -5,6 +5,7 @@ from typing import Any
 
 _CLASSES = {
     "instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I",
+    "titok_maskgit": "jaxtok.systems.image.titok_maskgit:TiTokMaskGIT",
     "vector_quantize_pytorch": "jaxtok.systems.quantizers.zoo:VectorQuantizePytorch",
 }
 
