@@ -54,7 +54,7 @@ class MaskedTransformer(nn.Module):
     heads: int
     head_dim: int
     hidden: int
-    form: Form = "bert"
+    form: str = "bert"
     conditioner: nn.Module | None = None
     segments: int = 0
     remat: Remat = "none"

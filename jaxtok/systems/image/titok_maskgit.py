@@ -56,6 +56,12 @@ class TiTokMaskGIT:
             raise ValueError(f"width={self.width} must divide by heads={self.heads}")
 
     @classmethod
+    def tiny(cls) -> "TiTokMaskGIT":
+        """A generator for 16 tokens of 64 codes and ten classes; trains in a minute on two CPU cores."""
+        settings = MaskedSettings.titok(4, 1.0, 1.0)
+        return cls(16, 64, 10, "bert", 4, 4, 128, 512, settings, unroll=4)
+
+    @classmethod
     def l32(cls) -> "TiTokMaskGIT":
         """The generator of TiTok-L-32: gFID 2.77 in 8 steps."""
         return cls(settings=MaskedSettings.titok(8, 9.5, 4.5))
