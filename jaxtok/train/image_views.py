@@ -220,32 +220,6 @@ class PriorSampler:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassSampler(PriorSampler):
-    """`Sampler` of a prior that is told the class.
-
-    Attributes:
-      condition: (labels) -> condition.
-    """
-
-    condition: Callable[[jax.Array], Condition]
-
-    def __call__(
-        self,
-        variables: Any,
-        frozen: Any,
-        ids: jax.Array,
-        mask: jax.Array,
-        labels: jax.Array,
-        key: jax.Array,
-        guidance: float,
-    ) -> Latents:
-        """Samples of classes."""
-        del frozen, ids, mask
-        settings = dataclasses.replace(self.prior.rule.default_settings(), guidance=guidance)
-        return self.prior.sample(variables["params"], self.condition(labels), key, settings=settings)
-
-
-@dataclasses.dataclass(frozen=True)
 class IndependentSampler:
     """`Sampler` of independent slots given the class.
 
