@@ -177,12 +177,15 @@ class Entry:
         indices: layer numbers whose tensors are stacked, in this order, along a new leading axis (scanned
             layers). Entries of one table that name the same `ours` are segments of one stack, concatenated
             in the table's order.
+        part: (i, n) for the i-th of n equal parts of the official tensor along its first axis, such as the
+            keys of a packed query-key-value map; a table has all n of them.
     """
 
     theirs: str
     ours: str
     transform: Transform = identity
     indices: range | tuple[int, ...] | None = None
+    part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if ("{i}" in self.theirs) != (self.indices is not None):
@@ -191,6 +194,8 @@ class Entry:
             )
         if self.indices is not None and not len(self.indices):
             raise ValueError(f"Entry {self.theirs!r}: `indices` is empty; leave the entry out of the table")
+        if self.part is not None and not 0 <= self.part[0] < self.part[1]:
+            raise ValueError(f"Entry {self.theirs!r}: part={self.part} must be (i, n) with 0 <= i < n")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,14 +204,31 @@ class Entry:
             return (self.theirs,)
         return tuple(self.theirs.replace("{i}", str(i)) for i in self.indices)
 
+    def take(self, tensor: np.ndarray) -> np.ndarray:
+        """What of an official tensor this entry is about.
+
+        Raises:
+            ValueError: it does not divide into the parts.
+        """
+        if self.part is None:
+            return tensor
+        index, parts = self.part
+        _require(
+            tensor.ndim > 0 and tensor.shape[0] % parts == 0,
+            f"part {index} of {parts}",
+            f"a first axis that divides by {parts}",
+            tensor,
+        )
+        return np.split(tensor, parts)[index]
+
 
 @dataclass(frozen=True)
 class Table:
     """How an official state dict maps to a parameter tree.
 
     Attributes:
-        entries: the tensors that the model uses; every official name and (apart from segments of a stack)
-            every leaf once.
+        entries: the tensors that the model uses; every official name (apart from parts of a tensor) and
+            (apart from segments of a stack) every leaf once.
         unused: regular expressions (full match) of official tensors that the model does not use. They ride
             in extras.
     """
@@ -215,9 +237,14 @@ class Table:
     unused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [name for entry in self.entries for name in entry.names]
-        twice = (
-            sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        parts: dict[str, list[tuple[int, int]]] = {}
+        for entry in self.entries:
+            for name in entry.names:
+                parts.setdefault(name, []).append(entry.part or (0, 1))
+        twice = sorted(
+            name
+            for name, found in parts.items()
+            if sorted(found) != [(i, found[0][1]) for i in range(found[0][1])]
         )
         plain = [
             path
@@ -226,7 +253,8 @@ class Table:
         ]
         if twice or plain:
             raise ValueError(
-                f"Table uses these official names twice: {twice}; produces these leaves twice: {plain}"
+                f"Table uses these official names twice: {twice} (or not all of their parts); produces these "
+                f"leaves twice: {plain}"
             )
 
     def leaves(self) -> dict[str, tuple[Entry, ...]]:
@@ -246,7 +274,7 @@ def _convert(
     entry: Entry, name: str, tensor: np.ndarray, shape: tuple[int, ...], wrong: list[str]
 ) -> np.ndarray | None:
     try:
-        ours = entry.transform.forward(tensor)
+        ours = entry.transform.forward(entry.take(tensor))
     except ValueError as error:
         wrong.append(f"{name} {tensor.shape} -> {entry.ours} {shape}: {error}")
         return None
@@ -319,9 +347,9 @@ def load_table(
     _raise_if_any(
         "The checkpoint does not fit the model",
         {
-            "missing tensors": [
-                name for entry in table.entries for name in entry.names if name not in tensors
-            ],
+            "missing tensors": list(
+                dict.fromkeys(name for entry in table.entries for name in entry.names if name not in tensors)
+            ),
             "unexpected tensors": [name for name in rest if name not in extras],
             "mis-shaped tensors": wrong,
             "parameters of the model that no entry produces": [path for path in shapes if path not in leaves],
@@ -348,7 +376,7 @@ def save_table(
             collide with a name that the table produces.
     """
     flat, leaves = flatten(params), table.leaves()
-    produced: dict[str, np.ndarray] = {}
+    pieces: dict[str, dict[int, np.ndarray]] = {}
     wrong: list[str] = []
     for path in flat.keys() & leaves.keys():
         leaf, entries = np.asarray(flat[path]), leaves[path]
@@ -358,7 +386,14 @@ def save_table(
             wrong.append(f"{path} {leaf.shape} must stack {len(names)} layers")
             continue
         for (entry, name), piece in zip(names, leaf if stacked else [leaf], strict=True):
-            produced[name] = entry.transform.backward(np.asarray(piece))
+            index = entry.part[0] if entry.part else 0
+            pieces.setdefault(name, {})[index] = entry.transform.backward(np.asarray(piece))
+    produced = {
+        name: np.concatenate([found[i] for i in sorted(found)])
+        if len(found) > 1
+        else next(iter(found.values()))
+        for name, found in pieces.items()
+    }
     _raise_if_any(
         "The parameters do not fit the table",
         {

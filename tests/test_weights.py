@@ -173,6 +173,23 @@ def test_loading_converts_floats_only():
     assert half["w"].dtype == half["steps"].dtype == np.float16
 
 
+def test_a_packed_tensor_becomes_several_leaves_and_is_packed_again():
+    names = ("query", "key", "value")
+    table = Table(
+        tuple(Entry("{i}.qkv", f"{name}/kernel", dense, range(2), (i, 3)) for i, name in enumerate(names))
+    )
+    tensors = {f"{i}.qkv": np.random.default_rng(i).standard_normal((6, 4)) for i in range(2)}
+    shapes = {name: {"kernel": np.empty((2, 4, 2))} for name in names}
+    params, extras = load_table(table, tensors, shapes, dtype=np.float64)
+    np.testing.assert_array_equal(params["key"]["kernel"][1], tensors["1.qkv"][2:4].T)
+    saved = save_table(table, params, extras)
+    assert saved.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(saved[name], tensor)
+    with pytest.raises(ValueError, match=r"part 0 of 3 wants a first axis that divides by 3, got shape \(4,"):
+        load_table(table, {**tensors, "0.qkv": np.ones((4, 4))}, shapes)
+
+
 def test_saving_is_strict():
     params, extras = load_table(TABLE, official(), expected())
     params["encoder"]["norms"]["scale"] = params["encoder"]["norms"]["scale"][:2]
@@ -195,6 +212,10 @@ def test_tables_reject_what_they_cannot_mean():
         Table((Entry("a", "x"), Entry("a", "y")))
     with pytest.raises(ValueError, match=r"leaves twice: \['x'\]"):
         Table((Entry("a", "x"), Entry("b", "x")))
+    with pytest.raises(ValueError, match=r"names twice: \['a'\] \(or not all of their parts\)"):
+        Table((Entry("a", "x", part=(0, 3)), Entry("a", "y", part=(2, 3))))
+    with pytest.raises(ValueError, match=r"part=\(3, 3\) must be"):
+        Entry("a", "x", part=(3, 3))
     with pytest.raises(ValueError, match="hold 6 and 8 elements"):
         reshape((2, 4), (6,))
 

@@ -11,12 +11,12 @@ from jaxtok.nn.linear import Dense
 
 
 class FeedForward(nn.Module):
-    """SwiGLU, `down(silu(gate(x)) * up(x))` (arXiv 2002.05202), or GELU, `down(gelu(up(x)))` with the tanh
-    form.
+    """SwiGLU, `down(silu(gate(x)) * up(x))` (arXiv 2002.05202), or GELU, `down(gelu(up(x)))` in its tanh form
+    or exactly.
 
     Attributes:
       hidden: inner width.
-      kind: "swiglu" or "gelu".
+      kind: "swiglu", "gelu" (tanh form) or "gelu_exact".
       use_bias: whether the maps have biases.
       dtype: computation dtype.
     """
@@ -34,8 +34,8 @@ class FeedForward(nn.Module):
         up = dense(self.hidden, "up")(x)
         if self.kind == "swiglu":
             hidden = nn.silu(dense(self.hidden, "gate")(x)) * up
-        elif self.kind == "gelu":
-            hidden = nn.gelu(up, approximate=True)
+        elif self.kind in ("gelu", "gelu_exact"):
+            hidden = nn.gelu(up, approximate=self.kind == "gelu")
         else:
-            raise ValueError(f"feed-forward kind {self.kind!r}; choose 'swiglu' or 'gelu'")
+            raise ValueError(f"feed-forward kind {self.kind!r}; choose 'swiglu', 'gelu' or 'gelu_exact'")
         return dense(x.shape[-1], "down")(hidden)

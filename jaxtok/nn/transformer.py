@@ -35,7 +35,7 @@ class Block(nn.Module):
       hidden: inner width of the feed-forward half.
       norm: "rms" or "layer".
       norm_epsilon: epsilon of those norms.
-      feed_forward: "swiglu" or "gelu".
+      feed_forward: "swiglu", "gelu" or "gelu_exact".
       qk_norm: RMS norm on each head's queries and keys.
       attention_bias, feed_forward_bias: biases.
       modulated: shift, scale and gate both halves by vectors made from a conditioning vector (AdaLN); `norm`

@@ -73,7 +73,7 @@ def test_feed_forward_kinds():
     np.testing.assert_allclose(y, (g / (1 + np.exp(-g)) * (X @ up)) @ down, atol=1e-5)
     gelu = filled(FeedForward(4, "gelu", use_bias=True), X)["params"]
     assert set(gelu) == {"up", "down"} and set(gelu["up"]) == {"kernel", "bias"}
-    with pytest.raises(ValueError, match="choose 'swiglu' or 'gelu'"):
+    with pytest.raises(ValueError, match="choose 'swiglu', 'gelu' or 'gelu_exact'"):
         filled(FeedForward(4, "relu"), X)
 
 
