@@ -5,6 +5,7 @@ from typing import Any
 
 _CLASSES = {
     "instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I",
+    "maskgit_vqgan": "jaxtok.systems.image.maskgit_vqgan:MaskGITVQGAN",
     "vector_quantize_pytorch": "jaxtok.systems.quantizers.zoo:VectorQuantizePytorch",
 }
 
