@@ -6,6 +6,8 @@ from typing import Any
 _CLASSES = {
     "instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I",
     "maskgit_vqgan": "jaxtok.systems.image.maskgit_vqgan:MaskGITVQGAN",
+    "tatitok": "jaxtok.systems.image.tatitok:TATiTok",
+    "titok": "jaxtok.systems.image.titok:TiTok",
     "vector_quantize_pytorch": "jaxtok.systems.quantizers.zoo:VectorQuantizePytorch",
 }
 
