@@ -73,7 +73,10 @@ class _Tokens(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Float[jax.Array, "B C D"], latents: Float[jax.Array, "#B N D"], *more: jax.Array
+        self,
+        image: Float[jax.Array, "B C D"],
+        latents: Float[jax.Array, "#B N D"] | None = None,
+        *more: jax.Array,
     ) -> Float[jax.Array, "B S D"]:
         """Runs [class, image, latents, more...] through the blocks; learned positions for all but `more`."""
         batch, width = image.shape[0], self.shape.width
@@ -81,8 +84,9 @@ class _Tokens(nn.Module):
         positions = _learned(self, "positions", (1 + self.cells, width))
         spread = lambda x: jnp.broadcast_to(x, (batch, *x.shape[-2:])).astype(self.dtype)
         x = jnp.concatenate([spread(class_token), image.astype(self.dtype)], axis=1) + spread(positions)
-        latents = latents + _learned(self, "latent_positions", latents.shape[-2:])
-        x = jnp.concatenate([x, spread(latents), *(spread(tokens) for tokens in more)], axis=1)
+        if latents is not None:
+            more = (latents + _learned(self, "latent_positions", latents.shape[-2:]), *more)
+        x = jnp.concatenate([x, *(spread(tokens) for tokens in more)], axis=1)
         x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm_in")(x)
         block = Block(
             self.shape.heads,
@@ -125,6 +129,8 @@ class LatentEncoder(nn.Module):
       interleaved: whether the last map reads the normalised latents [N, D] as if their memory were [D, N]:
         feature c of slot n is element c N + n, so that every slot mixes pieces of several latents. The first
         released weights were trained so; there is no other reason for it.
+      pooled: (rows, columns) of a grid of N tokens that are the means of the patches under them, in place of
+        latent tokens: the two-dimensional tokenizer that the one-dimensional one is compared with.
       dtype: computation dtype.
     """
 
@@ -134,6 +140,7 @@ class LatentEncoder(nn.Module):
     patch: int
     features: int
     interleaved: bool = False
+    pooled: tuple[int, int] | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -146,9 +153,13 @@ class LatentEncoder(nn.Module):
         _check_size(images.shape[1:3], self.grid, self.patch)
         patches = patchify((images + 1) / 2, self.patch)
         x = Dense(self.shape.width, dtype=self.dtype, name="patch")(patches)
-        latents = _learned(self, "latents", (self.tokens, self.shape.width))
-        x = _Tokens(self.shape, patches.shape[1], self.dtype, name="tokens")(x, latents[None])
-        x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x[:, -self.tokens :])
+        run = _Tokens(self.shape, patches.shape[1], self.dtype, name="tokens")
+        if self.pooled is None:
+            x = run(x, _learned(self, "latents", (self.tokens, self.shape.width))[None])
+            x = x[:, -self.tokens :]
+        else:
+            x = pool(run(x)[:, 1:], self.grid, self.pooled)
+        x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
         if self.interleaved:
             x = interleave(x)
         return Dense(self.features, dtype=self.dtype, name="out")(x)
@@ -158,6 +169,21 @@ def interleave(x: Float[jax.Array, "B N D"]) -> Float[jax.Array, "B N D"]:
     """Reads the memory of every [N, D] as [D, N], transposed: channel c of slot n is element c N + n."""
     batch, tokens, width = x.shape
     return jnp.swapaxes(x.reshape(batch, width, tokens), 1, 2)
+
+
+def pool(
+    x: Float[jax.Array, "B C D"], grid: tuple[int, int], target: tuple[int, int]
+) -> Float[jax.Array, "B N D"]:
+    """Means of the cells of a grid under each cell of a coarser one, row by row.
+
+    Raises:
+      ValueError: the coarser grid does not divide the finer one.
+    """
+    if grid[0] % target[0] or grid[1] % target[1]:
+        raise ValueError(f"a grid of {grid[0]}x{grid[1]} patches cannot be pooled to {target[0]}x{target[1]}")
+    blocks = (target[0], grid[0] // target[0], target[1], grid[1] // target[1])
+    x = jnp.mean(x.reshape(x.shape[0], *blocks, x.shape[-1]), axis=(2, 4))
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class LatentDecoder(nn.Module):

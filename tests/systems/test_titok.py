@@ -202,6 +202,7 @@ def test_a_first_stage_makes_no_images():
     [
         ({"patch": 3}, "patch=3 does not divide image_size=8"),
         ({"head": "codes", "decoder_patch": 4}, "must be the 2 pixels that a code of the teacher"),
+        ({"pooled": (2, 2)}, "another number of tokens than tokens=8"),
         ({"head": "codes", "bottleneck": "vae"}, "set head='pixels'"),
     ],
 )

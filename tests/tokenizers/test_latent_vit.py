@@ -8,7 +8,7 @@ import pytest
 from jaxtok.quantize.soft_assignment import soft_lookup
 from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
-from jaxtok.tokenizers.latent_vit import LatentDecoder, LatentEncoder, LatentViTShape, interleave
+from jaxtok.tokenizers.latent_vit import LatentDecoder, LatentEncoder, LatentViTShape, interleave, pool
 from jaxtok.tokenizers.patch_mlp import PatchDecoder
 from jaxtok.tokenizers.proxy import ProxyDecoder, adopt
 from tests.filled import filled, normal
@@ -44,6 +44,19 @@ def test_interleaving_reads_memory_as_if_it_were_transposed():
     flat = np.asarray(x).reshape(2, -1)
     slots, channels = np.meshgrid(np.arange(3), np.arange(4), indexing="ij")
     np.testing.assert_array_equal(interleave(x), flat[:, channels * 3 + slots])
+
+
+def test_pooling_takes_the_mean_of_the_patches_under_a_token():
+    x = jnp.arange(8.0).reshape(1, 8, 1)  # two rows of four
+    np.testing.assert_array_equal(
+        pool(x, (2, 4), (1, 2))[0, :, 0], [(0 + 1 + 4 + 5) / 4, (2 + 3 + 6 + 7) / 4]
+    )
+    with pytest.raises(ValueError, match="2x4 patches cannot be pooled to 1x3"):
+        pool(x, (2, 4), (1, 3))
+    shapes = jax.eval_shape(
+        ENCODER.clone(tokens=2, pooled=(1, 2)).init, jax.random.key(0), jnp.zeros((1, 4, 4, 3))
+    )["params"]
+    assert "latents" not in shapes and "latent_positions" not in shapes["tokens"]
 
 
 def test_interleaved_slots_mix_latents():

@@ -28,6 +28,7 @@ from jaxtok.tokenizers.grid import GridDecoder
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
 from jaxtok.tokenizers.latent_vit import LatentDecoder, LatentEncoder, LatentViTShape
 from jaxtok.tokenizers.proxy import ProxyDecoder
+from jaxtok.weights import FrozenNetwork, load_table, read_tensors
 
 PRIORS = ("autoregressive",)
 
@@ -53,6 +54,8 @@ class TiTok:
       decoder: size of the transformer that writes them.
       head: "pixels", or "codes" of the teacher.
       interleaved: the layout of the first released weights, see `LatentEncoder`.
+      pooled: (rows, columns) of tokens that are means of patches in place of latent tokens, for comparison; N
+        in all.
       teacher: whose codes a head of codes predicts, and whose decoder makes images of them.
       teacher_path: file of its official weights; without one it is trained too.
       text_length: text tokens that the decoder reads (TA-TiTok); 0 for none.
@@ -78,6 +81,7 @@ class TiTok:
     decoder: LatentViTShape = LatentViTShape.named("large")
     head: Literal["pixels", "codes"] = "codes"
     interleaved: bool = False
+    pooled: tuple[int, int] | None = None
     teacher: MaskGITVQGAN = MaskGITVQGAN.imagenet_f16_256()
     teacher_path: str = ""
     text_length: int = 0
@@ -93,6 +97,8 @@ class TiTok:
                     f"{name}={getattr(self, name)} does not divide image_size={self.image_size}; choose a "
                     "divisor"
                 )
+        if self.pooled is not None and self.pooled[0] * self.pooled[1] != self.tokens:
+            raise ValueError(f"pooled={self.pooled} makes another number of tokens than tokens={self.tokens}")
         if self.bottleneck == "vae" and self.head == "codes":
             raise ValueError("proxy codes are predicted from codes; with bottleneck='vae' set head='pixels'")
         factor = self.teacher.shape.factor
@@ -231,7 +237,14 @@ class TiTok:
         rows = self.image_size // self.patch
         return ImageTokenizer(
             LatentEncoder(
-                self.encoder, self.tokens, (rows, rows), self.patch, features, self.interleaved, dtype
+                self.encoder,
+                self.tokens,
+                (rows, rows),
+                self.patch,
+                features,
+                self.interleaved,
+                self.pooled,
+                dtype,
             ),
             self._bottleneck(),
             decoder,
@@ -301,6 +314,23 @@ class TiTok:
     def class_condition(self, labels: jax.Array) -> Condition:
         """What the prior is told by labels int32 [B], with its null class."""
         return self._classes().condition(labels)
+
+    def networks(self) -> dict[str, FrozenNetwork]:
+        """Frozen networks that the priors need: none."""
+        return {}
+
+    def teacher_networks(self) -> dict[str, FrozenNetwork]:
+        """The teacher, if it comes from a file."""
+        if self.head == "pixels" or not self.teacher_path:
+            return {}
+        return {"teacher": FrozenNetwork(self._load_teacher, lambda: self.teacher.shapes()["tokenizer"])}
+
+    def _load_teacher(self):
+        component = self.teacher.official_components(None)["model"]
+        params, _ = load_table(
+            component.table, read_tensors(self.teacher_path)[0], component.shapes["params"]
+        )
+        return {"params": params}
 
     def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
         """Condition of a training batch, for `PriorObjective`."""
