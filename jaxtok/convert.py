@@ -23,7 +23,7 @@ from jaxtok.weights import Table, load_table, read_tensors, save_table
 logger = logging.getLogger(__name__)
 
 # Systems with official weights.
-SYSTEMS = ("instella_t2i", "titok_maskgit", "vector_quantize_pytorch")
+SYSTEMS = ("instella_t2i", "maskgit_vqgan", "tatitok", "titok", "titok_maskgit", "vector_quantize_pytorch")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ class ImageSystem:
         latents = system.encode(images)                     # codes int32 [B, N, Q]
         images = system.decode(latents)                     # uint8 [B, H, W, C]
         images, latents = system.sample(["a handwritten seven"] * 8, prior="diffusion")
+        images, latents = system.sample([7] * 8, prior="autoregressive")    # a prior of classes
 
     Attributes:
       model: sizes and assembly, such as `InstellaT2I`.
@@ -54,16 +55,16 @@ class ImageSystem:
 
     def sample(
         self,
-        captions: Sequence[str],
+        captions: Sequence[str | int],
         prior: str = "diffusion",
         seed: int = 0,
         given: Latents | None = None,
         **settings: Any,
     ) -> tuple[np.ndarray, Latents]:
-        """Images of captions.
+        """Images of captions, or of classes.
 
         Args:
-          captions: B texts.
+          captions: B texts; for a model with classes their numbers, also as texts.
           prior: which prior.
           seed: of the noise; sample b depends on the seed and on b alone.
           given: codes to keep, see `Prior.sample`.
@@ -73,7 +74,7 @@ class ImageSystem:
           uint8 images [B, H, W, C] and their latents.
 
         Raises:
-          ValueError: the prior was not trained, or an unknown setting.
+          ValueError: the prior was not trained, an unknown setting, or no number of a class.
         """
         params = self._part(prior)["params"]
         default = self.model.prior_named(prior).rule.default_settings()
@@ -83,12 +84,26 @@ class ImageSystem:
                 f"sampler settings {unknown} are unknown to the {prior} prior; it has {sorted(known)}"
             )
         chosen = dataclasses.replace(default, **settings)
-        ids, mask = caption_ids(captions, self.model.text.length, self.model.text.path)
-        sample = self._sampler(prior, chosen)
-        latents = sample(
-            params, self._networks, jnp.asarray(ids), jnp.asarray(mask), jax.random.key(seed), given
-        )
+        sample, told = self._sampler(prior, chosen), self._told(captions)
+        latents = sample(params, self._networks, told, jax.random.key(seed), given)
         return self.decode(latents), latents
+
+    @property
+    def _has_classes(self) -> bool:
+        return hasattr(self.model, "class_condition")
+
+    def _told(self, captions: Sequence[str | int]) -> tuple[jax.Array, ...]:
+        """What the condition is made of: labels, or ids and mask of captions."""
+        if not self._has_classes:
+            ids, mask = caption_ids([str(c) for c in captions], self.model.text.length, self.model.text.path)
+            return jnp.asarray(ids), jnp.asarray(mask)
+        known = {str(label) for label in range(self.model.classes)}
+        if unknown := [caption for caption in captions if str(caption) not in known]:
+            raise ValueError(
+                f"this model draws classes, and {unknown[:5]} are none; give numbers from 0 to "
+                f"{self.model.classes - 1}"
+            )
+        return (jnp.asarray([int(caption) for caption in captions], jnp.int32),)
 
     def _part(self, name: str) -> Any:
         if name not in self.variables:
@@ -121,8 +136,11 @@ class ImageSystem:
             prior = self.model.prior_named(name)
 
             @jax.jit
-            def sample(params, frozen, ids, mask, key, given):
-                condition = self.model.caption_condition(ids, mask, frozen)
+            def sample(params, frozen, told, key, given):
+                if self._has_classes:
+                    condition = self.model.class_condition(*told)
+                else:
+                    condition = self.model.caption_condition(*told, frozen)
                 return prior.sample(params, condition, key, given=given, settings=settings)
 
             self._samplers[name, settings] = sample
