@@ -116,11 +116,8 @@ CLAIMS = [
         ),
     ),
     Claim(
-        "4 masked steps draw at least twice as many images a second as 16 autoregressive ones",
-        (
-            Arm("twice the autoregressive prior", f"autoregressive/{SPEED}", factor=2.0),
-            Arm("masked", f"masked/{SPEED}"),
-        ),
+        "4 masked steps draw more images a second than 16 autoregressive ones",
+        (Arm("autoregressive", f"autoregressive/{SPEED}"), Arm("masked", f"masked/{SPEED}")),
     ),
 ]
 

@@ -104,8 +104,8 @@ class MaskedTransformer(nn.Module):
         if self.conditioner is not None:
             self.context = Dense(width, dtype=self.dtype)
         unroll = min(self.unroll, self.layers)
-        stack = Stack if bert else UNetStack
-        self.stack = stack(block, self.layers, self.remat, unroll)
+        stack: Any = Stack if bert else UNetStack
+        self.stack: Any = stack(block, self.layers, self.remat, unroll)
         self.out = Dense(head_width(self.space))
 
     def __call__(

@@ -58,7 +58,8 @@ class TiTokMaskGIT:
     @classmethod
     def tiny(cls) -> "TiTokMaskGIT":
         """A generator for 16 tokens of 64 codes and ten classes; trains in a minute on two CPU cores."""
-        settings = MaskedSettings.titok(4, 1.0, 1.0)
+        # Few steps and a small temperature: annealed as well, every class would have one image.
+        settings = dataclasses.replace(MaskedSettings.titok(4, 1.0, 1.0), temperature_annealed=False)
         return cls(16, 64, 10, "bert", 4, 4, 128, 512, settings, unroll=4)
 
     @classmethod
