@@ -58,7 +58,7 @@ TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=24),
     model=MaskGIT.tiny(),
     tokenizer=Fit(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=Fit(steps=400, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    prior=Fit(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
     judge="digits",
 )
 

@@ -265,4 +265,4 @@ def _ranks(settings, keys, tokens):
     if not settings.shifted:
         return jnp.broadcast_to(rank, (keys.shape[0], tokens))
     shift = jnp.floor(random.uniform(random.fold(keys, settings.steps), ()) * tokens).astype(jnp.int32)
-    return (rank - shift[:, None]) % tokens
+    return (rank + shift[:, None]) % tokens
