@@ -23,7 +23,15 @@ from jaxtok.weights import Table, load_table, read_tensors, save_table
 logger = logging.getLogger(__name__)
 
 # Systems with official weights.
-SYSTEMS = ("instella_t2i", "llamagen", "maskgit_vqgan", "vector_quantize_pytorch")
+SYSTEMS = (
+    "instella_t2i",
+    "llamagen",
+    "maskgit_vqgan",
+    "tatitok",
+    "titok",
+    "titok_maskgit",
+    "vector_quantize_pytorch",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +86,10 @@ def load(
     components = system_class(system).official_components(config)
 
     loaded, rest = {}, dict(arrays)
+    # A file of one component comes first: its own names may begin like a prefix ("model.").
+    whole = [name for name, component in components.items() if component.signature in arrays]
+    if len(whole) == 1:
+        return {whole[0]: _load_component(components[whole[0]], rest, "")}
     for name, component in components.items():
         prefix = f"{name}."
         own = {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}

@@ -47,6 +47,7 @@ class Attention(nn.Module):
       dtype: computation dtype.
       key_heads: heads of the keys and values, a divisor of `heads` whose consecutive groups share them
         (grouped-query attention, arXiv 2305.13245); None for as many as `heads`.
+      out_bias: whether the output projection has a bias; None for the same as the others.
     """
 
     heads: int
@@ -56,6 +57,7 @@ class Attention(nn.Module):
     attention_fn: AttentionFn = dot_product_attention
     dtype: Any = jnp.float32
     key_heads: int | None = None
+    out_bias: bool | None = None
 
     def setup(self):
         def projection(heads):
@@ -114,7 +116,8 @@ class Attention(nn.Module):
             keys, values = (_prepend(before, new) for before, new in zip(prefix, own))
         out = self.attention_fn(self.queries(x, rope), keys, values, mask)
         out = out.reshape(*x.shape[:2], self.heads * self.head_dim)
-        return Dense(x.shape[-1], use_bias=self.use_bias, dtype=self.dtype, name="out")(out), own
+        bias = self.use_bias if self.out_bias is None else self.out_bias
+        return Dense(x.shape[-1], use_bias=bias, dtype=self.dtype, name="out")(out), own
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], -1, self.head_dim)

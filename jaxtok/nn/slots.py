@@ -51,10 +51,20 @@ def slot_logits(logits: Float[jax.Array, "*batch F"], space: CodeSpace) -> list[
 
 
 def log_likelihood(
-    logits: Float[jax.Array, "*batch F"], codes: Int[jax.Array | np.ndarray, "*batch Q"], space: CodeSpace
+    logits: Float[jax.Array, "*batch F"],
+    codes: Int[jax.Array | np.ndarray, "*batch Q"],
+    space: CodeSpace,
+    smoothing: float = 0.0,
 ) -> Float[jax.Array, "*batch Q"]:
-    """Log-likelihood of each slot in nats under independent heads, float32."""
+    """Log-likelihood of each slot in nats under independent heads, float32.
+
+    With smoothing e it is that of the target (1 - e) onehot(code) + e / levels (arXiv 1512.00567).
+    """
     logits = logits.astype(jnp.float32)
+    if smoothing:
+        exact = log_likelihood(logits, codes, space)
+        means = [jnp.mean(jax.nn.log_softmax(slot, axis=-1), axis=-1) for slot in slot_logits(logits, space)]
+        return (1 - smoothing) * exact + smoothing * jnp.stack(means, axis=-1)
     if space.is_binary:
         return -jax.nn.softplus(jnp.where(codes == 1, -logits, logits))
     per_slot = [

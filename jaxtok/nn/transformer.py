@@ -1,10 +1,11 @@
-"""Pre-norm transformer blocks, scanned over layers and rematerialised by policy.
+"""Transformer blocks, scanned over layers and rematerialised by policy.
 
 One block serves tokenizers (rotary positions, no conditioning) and priors (learned positions per layer, text
-as extra keys, modulation by time). A stack keeps its parameters with a leading layer axis, so it compiles
-once however deep it is.
+as extra keys, modulation by time; norms before each half or, as in BERT, after it). A stack keeps its
+parameters with a leading layer axis, so it compiles once however deep it is.
 """
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -28,7 +29,7 @@ _POLICIES = {
 
 
 class Block(nn.Module):
-    """`x += gate * Attn(norm(x)); x += gate * FeedForward(norm(x))`, pre-norm.
+    """`x += gate * Attn(norm(x)); x += gate * FeedForward(norm(x))`, or with the norms behind the sums.
 
     Attributes:
       heads, head_dim: attention heads and channels per head.
@@ -41,6 +42,9 @@ class Block(nn.Module):
       modulated: shift, scale and gate both halves by vectors made from a conditioning vector (AdaLN); `norm`
         is then a layer norm without its own scale and bias.
       positions: length of a learned position table, added after the first norm; 0 for none.
+      norm_after: `x = norm(x + Attn(x)); x = norm(x + FeedForward(x))` (post-norm, arXiv 1810.04805); without
+        modulation and position table.
+      out_bias: whether attention's output projection has a bias; None for what `attention_bias` says.
       attention_fn: implementation of attention.
       dtype: computation dtype.
     """
@@ -58,10 +62,23 @@ class Block(nn.Module):
     positions: int = 0
     attention_fn: AttentionFn = dot_product_attention
     dtype: Any = jnp.float32
+    norm_after: bool = False
+    out_bias: bool | None = None
 
     def setup(self):
+        if self.norm_after and (self.modulated or self.positions):
+            raise ValueError(
+                f"norm_after=True with modulated={self.modulated} and positions={self.positions}; a block "
+                "whose norms come last has neither"
+            )
         self.attention = Attention(
-            self.heads, self.head_dim, self.qk_norm, self.attention_bias, self.attention_fn, self.dtype
+            self.heads,
+            self.head_dim,
+            self.qk_norm,
+            self.attention_bias,
+            self.attention_fn,
+            self.dtype,
+            out_bias=self.out_bias,
         )
         self.context = Dense(self.heads * self.head_dim, dtype=self.dtype)
 
@@ -106,20 +123,28 @@ class Block(nn.Module):
             shift1, scale1, gate1, shift2, scale2, gate2 = vectors
             scale1, scale2 = 1 + scale1, 1 + scale2
 
-        h = norm("attention_norm")(x) * scale1 + shift1
-        if self.positions:
-            table = self.param(
-                "positions", nn.initializers.zeros, (self.positions, width), jnp.float32
-            ).astype(self.dtype)
-            ids = shared.get("position_ids")
-            h = h + (table[: x.shape[1]] if ids is None else table[ids])
-        attended, own = self.attention(h, prefix, shared.get("rope"), shared.get("mask"))
-        x = x + gate1 * attended
-        h = norm("feed_forward_norm")(x) * scale2 + shift2
         feed_forward = FeedForward(
             self.hidden, self.feed_forward, self.feed_forward_bias, self.dtype, name="feed_forward"
         )
-        x = x + gate2 * feed_forward(h)
+        attend = functools.partial(
+            self.attention, prefix=prefix, rope=shared.get("rope"), mask=shared.get("mask")
+        )
+        if self.norm_after:
+            attended, own = attend(x)
+            x = norm("attention_norm")(x + attended)
+            x = norm("feed_forward_norm")(x + feed_forward(x))
+        else:
+            h = norm("attention_norm")(x) * scale1 + shift1
+            if self.positions:
+                table = self.param(
+                    "positions", nn.initializers.zeros, (self.positions, width), jnp.float32
+                ).astype(self.dtype)
+                ids = shared.get("position_ids")
+                h = h + (table[: x.shape[1]] if ids is None else table[ids])
+            attended, own = attend(h)
+            x = x + gate1 * attended
+            h = norm("feed_forward_norm")(x) * scale2 + shift2
+            x = x + gate2 * feed_forward(h)
         x = constrain(x, ("data", "fsdp"), None, None)
         return x, {"nothing": None, "hidden": x, "keys_values": own}[collect]
 

@@ -162,8 +162,10 @@ class VectorQuantizer(nn.Module):
         self.beside = {
             name: self.variable("quantizer", name, jnp.array, value).value
             for name, value in beside.items()
-            # Official checkpoints know no offset.
-            if name != "offset" or self.is_initializing() or self.has_variable("quantizer", name)
+            # Official checkpoints know neither an offset nor the number of tokens of a batch.
+            if name not in ("offset", "tokens")
+            or self.is_initializing()
+            or self.has_variable("quantizer", name)
         }
         self.kept = kept + self.beside["offset"] if "offset" in self.beside else kept
         self.codebook = self.kept
@@ -269,9 +271,10 @@ class VectorQuantizer(nn.Module):
             routed = routed + self.optimistic * (routed - jax.lax.stop_gradient(routed))
         sample = None
         if uniforms is not None:
-            expected = (
-                self.beside["tokens"] if self.learning == "cvq" else jnp.sum(self.beside["counts"], axis=-1)
-            )
+            if self.learning == "cvq":
+                expected = self.beside.get("tokens", jnp.zeros(self.kept.shape[:-2]))
+            else:
+                expected = jnp.sum(self.beside["counts"], axis=-1)
             sample = uniforms, expected
         statistics = vq_state.additive(self, x, codes, mask, self.kept, self.beside, sample)
         losses = self._losses(x, chosen, codes, mask, similarity, statistics["counts"], scores)

@@ -162,8 +162,9 @@ def _cluster(rules, state, codebook, statistics):
     counts = statistics["counts"]
     total = jnp.sum(counts, axis=-1)
     usage = cvq.usage_step(state["usage"], counts, rules.decay)
-    tokens = jnp.where(state["tokens"] > 0, rules.decay * state["tokens"] + (1 - rules.decay) * total, total)
-    new = {**state, "usage": usage, "tokens": jnp.where(total > 0, tokens, state["tokens"])}
+    before = state.get("tokens", jnp.zeros_like(total))
+    tokens = jnp.where(before > 0, rules.decay * before + (1 - rules.decay) * total, total)
+    new = {**state, "usage": usage, "tokens": jnp.where(total > 0, tokens, before)}
     if "sample" not in statistics:
         return new
     vectors, there = revival.sampled_vectors(statistics)

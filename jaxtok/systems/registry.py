@@ -6,7 +6,11 @@ from typing import Any
 _CLASSES = {
     "instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I",
     "llamagen": "jaxtok.systems.image.llamagen:LlamaGen",
+    "maskgit": "jaxtok.systems.image.maskgit:MaskGIT",
     "maskgit_vqgan": "jaxtok.systems.image.maskgit_vqgan:MaskGITVQGAN",
+    "tatitok": "jaxtok.systems.image.tatitok:TATiTok",
+    "titok": "jaxtok.systems.image.titok:TiTok",
+    "titok_maskgit": "jaxtok.systems.image.titok_maskgit:TiTokMaskGIT",
     "vector_quantize_pytorch": "jaxtok.systems.quantizers.zoo:VectorQuantizePytorch",
 }
 

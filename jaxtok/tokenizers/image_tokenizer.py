@@ -20,8 +20,9 @@ class ImageTokenizer(nn.Module):
 
     Attributes:
       encoder: float images [B, H, W, C] to features [B, N, D]; has `tokens`.
-      quantizer: any of `jaxtok.quantize`.
-      decoder: `(values [B, N, D], (height, width), train) -> (images, features)`.
+      quantizer: any of `jaxtok.quantize`; one without a code space makes continuous latents.
+      decoder: `(values [B, N, D], (height, width), train) -> (images or None, features)`; one that reads text
+        too takes it as `text`.
       image_size: (height, width) that `decode` writes unless told otherwise.
     """
 
@@ -31,8 +32,8 @@ class ImageTokenizer(nn.Module):
     image_size: tuple[int, int]
 
     @property
-    def space(self) -> CodeSpace:
-        """The alphabet of one token."""
+    def space(self) -> CodeSpace | None:
+        """The alphabet of one token; None for continuous latents."""
         return self.quantizer.space
 
     @property
@@ -46,6 +47,7 @@ class ImageTokenizer(nn.Module):
         train: bool = False,
         key: jax.Array | None = None,
         temperature: float | jax.Array | None = None,
+        text: Float[jax.Array, "B T F"] | None = None,
     ) -> Reconstruction:
         """Encodes, quantizes and decodes at the resolution of the input.
 
@@ -54,10 +56,12 @@ class ImageTokenizer(nn.Module):
           train: sample the quantizer's noise, compute alignment features.
           key: scalar key or one key per example; default the "quantizer" stream of `rngs`.
           temperature: of the quantizer's sampling; default its own.
+          text: features of text tokens, for a decoder that reads them.
         """
         images = jnp.asarray(to_float(images))
         quantized = self.quantizer(self.encoder(images), train=train, key=key, temperature=temperature)
-        x_hat, features = self.decoder(quantized.values, (images.shape[1], images.shape[2]), train)
+        size = (images.shape[1], images.shape[2])
+        x_hat, features = self.decoder(quantized.values, size, train, **_text(text))
         return Reconstruction(quantized, x_hat, features)
 
     def features(self, images: Images) -> Float[jax.Array, "B K D"]:
@@ -69,8 +73,13 @@ class ImageTokenizer(nn.Module):
         return self.quantizer.logits(self.features(images))
 
     def encode(self, images: Images) -> Latents:
-        """Codes and their embeddings of uint8 or float [-1, 1] images [B, H, W, C]."""
-        codes = self.quantizer.encode(self.features(images))
+        """Codes and their embeddings of uint8 or float [-1, 1] images [B, H, W, C]; values only where latents
+        are continuous.
+        """
+        features = self.features(images)
+        if self.space is None:
+            return Latents(values=self.quantizer.latents(features))
+        codes = self.quantizer.encode(features)
         return Latents(codes=codes, values=self.quantizer.decode(codes))
 
     def embed(self, codes: jax.Array | np.ndarray) -> Float[jax.Array, "B N D"]:
@@ -78,15 +87,20 @@ class ImageTokenizer(nn.Module):
         return self.quantizer.decode(jnp.asarray(codes))
 
     def decode(
-        self, latents: Latents | jax.Array | np.ndarray, size: Sequence[int] | None = None
+        self,
+        latents: Latents | jax.Array | np.ndarray,
+        size: Sequence[int] | None = None,
+        text: Float[jax.Array, "B T F"] | None = None,
     ) -> Float[jax.Array, "B H W C"]:
         """Images of latents or codes, float32 around [-1, 1], at `size` (height, width) pixels; default
         `image_size`.
 
-        A `mask` on the latents drops whole tokens: their embeddings become zero.
+        A `mask` on the latents drops whole tokens: their embeddings become zero. `text` is for decoders that
+        read features of text tokens.
 
         Raises:
-          ValueError: latents with neither codes nor values, or a size that does not fit the patches.
+          ValueError: latents with neither codes nor values, a size that does not fit the patches, or a
+            decoder that makes no images.
         """
         if not isinstance(latents, Latents):
             latents = Latents(codes=latents)
@@ -96,7 +110,12 @@ class ImageTokenizer(nn.Module):
         if latents.mask is not None:
             values = values * jnp.all(latents.mask, axis=-1, keepdims=True)
         height, width = self.image_size if size is None else size
-        return self.decoder(values, (height, width))[0]
+        images, features = self.decoder(values, (height, width), **_text(text))
+        if images is None:
+            raise ValueError(
+                f"this decoder makes {sorted(features)} and no images; give it what makes images of them"
+            )
+        return images
 
     @nn.nowrap
     def update_quantizer(self, state: Any, statistics: Any, key: jax.Array) -> Any:
@@ -115,3 +134,8 @@ class ImageTokenizer(nn.Module):
                 "vector quantizer with learning='ema', or leave initialisation from data off"
             )
         return {"quantizer": self.quantizer.initialise(state["quantizer"], self.features(images), key)}
+
+
+def _text(text: jax.Array | None) -> dict[str, jax.Array]:
+    """Decoders that read no text do not know the argument."""
+    return {} if text is None else {"text": text}

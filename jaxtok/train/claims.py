@@ -20,12 +20,16 @@ class Arm:
       metric: "stage/result", a result of the stage's evaluation.
       changes: (dotted path in the configuration, value) of what this arm changes.
       constant: a number that the hypothesis names, in place of a measurement; nothing is trained for it.
+      factor: what the hypothesis multiplies the metric by ("twice as fast").
+      offset: what it then adds ("within three points").
     """
 
     label: str
     metric: str = ""
     changes: tuple[tuple[str, Any], ...] = ()
     constant: float | None = None
+    factor: float = 1.0
+    offset: float = 0.0
 
     def __post_init__(self):
         if (self.constant is None) == (not self.metric) or (self.changes and not self.metric):
@@ -148,7 +152,7 @@ def measure(
                     raise ValueError(
                         f"claim {claim.name!r}: no metric {arm.metric!r}; there are {sorted(found)}"
                     )
-                values.setdefault(arm.label, []).append(found[arm.metric])
+                values.setdefault(arm.label, []).append(arm.factor * found[arm.metric] + arm.offset)
         judged.append(judge(claim, values))
     return judged
 

@@ -38,8 +38,8 @@ class ImageModel(Protocol):
     """What an image system offers to be looked at."""
 
     @property
-    def space(self) -> CodeSpace:
-        """Alphabet of a token."""
+    def space(self) -> CodeSpace | None:
+        """Alphabet of a token; None for continuous latents."""
         ...
 
     def encode(self, variables: Any, images: jax.Array) -> Latents:
@@ -60,55 +60,66 @@ class TokenizerView:
     Attributes:
       model: the system.
       judge: for reconstructions of labelled or captioned images, or None.
+      frozen: earlier stages or networks that the model needs too; its variables are then {"own": of this
+        stage, and theirs by name}.
     """
 
     model: ImageModel
     judge: Judge | None = None
+    frozen: tuple[str, ...] = ()
 
     def evaluate(self, trained: Trained) -> list[Result]:
-        """PSNR and SSIM, statistics of the codes, and the judge's opinion of reconstructions, over the
-        evaluation split.
+        """PSNR and SSIM, statistics of the codes (if there are any), and the judge's opinion of
+        reconstructions, over the evaluation split.
         """
-        reconstruct = _reconstructor(self.model)
+        reconstruct, variables, space = _reconstructor(self.model), self._variables(trained), self.model.space
         meter, statistics = ReconstructionMeter(), None
         images, labels, captions = [], [], []
         for batch in trained.batches():
-            codes, restored = to_host(reconstruct(trained.variables, batch["image"]))
-            if statistics is None:
-                statistics = CodeStatistics(self.model.space, codes.shape[1])
+            codes, restored = to_host(reconstruct(variables, batch["image"]))
             meter.update(batch["image"], restored, batch["mask"])
-            statistics.update(codes, batch["mask"])
+            if space is not None:
+                statistics = statistics or CodeStatistics(space, codes.shape[1])
+                statistics.update(codes, batch["mask"])
             images.append(restored[batch["mask"]])
             labels.append(batch["label"][batch["mask"]])
             captions += _captions(batch)
             if sum(map(len, images)) >= _LARGEST_EVALUATION:
                 break
-        if statistics is None:
+        if not images:
             return []
         protocol: dict[str, Any] = {"weights": "average" if trained.averaged else "raw", "split": "eval"}
-        results = [*meter.results(**protocol), *statistics.results(**protocol)]
+        results = [*meter.results(**protocol), *(statistics.results(**protocol) if statistics else ())]
         if self.judge is not None:
             judged = self.judge(np.concatenate(images), np.concatenate(labels), captions)
             results += [_renamed(r, f"reconstruction_{r.name}", protocol) for r in judged]
         return results
 
     def figures(self, trained: Trained) -> dict[str, Any]:
-        """A grid of reconstructions and how the codes are used."""
-        reconstruct = _reconstructor(self.model)
-        statistics, grid = None, None
+        """A grid of reconstructions and how the codes (if there are any) are used."""
+        reconstruct, variables, space = _reconstructor(self.model), self._variables(trained), self.model.space
+        statistics, figures = None, {}
         for batch in trained.batches():
-            codes, restored = to_host(reconstruct(trained.variables, batch["image"]))
-            if grid is None or statistics is None:
+            codes, restored = to_host(reconstruct(variables, batch["image"]))
+            if not figures:
                 count = min(20, int(batch["mask"].sum()))
-                grid = reconstruction_grid(batch["image"][:count], restored[:count], title="held-out images")
-                statistics = CodeStatistics(self.model.space, codes.shape[1])
+                pairs = batch["image"][:count], restored[:count]
+                figures["reconstructions"] = reconstruction_grid(*pairs, title="held-out images")
+            if space is None:
+                break
+            statistics = statistics or CodeStatistics(space, codes.shape[1])
             statistics.update(codes, batch["mask"])
             if statistics.images >= _LARGEST_EVALUATION:
                 break
-        if grid is None or statistics is None:
-            return {}
-        usage = plot_bit_usage if self.model.space.is_binary else plot_code_usage
-        return {"reconstructions": grid, "codes": usage(statistics, title="codes of held-out images")}
+        if space is not None and statistics is not None:
+            usage = plot_bit_usage if space.is_binary else plot_code_usage
+            figures["codes"] = usage(statistics, title="codes of held-out images")
+        return figures
+
+    def _variables(self, trained: Trained) -> Any:
+        if not self.frozen:
+            return trained.variables
+        return {"own": trained.variables, **{name: trained.frozen[name] for name in self.frozen}}
 
 
 # Compiled functions are kept, so that an evaluation, its figures and the next evaluation share them.
@@ -116,12 +127,13 @@ class TokenizerView:
 
 @functools.lru_cache(maxsize=8)
 def _reconstructor(model: ImageModel) -> Callable[[Any, Any], tuple[jax.Array, jax.Array]]:
-    """(tokenizer variables, images) -> codes and uint8 images."""
+    """(tokenizer variables, images) -> codes (None of continuous latents) and uint8 images."""
 
     @jax.jit
     def reconstruct(variables, images):
-        codes = model.encode(variables, images).codes
-        return codes, to_uint8(model.decode(variables, codes, (images.shape[1], images.shape[2])))
+        latents, size = model.encode(variables, images), (images.shape[1], images.shape[2])
+        shown = latents if latents.codes is None else latents.codes
+        return latents.codes, to_uint8(model.decode(variables, shown, size))
 
     return reconstruct
 

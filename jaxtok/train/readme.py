@@ -26,7 +26,7 @@ SHOWN = (
     r"rfid_.*",
     r"fid_.*",
     r"reconstruction_.*accuracy.*",
-    r"(nll|denoising_loss)_nats_per_slot",
+    r"(nll|denoising_loss|masked_loss)_nats_per_slot",
     r"sample_.*accuracy.*",
     r"samples_per_second.*",
 )

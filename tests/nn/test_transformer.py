@@ -163,3 +163,30 @@ def test_mistakes_are_named():
         jax.eval_shape(
             lambda: Stack(BLOCK, LAYERS).init(jax.random.key(0), X, {"context": PER_LAYER["context"][:2]})
         )
+
+
+def test_norms_may_come_after_each_half():
+    block = Block(
+        2, 4, 16, "layer", 1e-12, "gelu_exact", False, True, True, norm_after=True, out_bias=True, parent=None
+    )
+    x = X[..., :8]
+    variables = filled(block, x, {}, {})
+    params = variables["params"]
+    y, _ = block.apply(variables, x, {}, {})
+    norm = lambda name, x: LayerNorm(1e-12).apply({"params": params[name]}, x)
+    attended, _ = Attention(2, 4, False, True).apply({"params": params["attention"]}, x)
+    x = norm("attention_norm", x + attended)
+    fed = FeedForward(16, "gelu_exact", True).apply({"params": params["feed_forward"]}, x)
+    np.testing.assert_allclose(y, norm("feed_forward_norm", x + fed), atol=1e-5)
+    with pytest.raises(ValueError, match="norm_after=True with modulated=True and positions=6"):
+        dataclasses.replace(BLOCK, norm_after=True).apply({}, x, {}, {})
+
+
+def test_the_output_projection_may_have_the_only_bias():
+    names = lambda **kwargs: jax.eval_shape(
+        lambda: Attention(2, 4, False, **kwargs).init(jax.random.key(0), X)
+    )["params"]
+    assert {name for name, leaf in names(out_bias=True).items() if "bias" in leaf} == {"out"}
+    assert {name for name, leaf in names(use_bias=True, out_bias=False).items() if "bias" not in leaf} == {
+        "out"
+    }

@@ -71,6 +71,13 @@ def test_a_hypothesis_may_name_a_number():
     assert measure([below], Settings(), (0, 1), run_arm)[0]["holds"] is False
 
 
+def test_a_hypothesis_may_scale_and_shift_what_is_measured():
+    arms = (Arm("twice the first, less one", "a/x", factor=2.0, offset=-1.0), Arm("second", "b/x"))
+    found = {"a/x": 3.0, "b/x": 5.5}
+    (outcome,) = measure([Claim("nearly twice", arms)], Settings(), (0,), lambda *args: found)
+    assert [arm["values"] for arm in outcome["arms"]] == [[5.0], [5.5]] and outcome["holds"]
+
+
 @pytest.mark.parametrize(
     "arm", [{}, {"metric": "a/b", "constant": 1.0}, {"constant": 1.0, "changes": (("x", 1),)}]
 )

@@ -23,12 +23,12 @@ from jaxtok.nn.llama_config import LlamaConfig
 from jaxtok.nn.rope import RopeLayout
 from jaxtok.nn.text import ByteEncoder
 from jaxtok.nn.text_encoder import load_text_encoder, text_encoder_shapes
-from jaxtok.nn.transformer import Remat
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.binary_diffusion import BinaryDiffusion, DiffusionSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.quantize.binary import BinaryQuantizer
 from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.image.prior_shape import PriorShape
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
 from jaxtok.tokenizers.query_vit import Coordinates, QueryDecoder, QueryEncoder, ViTShape
@@ -38,25 +38,6 @@ PRIORS = ("diffusion", "autoregressive")
 _NO_LANGUAGE_MODEL = (
     "captions of this model go through a frozen language model; set --model.text.path to its folder"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class PriorShape:
-    """Size of both priors.
-
-    Attributes:
-      layers: number of blocks.
-      heads: attention heads.
-      head_dim: width of a head; the width of a token is heads times head_dim.
-      remat: what the backward pass recomputes: nothing, everything, or all but matrix products ("dots").
-      unroll: layers per iteration of the layer scan.
-    """
-
-    layers: int = 16
-    heads: int = 16
-    head_dim: int = 128
-    remat: Remat = "none"
-    unroll: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

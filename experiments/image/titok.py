@@ -1,0 +1,204 @@
+"""TiTok: an image as 32 tokens of a ViT, and a prior of classes on them (arXiv 2406.07550).
+
+Latent tokens read an image in a plain ViT and are quantized; another ViT writes the image from them, either
+straight to pixels, or in two stages: first the codes of a frozen convolutional teacher, then, through the
+teacher's decoder, pixels.
+
+    python experiments/image/titok.py                             # tiny: 8x8 digits, 2 CPU cores, minutes
+    python experiments/image/titok.py sample --captions 3 7 --prior autoregressive
+    python experiments/image/titok.py --preset two-stage          # the same with a small teacher
+    python experiments/image/titok.py verify                      # the paper's claims in miniature
+    python experiments/image/titok.py plan --preset l32 --topology v5e:8x8
+    python experiments/image/titok.py --preset l32 --data.source folder --data.path images
+
+The published sizes need an accelerator, and nothing was trained at those sizes here. Their recipes are
+official but for three things: the learning rate falls to zero and not to 1e-5; the perceptual network is off
+until its weights are given (--perceptual.kind convnext --perceptual.paths convnext_small.safetensors
+--weights.perceptual-weight 0.1); the discriminator is a PatchGAN. Without --model.teacher-path the teacher of
+l32, b64 and s128 is trained as a stage in front, on its pixels alone.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtok import cli
+from jaxtok.data.config import Data
+from jaxtok.losses.discriminators import PatchGAN
+from jaxtok.losses.perceptual import PerceptualNetwork
+from jaxtok.systems.image.titok import TiTok, titok
+from jaxtok.systems.image.titok_stages import FROZEN, DecoderTuning, ProxyImages, ProxyObjective
+from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
+from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.train.claims import Arm, Claim, vary
+from jaxtok.train.gradient import gradient
+from jaxtok.train.image_views import PriorSampler, SampleView, TokenizerView, judge_named
+from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.schedules import Fit
+from jaxtok.train.sharding import TRANSFORMER_RULES
+from jaxtok.train.stage import Stage
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what is computed.
+
+    Attributes:
+      data: images and labels.
+      model: sizes.
+      weights: of the tokenizer's loss.
+      perceptual: which frozen network compares images, where its weight is not 0.
+      adversary: discriminator of the tokenizer; off where its weight is 0.
+      teacher: how the teacher is trained, where it is.
+      proxy: how the first stage is trained, where there is one.
+      tokenizer: how the tokenizer is trained: as a whole, or its decoder in the second stage.
+      prior: how the prior is trained.
+      judge: what says whether samples show their class.
+      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
+        bfloat16 on accelerators.
+    """
+
+    data: Data
+    model: TiTok
+    weights: TokenizerWeights = TokenizerWeights("l2")
+    perceptual: PerceptualNetwork = PerceptualNetwork()
+    adversary: AdversaryWeights = AdversaryWeights()
+    teacher: Fit = Fit()
+    proxy: Fit = Fit()
+    tokenizer: Fit = Fit()
+    prior: Fit = Fit()
+    judge: Literal["digits", "none"] = "none"
+    precision: Precision = "auto"
+
+
+def short(steps: int, learning_rate: float = 2e-3) -> Fit:
+    """A small stage."""
+    return Fit(steps=steps, learning_rate=learning_rate, warmup_steps=50, ema_decay=0.99)
+
+
+TINY = Config(
+    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
+    model=TiTok.tiny(),
+    teacher=short(300),
+    proxy=short(600),
+    tokenizer=short(600),
+    prior=short(600, 1e-3),
+    judge="digits",
+)
+
+# Pixels span 2 here and 1 in the official code, so its squares are a quarter of ours.
+WEIGHTS = TokenizerWeights("l2", pixel_weight=0.25)
+IMAGES = Data("folder", image_sizes=(256,), channels=3, batch_size=256, flip=True)
+
+
+def recipe(steps: int, warmup: int, beta: float = 0.999) -> Fit:
+    """What the published tokenizers share."""
+    return Fit(steps, 1e-4, warmup_steps=warmup, betas=(0.9, beta), weight_decay=1e-4)
+
+
+def published(name: str) -> Config:
+    """The official recipe of a published size."""
+    model = titok(name)
+    two = model.head == "codes"
+    adversary = AdversaryWeights(
+        weight=0.01 if two else 0.1,
+        start=20_000 if two else 200_000,
+        lecam_weight=0.001,
+        adaptive_limit=0.0,
+    )
+    return Config(
+        data=IMAGES,
+        model=model,
+        weights=WEIGHTS,
+        adversary=adversary,
+        teacher=recipe(500_000, 5_000),
+        proxy=recipe(1_000_000, 10_000, beta=0.99),
+        tokenizer=recipe(500_000, 5_000) if two else recipe(650_000, 10_000),
+        prior=Fit(500_000, 2e-4, warmup_steps=10_000, betas=(0.9, 0.96), weight_decay=0.03),
+    )
+
+
+PUBLISHED = (
+    "s128", "b64", "l32", "bl64-vq", "bl128-vq", "sl256-vq", "ll32-vae", "bl64-vae", "bl128-vae",
+)  # fmt: skip
+PRESETS = {
+    "tiny": TINY,
+    "two-stage": dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, head="codes")),
+    "gaussian": dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, bottleneck="vae")),
+    **{name: published(name) for name in PUBLISHED},
+}
+
+
+def stages(config: Config) -> Iterator[Stage]:
+    """With proxy codes teacher and first stage; the tokenizer; the prior."""
+    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    networks = model.teacher_networks()
+    shared: dict[str, Any] = {"data": config.data, "rules": TRANSFORMER_RULES}
+    if "teacher" in model.stages:
+        objective = TokenizerObjective(model.teacher.tokenizer(dtype), config.weights)
+        view, steps = TokenizerView(model.teacher, judge), config.teacher.steps
+        yield Stage("teacher", gradient(objective, config.teacher), config.data, steps, view=view)
+    if "proxy" in model.stages:
+        objective = ProxyObjective(model.proxy(dtype), model.teacher.encode)
+        view = TokenizerView(ProxyImages(model), judge, frozen=("teacher",))
+        reads = () if networks else ("teacher",)
+        update, steps = gradient(objective, config.proxy), config.proxy.steps
+        yield Stage("proxy", update, steps=steps, frozen=reads, networks=networks, view=view, **shared)
+    yield tokenizer_stage(config, shared)
+    for name in model.priors:
+        prior = model.prior_named(name, dtype)
+        objective = PriorObjective(prior, model.encode, model.batch_condition)
+        sampler = PriorSampler(prior, model.class_condition, classes=True)
+        view = SampleView(model, config.data, judge, model.classes, 50, sampler, objective)
+        update, steps = gradient(objective, config.prior), config.prior.steps
+        yield Stage(name, update, steps=steps, frozen=("tokenizer",), view=view, **shared)
+
+
+def tokenizer_stage(config: Config, shared: dict[str, Any]) -> Stage:
+    """The whole tokenizer, or the second stage that tunes its decoder."""
+    model, weights, perceptual = config.model, config.weights, None
+    networks, reads, fit, kind = dict(model.teacher_networks()), (), config.tokenizer, TokenizerObjective
+    if "proxy" in model.stages:
+        kind, fit = DecoderTuning, dataclasses.replace(fit, groups=(*FROZEN, *fit.groups))
+        reads = ("proxy",) if networks else ("proxy", "teacher")
+    if weights.perceptual_weight:
+        perceptual, networks["perceptual"] = config.perceptual, config.perceptual.variables
+    objective = kind(model.tokenizer(compute_dtype(config.precision)), weights, perceptual=perceptual)
+    update = gradient(objective, fit)
+    if config.adversary.weight:
+        last = "decoder/pixels/conv_out/kernel" if model.head == "codes" else "decoder/smooth/kernel"
+        judge = PatchGAN(layers=2 if min(config.data.image_sizes) < 64 else 3)
+        update = adversarial(objective, fit, judge, config.adversary, last)
+    view = TokenizerView(model, judge_named(config.judge))
+    return Stage("tokenizer", update, steps=fit.steps, frozen=reads, networks=networks, view=view, **shared)
+
+
+PSNR, PERPLEXITY = "tokenizer/psnr_uint8", "tokenizer/code_perplexity"
+PLAIN = ("model.learning", "gradient")
+
+
+def against_patches(tokens: int, grid: tuple[int, int]) -> tuple[Arm, Arm]:
+    """Tokens that are means of patches, and latent tokens, as many of both."""
+    count = ("model.tokens", tokens)
+    return (
+        Arm(f"{tokens} pooled patches", PSNR, (count, ("model.pooled", grid))),
+        Arm(f"{tokens} latent tokens", PSNR, (count,)),
+    )
+
+
+CLAIMS = [
+    Claim("more tokens, higher PSNR (dB)", vary("model.tokens", 2, 4, 8, metric=PSNR)),
+    Claim("4 latent tokens reconstruct better than 4 pooled patches (dB)", against_patches(4, (2, 2))),
+    Claim("8 latent tokens reconstruct better than 8 pooled patches (dB)", against_patches(8, (2, 4))),
+    Claim(
+        "proxy codes keep more of a plain codebook in use than pixels do, at equal steps (perplexity)",
+        (
+            Arm("pixels", PERPLEXITY, (PLAIN, ("tokenizer.steps", 1200))),
+            Arm("proxy codes, then pixels", PERPLEXITY, (PLAIN, ("model.head", "codes"))),
+        ),
+    ),
+]
+
+if __name__ == "__main__":
+    cli.main("titok", PRESETS, stages, CLAIMS, __doc__)

@@ -1,0 +1,54 @@
+"""TA-TiTok: TiTok whose decoder reads the caption beside the latents (arXiv 2501.07730, official code
+bytedance/1d-tokenizer).
+
+The text is features of 77 tokens of a frozen text encoder (in the released models those of CLIP ViT-L/14-336
+behind its last norm, 768 wide), which whoever uses the tokenizer brings along. It is trained in one stage.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtok.systems.image.titok import TiTok
+from jaxtok.systems.image.titok_table import official_components
+from jaxtok.systems.official import OfficialComponent
+
+TEXT = {"text_length": 77, "text_width": 768}
+
+
+class TATiTok(TiTok):
+    """The published sizes; what they are made of is in `TiTok`."""
+
+    @classmethod
+    def bl32_vq(cls) -> "TATiTok":
+        """TA-TiTok-BL-32 with 8192 codes, of which unused ones move to features."""
+        return cls._single_stage("base", 32, learning="cvq", **TEXT)
+
+    @classmethod
+    def bl64_vq(cls) -> "TATiTok":
+        """TA-TiTok-BL-64 with 8192 codes."""
+        return cls._single_stage("base", 64, learning="cvq", **TEXT)
+
+    @classmethod
+    def bl128_vq(cls) -> "TATiTok":
+        """TA-TiTok-BL-128 with 8192 codes."""
+        return cls._single_stage("base", 128, learning="cvq", **TEXT)
+
+    @classmethod
+    def bl32_vae(cls) -> "TATiTok":
+        """TA-TiTok-BL-32 with 16 Gaussian channels."""
+        return cls._single_stage("base", 32, bottleneck="vae", width=16, **TEXT)
+
+    @classmethod
+    def bl64_vae(cls) -> "TATiTok":
+        """TA-TiTok-BL-64 with 16 Gaussian channels."""
+        return cls._single_stage("base", 64, bottleneck="vae", width=16, **TEXT)
+
+    @classmethod
+    def sl128_vae(cls) -> "TATiTok":
+        """TA-TiTok-SL-128 with 16 Gaussian channels."""
+        return cls._single_stage("small", 128, bottleneck="vae", width=16, **TEXT)
+
+    @staticmethod
+    def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+        """What `jaxtok.convert` needs to know, see `jaxtok.systems.image.titok_table`."""
+        return official_components(config, TATiTok.bl128_vq())

@@ -1,0 +1,394 @@
+"""TiTok: an image as 32 to 256 tokens of a ViT (arXiv 2406.07550, official code bytedance/1d-tokenizer).
+
+The first released models have a head of proxy codes: their first stage predicts the codes of a frozen
+MaskGIT-VQGAN, their second tunes the decoder, now followed by the VQGAN's, to pixels. Later ones write pixels
+from the start, and some of them have Gaussian latents. This file says what the model is; official weights map
+onto it in `titok_table`, and how it is trained stands in `experiments/image/titok.py`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+
+from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.nn.conditioning import ClassConditioner
+from jaxtok.nn.latent_transformer import LatentTransformer
+from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
+from jaxtok.priors.contract import Prior
+from jaxtok.quantize.gaussian import GaussianBottleneck
+from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.image.maskgit_vqgan import MaskGITVQGAN
+from jaxtok.systems.image.prior_shape import PriorShape
+from jaxtok.systems.image.titok_table import official_components
+from jaxtok.systems.official import OfficialComponent
+from jaxtok.tokenizers.grid import GridDecoder
+from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
+from jaxtok.tokenizers.latent_vit import LatentDecoder, LatentEncoder, LatentViTShape
+from jaxtok.tokenizers.proxy import ProxyDecoder
+from jaxtok.weights import FrozenNetwork, load_table, read_tensors
+
+PRIORS = ("autoregressive",)
+
+
+@dataclasses.dataclass(frozen=True)
+class TiTok:
+    """Sizes of tokenizer and prior; every published size is a class method, and `titok(name)`.
+
+    Attributes:
+      image_size: side in pixels.
+      channels: image channels.
+      patch: side of the encoder's patches.
+      decoder_patch: side of the decoder's patches.
+      tokens: N, latent tokens of an image.
+      bottleneck: "vq" (one code per token) or "vae" (Gaussian values).
+      codebook: K, number of codes.
+      width: of a latent.
+      metric: how features and codes are compared; "cosine" passes them on with unit length.
+      learning: "gradient", or "cvq", which pulls unused codes to features.
+      commitment: weight of the term that keeps features near their codes.
+      kl_weight: of the divergence of Gaussian latents, summed over an image.
+      encoder: size of the transformer that reads images.
+      decoder: size of the transformer that writes them.
+      head: "pixels", or "codes" of the teacher.
+      interleaved: the layout of the first released weights, see `LatentEncoder`.
+      pooled: (rows, columns) of tokens that are means of patches in place of latent tokens, for comparison; N
+        in all.
+      teacher: whose codes a head of codes predicts, and whose decoder makes images of them.
+      teacher_path: file of its official weights; without one it is trained too.
+      text_length: text tokens that the decoder reads (TA-TiTok); 0 for none.
+      text_width: of their features.
+      classes: of the prior's condition.
+      prior: size of the prior.
+      prior_settings: recommended sampler settings of the prior.
+    """
+
+    image_size: int = 256
+    channels: int = 3
+    patch: int = 16
+    decoder_patch: int = 16
+    tokens: int = 32
+    bottleneck: Literal["vq", "vae"] = "vq"
+    codebook: int = 4096
+    width: int = 12
+    metric: Literal["euclidean", "cosine"] = "cosine"
+    learning: Literal["gradient", "cvq"] = "gradient"
+    commitment: float = 0.25
+    kl_weight: float = 1e-6
+    encoder: LatentViTShape = LatentViTShape.named("large")
+    decoder: LatentViTShape = LatentViTShape.named("large")
+    head: Literal["pixels", "codes"] = "codes"
+    interleaved: bool = False
+    pooled: tuple[int, int] | None = None
+    teacher: MaskGITVQGAN = MaskGITVQGAN.imagenet_f16_256()
+    teacher_path: str = ""
+    text_length: int = 0
+    text_width: int = 768
+    classes: int = 1000
+    prior: PriorShape = PriorShape(24, 16, 48)
+    prior_settings: AutoregressiveSettings = AutoregressiveSettings()
+
+    def __post_init__(self):
+        for name in ("patch", "decoder_patch"):
+            if self.image_size % getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} does not divide image_size={self.image_size}; choose a "
+                    "divisor"
+                )
+        if self.pooled is not None and self.pooled[0] * self.pooled[1] != self.tokens:
+            raise ValueError(f"pooled={self.pooled} makes another number of tokens than tokens={self.tokens}")
+        if self.bottleneck == "vae" and self.head == "codes":
+            raise ValueError("proxy codes are predicted from codes; with bottleneck='vae' set head='pixels'")
+        factor = self.teacher.shape.factor
+        if self.head == "codes" and factor != self.decoder_patch:
+            raise ValueError(
+                f"decoder_patch={self.decoder_patch} must be the {factor} pixels that a code of the teacher "
+                "covers, because the decoder predicts one code per patch"
+            )
+
+    # -- sizes --
+
+    @classmethod
+    def tiny(cls) -> "TiTok":
+        """8x8 digits as 8 tokens of 64 codes, straight to pixels; trains in a minute on two CPU cores."""
+        vit = LatentViTShape(64, 4, 2, unroll=4)
+        return cls(
+            image_size=8,
+            channels=1,
+            patch=2,
+            decoder_patch=2,
+            tokens=8,
+            codebook=64,
+            width=8,
+            learning="cvq",
+            encoder=vit,
+            decoder=vit,
+            head="pixels",
+            teacher=MaskGITVQGAN.tiny(),
+            classes=10,
+            prior=PriorShape(4, 4, 32, unroll=4),
+        )
+
+    @classmethod
+    def _published(cls, encoder: str, decoder: str, tokens: int, **options: Any) -> "TiTok":
+        # Blocks are recomputed in the backward pass: at these sizes their inside does not fit.
+        shapes = {
+            "encoder": LatentViTShape.named(encoder, remat="dots"),
+            "decoder": LatentViTShape.named(decoder, remat="dots"),
+        }
+        return cls(tokens=tokens, **shapes, **options)
+
+    @classmethod
+    def _single_stage(cls, encoder: str, tokens: int, **options: Any) -> "TiTok":
+        vq = {"codebook": 8192, "width": 64, "metric": "euclidean"}
+        return cls._published(encoder, "large", tokens, head="pixels", **{**vq, **options})
+
+    @classmethod
+    def l32(cls) -> "TiTok":
+        """TiTok-L-32 as released: two stages."""
+        return cls._published("large", "large", 32, interleaved=True)
+
+    @classmethod
+    def b64(cls) -> "TiTok":
+        """TiTok-B-64 as released: two stages."""
+        return cls._published("base", "base", 64, interleaved=True)
+
+    @classmethod
+    def s128(cls) -> "TiTok":
+        """TiTok-S-128 as released: two stages."""
+        return cls._published("small", "small", 128, interleaved=True)
+
+    @classmethod
+    def bl64_vq(cls) -> "TiTok":
+        """TiTok-BL-64 with 8192 codes: one stage."""
+        return cls._single_stage("base", 64)
+
+    @classmethod
+    def bl128_vq(cls) -> "TiTok":
+        """TiTok-BL-128 with 8192 codes: one stage."""
+        return cls._single_stage("base", 128)
+
+    @classmethod
+    def sl256_vq(cls) -> "TiTok":
+        """TiTok-SL-256 with 8192 codes: one stage."""
+        return cls._single_stage("small", 256)
+
+    @classmethod
+    def ll32_vae(cls) -> "TiTok":
+        """TiTok-LL-32 with 16 Gaussian channels: one stage."""
+        return cls._single_stage("large", 32, bottleneck="vae", width=16)
+
+    @classmethod
+    def bl64_vae(cls) -> "TiTok":
+        """TiTok-BL-64 with 16 Gaussian channels: one stage."""
+        return cls._single_stage("base", 64, bottleneck="vae", width=16)
+
+    @classmethod
+    def bl128_vae(cls) -> "TiTok":
+        """TiTok-BL-128 with 16 Gaussian channels: one stage."""
+        return cls._single_stage("base", 128, bottleneck="vae", width=16)
+
+    # -- assembly --
+
+    @property
+    def space(self) -> CodeSpace | None:
+        """Alphabet of one token; None for Gaussian latents."""
+        return CodeSpace((self.codebook,)) if self.bottleneck == "vq" else None
+
+    @property
+    def priors(self) -> tuple[str, ...]:
+        """Names of the priors that these latents allow; of continuous ones none."""
+        return PRIORS if self.bottleneck == "vq" else ()
+
+    def tokenizer(self, dtype: Any = jnp.float32) -> ImageTokenizer:
+        """Encoder, bottleneck and the decoder that makes images."""
+        pixels = None
+        if self.head == "codes":
+            pixels = GridDecoder(self.teacher.shape, self.channels, dtype)
+        return self._tokenizer(pixels, dtype)
+
+    def proxy(self, dtype: Any = jnp.float32) -> ImageTokenizer:
+        """The tokenizer of the first stage, whose decoder ends in logits of proxy codes.
+
+        Raises:
+          ValueError: a head of pixels.
+        """
+        if self.head != "codes":
+            raise ValueError(f"head={self.head!r} has no first stage of proxy codes; set head='codes'")
+        return self._tokenizer(None, dtype)
+
+    def _tokenizer(self, pixels: GridDecoder | None, dtype: Any) -> ImageTokenizer:
+        rows = self.image_size // self.decoder_patch
+        features = self.width if self.bottleneck == "vq" else 2 * self.width
+        decoder = LatentDecoder(
+            self.decoder,
+            (rows, rows),
+            self.decoder_patch,
+            self.head,
+            self.channels,
+            self.teacher.codes,
+            self.text_length,
+            dtype,
+        )
+        if self.head == "codes":
+            decoder = ProxyDecoder(decoder, pixels, self.teacher.codes, self.teacher.shape.features)
+        rows = self.image_size // self.patch
+        return ImageTokenizer(
+            LatentEncoder(
+                self.encoder,
+                self.tokens,
+                (rows, rows),
+                self.patch,
+                features,
+                self.interleaved,
+                self.pooled,
+                dtype,
+            ),
+            self._bottleneck(),
+            decoder,
+            (self.image_size, self.image_size),
+        )
+
+    def _bottleneck(self) -> VectorQuantizer | GaussianBottleneck:
+        if self.bottleneck == "vae":
+            return GaussianBottleneck(self.width, self.kl_weight)
+        return VectorQuantizer(
+            self.codebook,
+            self.width,
+            learning=self.learning,
+            commitment=self.commitment,
+            metric=self.metric,
+        )
+
+    def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
+        """A next-token prior, conditional on the class.
+
+        Raises:
+          ValueError: Gaussian latents, which have no codes.
+        """
+        space, shape = self.space, self.prior
+        if space is None:
+            raise ValueError(f"bottleneck={self.bottleneck!r} makes no codes that this prior could model")
+        network = LatentTransformer(
+            space,
+            self.tokens,
+            shape.layers,
+            shape.heads,
+            shape.head_dim,
+            causal=True,
+            timed=False,
+            conditioner=self._classes(),
+            remat=shape.remat,
+            unroll=shape.unroll,
+            dtype=dtype,
+        )
+        return Prior(network, Autoregressive(space, settings=self.prior_settings))
+
+    def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
+        """One of `PRIORS` by name."""
+        if name not in PRIORS:
+            raise ValueError(f"prior {name!r}; choose one of {PRIORS}")
+        return self.autoregressive(dtype)
+
+    def _classes(self) -> ClassConditioner:
+        return ClassConditioner(self.classes, self.prior.heads * self.prior.head_dim)
+
+    # -- use --
+
+    def encode(self, variables: Any, images: Images) -> Latents:
+        """Latents of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
+        return cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
+
+    def decode(
+        self,
+        variables: Any,
+        latents: Latents | jax.Array,
+        size: tuple[int, int] | None = None,
+        text: jax.Array | None = None,
+    ) -> jax.Array:
+        """Float images around [-1, 1] of latents or codes; `text` float [B, T, E] if the decoder reads it."""
+        return cast(jax.Array, self.tokenizer().apply(variables, latents, size, text, method="decode"))
+
+    def class_condition(self, labels: jax.Array) -> Condition:
+        """What the prior is told by labels int32 [B], with its null class."""
+        return self._classes().condition(labels)
+
+    def networks(self) -> dict[str, FrozenNetwork]:
+        """Frozen networks that the priors need: none."""
+        return {}
+
+    def teacher_networks(self) -> dict[str, FrozenNetwork]:
+        """The teacher, if it comes from a file."""
+        if self.head == "pixels" or not self.teacher_path:
+            return {}
+        return {"teacher": FrozenNetwork(self._load_teacher, lambda: self.teacher.shapes()["tokenizer"])}
+
+    def _load_teacher(self):
+        component = self.teacher.official_components(None)["model"]
+        params, _ = load_table(
+            component.table, read_tensors(self.teacher_path)[0], component.shapes["params"]
+        )
+        return {"params": params}
+
+    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
+        """Condition of a training batch, for `PriorObjective`."""
+        del frozen
+        return self.class_condition(batch["label"])
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of all components, in the order in which they are trained: with a head of codes "teacher" and
+        "proxy", then "tokenizer" and the priors.
+        """
+        first = () if self.head == "pixels" else ("proxy",) if self.teacher_path else ("teacher", "proxy")
+        return (*first, "tokenizer", *self.priors)
+
+    def shapes(self) -> dict[str, Any]:
+        """Variables of every component as shapes, nothing is allocated."""
+        return {name: self.shapes_of(name) for name in self.stages}
+
+    def shapes_of(self, name: str) -> Any:
+        """Variables of one component as shapes."""
+        key = jax.random.key(0)
+        if name == "teacher":
+            return self.teacher.shapes()["tokenizer"]
+        if name in self.priors:
+            latents = Latents(codes=jnp.zeros((1, self.tokens, 1), jnp.int32))
+            condition = self.class_condition(jnp.zeros((1,), jnp.int32))
+            return {"params": jax.eval_shape(self.prior_named(name).init, key, latents, condition)}
+        module, text = self.proxy() if name == "proxy" else self.tokenizer(), None
+        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), jnp.float32)
+        if self.text_length:
+            text = jax.ShapeDtypeStruct((1, self.text_length, self.text_width), jnp.float32)
+        return jax.eval_shape(lambda x, t: module.init({"params": key}, x, text=t), images, text)
+
+    @staticmethod
+    def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+        """What `jaxtok.convert` needs to know, see `jaxtok.systems.image.titok_table`."""
+        return official_components(config, TiTok.l32())
+
+
+def titok(name: str) -> TiTok:
+    """A size by its published name: "l32", "b64", "s128", "bl64-vq", "ll32-vae", ...
+
+    Raises:
+      ValueError: another name.
+    """
+    sizes = (
+        "tiny",
+        "s128",
+        "b64",
+        "l32",
+        "bl64_vq",
+        "bl128_vq",
+        "sl256_vq",
+        "ll32_vae",
+        "bl64_vae",
+        "bl128_vae",
+    )
+    method = name.lower().replace("-", "_")
+    if method not in sizes:
+        raise ValueError(f"no TiTok of size {name!r}; there are {', '.join(sizes)}")
+    return getattr(TiTok, method)()
