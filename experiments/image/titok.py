@@ -158,7 +158,8 @@ def stages(config: Config) -> Iterator[Stage]:
 def tokenizer_stage(config: Config, shared: dict[str, Any]) -> Stage:
     """The whole tokenizer, or the second stage that tunes its decoder."""
     model, weights, perceptual = config.model, config.weights, None
-    networks, reads, fit, kind = dict(model.teacher_networks()), (), config.tokenizer, TokenizerObjective
+    networks: dict[str, Any] = {**model.teacher_networks()}
+    reads, fit, kind = (), config.tokenizer, TokenizerObjective
     if "proxy" in model.stages:
         kind, fit = DecoderTuning, dataclasses.replace(fit, groups=(*FROZEN, *fit.groups))
         reads = ("proxy",) if networks else ("proxy", "teacher")

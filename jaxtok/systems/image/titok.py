@@ -132,7 +132,9 @@ class TiTok:
         )
 
     @classmethod
-    def _published(cls, encoder: str, decoder: str, tokens: int, **options: Any) -> "TiTok":
+    def _published(
+        cls, encoder: str, decoder: str, tokens: int, **options: Any
+    ) -> Any:  # of the class that it is called on
         # Blocks are recomputed in the backward pass: at these sizes their inside does not fit.
         shapes = {
             "encoder": LatentViTShape.named(encoder, remat="dots"),
@@ -141,7 +143,9 @@ class TiTok:
         return cls(tokens=tokens, **shapes, **options)
 
     @classmethod
-    def _single_stage(cls, encoder: str, tokens: int, **options: Any) -> "TiTok":
+    def _single_stage(
+        cls, encoder: str, tokens: int, **options: Any
+    ) -> Any:  # of the class that it is called on
         vq = {"codebook": 8192, "width": 64, "metric": "euclidean"}
         return cls._published(encoder, "large", tokens, head="pixels", **{**vq, **options})
 
