@@ -12,10 +12,10 @@ teacher's decoder, pixels.
     python experiments/image/titok.py --preset l32 --data.source folder --data.path images
 
 The published sizes need an accelerator, and nothing was trained at those sizes here. Their recipes are
-official but for three things: the learning rate falls to zero and not to 1e-5; the perceptual network is off
-until its weights are given (--perceptual.kind convnext --perceptual.paths convnext_small.safetensors
---weights.perceptual-weight 0.1); the discriminator is a PatchGAN. Without --model.teacher-path the teacher of
-l32, b64 and s128 is trained as a stage in front, on its pixels alone.
+official but for two things: the learning rate falls to zero and not to 1e-5, and the perceptual network is
+off until its weights are given (--perceptual.kind convnext --perceptual.paths convnext_small.safetensors
+--weights.perceptual-weight 0.1). Without --model.teacher-path the teacher of l32, b64 and s128 is trained as
+a stage in front, on its pixels alone.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from jaxtok import cli
 from jaxtok.data.config import Data
-from jaxtok.losses.discriminators import PatchGAN
+from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.systems.image.titok import TiTok, titok
 from jaxtok.systems.image.titok_stages import FROZEN, DecoderTuning, ProxyImages, ProxyObjective
@@ -82,8 +82,8 @@ TINY = Config(
     model=TiTok.tiny(),
     teacher=short(300),
     proxy=short(600),
-    tokenizer=short(600),
-    prior=short(600, 1e-3),
+    tokenizer=short(1000),
+    prior=short(400, 1e-3),
     judge="digits",
 )
 
@@ -158,7 +158,8 @@ def stages(config: Config) -> Iterator[Stage]:
 def tokenizer_stage(config: Config, shared: dict[str, Any]) -> Stage:
     """The whole tokenizer, or the second stage that tunes its decoder."""
     model, weights, perceptual = config.model, config.weights, None
-    networks, reads, fit, kind = dict(model.teacher_networks()), (), config.tokenizer, TokenizerObjective
+    networks: dict[str, Any] = {**model.teacher_networks()}
+    reads, fit, kind = (), config.tokenizer, TokenizerObjective
     if "proxy" in model.stages:
         kind, fit = DecoderTuning, dataclasses.replace(fit, groups=(*FROZEN, *fit.groups))
         reads = ("proxy",) if networks else ("proxy", "teacher")
@@ -168,7 +169,7 @@ def tokenizer_stage(config: Config, shared: dict[str, Any]) -> Stage:
     update = gradient(objective, fit)
     if config.adversary.weight:
         last = "decoder/pixels/conv_out/kernel" if model.head == "codes" else "decoder/smooth/kernel"
-        judge = PatchGAN(layers=2 if min(config.data.image_sizes) < 64 else 3)
+        judge = BlurGAN() if min(config.data.image_sizes) >= 64 else BlurGAN(32, layers=1, cells=4)
         update = adversarial(objective, fit, judge, config.adversary, last)
     view = TokenizerView(model, judge_named(config.judge))
     return Stage("tokenizer", update, steps=fit.steps, frozen=reads, networks=networks, view=view, **shared)
@@ -194,7 +195,7 @@ CLAIMS = [
     Claim(
         "proxy codes keep more of a plain codebook in use than pixels do, at equal steps (perplexity)",
         (
-            Arm("pixels", PERPLEXITY, (PLAIN, ("tokenizer.steps", 1200))),
+            Arm("pixels", PERPLEXITY, (PLAIN, ("tokenizer.steps", 1600))),
             Arm("proxy codes, then pixels", PERPLEXITY, (PLAIN, ("model.head", "codes"))),
         ),
     ),

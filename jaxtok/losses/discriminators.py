@@ -63,3 +63,70 @@ class PatchGAN(nn.Module):
             kernel_init=nn.initializers.normal(0.02),
             name=name,
         )
+
+
+class BlurGAN(nn.Module):
+    """The discriminator of TiTok (arXiv 2406.07550): it blurs before it leaves pixels out, and scores the
+    strongest response of every cell of a coarse grid.
+
+    A 5x5 convolution; then, per layer, a 3x3 convolution, a blur with (1, 3, 3, 1) in both directions at
+    stride 2 and group normalisation; the maximum over cells; a 1x1 and a 5x5 convolution. Leaky ReLU 0.1
+    behind all but the last; widths `features * (1, 1, 2, 4, ...)`.
+
+    Attributes:
+        features: width of the first convolution.
+        layers: halvings of the image.
+        cells: rows and columns of the grid of logits; fewer where the image has no more.
+        groups: of the normalisation; divides every width.
+        dtype: computation dtype; parameters, statistics and logits are float32.
+    """
+
+    features: int = 128
+    layers: int = 3
+    cells: int = 16
+    groups: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B h w"]:
+        """Images in [-1, 1] (inside in [0, 1]) -> one float32 logit per cell; positive means real.
+
+        Raises:
+            ValueError: a halved image that does not divide into the cells.
+        """
+        x = nn.leaky_relu(self._conv(self.features, 5, "conv_in")((image + 1) / 2), 0.1)
+        for layer in range(self.layers):
+            x = blur(self._conv(self.features * 2**layer, 3, f"conv{layer}")(x))
+            norm = nn.GroupNorm(self.groups, epsilon=1e-5, use_fast_variance=False, name=f"norm{layer}")
+            x = nn.leaky_relu(norm(x), 0.1)
+        x = self._strongest(x)
+        x = nn.leaky_relu(self._conv(x.shape[-1], 1, "hidden")(x), 0.1)
+        return self._conv(1, 5, "head")(x)[..., 0].astype(jnp.float32)
+
+    def _conv(self, channels: int, window: int, name: str) -> nn.Conv:
+        return nn.Conv(channels, (window, window), dtype=self.dtype, name=name)
+
+    def _strongest(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        rows, columns = min(height, self.cells), min(width, self.cells)
+        if height % rows or width % columns:
+            raise ValueError(
+                f"{height}x{width} responses do not divide into {rows}x{columns} cells; change `cells`, "
+                "`layers` or the size of the images"
+            )
+        x = x.reshape(batch, rows, height // rows, columns, width // columns, channels)
+        return jnp.max(x, axis=(2, 4))
+
+
+def blur(x: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B h w C"]:
+    """Every second pixel of the image smoothed with (1, 3, 3, 1) / 8 in both directions; zeros around it."""
+    taps = jnp.asarray([1.0, 3.0, 3.0, 1.0], x.dtype) / 8
+    kernel = jnp.tile(jnp.outer(taps, taps)[:, :, None, None], (1, 1, 1, x.shape[-1]))
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (2, 2),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )

@@ -113,7 +113,7 @@ def _check_size(size: tuple[int, ...], grid: tuple[int, int], patch: int) -> Non
         )
 
 
-def _learned(module: nn.Module, name: str, shape: tuple[int, int]) -> jax.Array:
+def _learned(module: nn.Module, name: str, shape: tuple[int, ...]) -> jax.Array:
     return module.param(name, nn.initializers.normal(shape[-1] ** -0.5), shape, jnp.float32)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtok.losses.discriminators import PatchGAN
+from jaxtok.losses.discriminators import BlurGAN, PatchGAN, blur
 
 
 def test_published_size():
@@ -60,3 +60,35 @@ def test_small_images_are_an_error():
     assert logits(24, layers=3).shape == (1, 1, 1)
     with pytest.raises(ValueError, match="at least 24 x 24 pixels, got 23 x 23; use fewer layers"):
         logits(23, layers=3)
+
+
+def test_the_blurring_discriminator_has_the_published_size():
+    image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+    variables = jax.eval_shape(BlurGAN().init, jax.random.key(0), image)
+    # (window, in, out) of all convolutions, with biases; two numbers per normalised channel
+    convolutions = [(5, 3, 128), (3, 128, 128), (3, 128, 256), (3, 256, 512), (1, 512, 512), (5, 512, 1)]
+    count = sum(k * k * a * b + b for k, a, b in convolutions) + 2 * (128 + 256 + 512)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == count
+    assert jax.eval_shape(BlurGAN().apply, variables, image).shape == (1, 16, 16)
+
+
+def test_blurring_averages_and_halves():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 8, 3)), jnp.float32)
+    taps = np.array([1, 3, 3, 1]) / 8
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (4, 4), axis=(1, 2))[:, ::2, ::2]
+    np.testing.assert_allclose(blur(x), np.einsum("bhwcij,i,j->bhwc", windows, taps, taps), atol=1e-5)
+
+
+def test_the_blurring_discriminator_scores_cells():
+    module = BlurGAN(features=4, layers=1, cells=2, groups=2)
+    images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    variables = jax.jit(module.init)(jax.random.key(1), images)
+    apply = jax.jit(module.apply)
+    logits = apply(variables, images)
+    assert logits.shape == (3, 2, 2) and logits.dtype == jnp.float32
+    other = apply(variables, images.at[::2].set(0.0))
+    np.testing.assert_allclose(other[1], logits[1], rtol=1e-5, atol=1e-6)
+    assert (other[0] != logits[0]).any()
+    with pytest.raises(ValueError, match="5x4 responses do not divide into 2x2 cells"):
+        module.apply(variables, jnp.zeros((1, 10, 8, 1)))

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3)), jn
 WORDS = normal(4, TEXT, 6, seed=3)
 
 
-def build(encoder=ENCODER, decoder=DECODER):
+def build(encoder: Any = ENCODER, decoder: Any = DECODER) -> Any:
     return ImageTokenizer(encoder, VectorQuantizer(7, 5, metric="cosine"), decoder, (4, 4))
 
 
@@ -61,8 +62,11 @@ def test_pooling_takes_the_mean_of_the_patches_under_a_token():
 
 def test_interleaved_slots_mix_latents():
     variables = filled(ENCODER, 2.0 * IMAGES / 255 - 1)
-    run = lambda flag: ENCODER.clone(interleaved=flag).apply(variables, 2.0 * IMAGES / 255 - 1)
-    assert np.abs(run(True) - run(False)).max() > 1e-3
+    plain, mixed = (
+        np.asarray(ENCODER.clone(interleaved=flag).apply(variables, 2.0 * IMAGES / 255 - 1))
+        for flag in (False, True)
+    )
+    assert np.abs(plain - mixed).max() > 1e-3
 
 
 def test_a_reconstruction_belongs_to_its_image(model):
@@ -102,16 +106,16 @@ def test_evaluation_is_encode_then_decode(model):
 
 def test_proxy_codes_become_pixels_through_their_mean():
     predictor = dataclasses.replace(DECODER, head="codes", codes=6, text_length=0)
-    whole = ProxyDecoder(predictor, PatchDecoder(2, 8), codes=6, width=3)
+    whole: Any = ProxyDecoder(predictor, PatchDecoder(2, 8), codes=6, width=3)
     latents = normal(2, TOKENS, 5)
     variables = filled(whole, latents, (4, 4))
     images, features = whole.apply(variables, latents, (4, 4))
     values = soft_lookup(variables["params"]["codebook"], features["logits"])
-    drawn, _ = PatchDecoder(2, 8).apply({"params": variables["params"]["pixels"]}, values, (4, 4))
+    decoder: Any = PatchDecoder(2, 8)
+    drawn, _ = decoder.apply({"params": variables["params"]["pixels"]}, values, (4, 4))
     np.testing.assert_allclose(images, drawn, atol=1e-5)
-    nothing, alone = ProxyDecoder(predictor).apply(
-        {"params": {"predictor": variables["params"]["predictor"]}}, latents, (4, 4)
-    )
+    first: Any = ProxyDecoder(predictor)
+    nothing, alone = first.apply({"params": {"predictor": variables["params"]["predictor"]}}, latents, (4, 4))
     assert nothing is None
     np.testing.assert_array_equal(alone["logits"], features["logits"])
     # A sure prediction is a look-up.

@@ -11,6 +11,7 @@ from jaxtok.data.config import Data
 from jaxtok.data.errors import BadRecord
 from jaxtok.data.sources import open_source
 from jaxtok.evaluate.protocol import Result
+from jaxtok.systems.image.titok import TiTok
 from jaxtok.train import image_views
 from jaxtok.train.image_views import IndependentSampler, PriorSampler, SampleView, TokenizerView, judge_named
 from jaxtok.train.loop import evaluation_batches
@@ -92,6 +93,28 @@ def test_tokenizer_without_loss_is_measured_as_such():
     assert all(hasattr(figure, "savefig") for figure in figures.values())
 
 
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """Pixels as continuous latents, shifted by a frozen offset."""
+
+    space: None = None
+
+    def encode(self, variables, images):
+        return Latents(values=images.reshape(len(images), -1, 1) - variables["teacher"]["shift"])
+
+    def decode(self, variables, latents, size=None):
+        return (latents.values + variables["teacher"]["shift"]).reshape(-1, 8, 8, 1) / 127.5 - 1
+
+
+def test_continuous_latents_are_measured_without_codes_and_frozen_stages_are_handed_on():
+    view = TokenizerView(Values(), frozen=("teacher",))
+    there = dataclasses.replace(trained(), frozen={"teacher": {"shift": jnp.float32(3.0)}})
+    results = by_name(view.evaluate(there))
+    assert sorted(results) == ["psnr_uint8", "ssim_gauss7_uint8"]
+    assert results["ssim_gauss7_uint8"].value == pytest.approx(1)
+    assert sorted(view.figures(there)) == ["reconstructions"]
+
+
 def test_large_evaluations_are_cut(monkeypatch):
     monkeypatch.setattr(image_views, "_LARGEST_EVALUATION", 100)
     seen = []
@@ -167,6 +190,22 @@ def test_samplers_describe_themselves():
         plain = dataclasses.replace(SMALL, **{f"{name}_settings": _without_guidance(SMALL, name)})
         assert PriorSampler(plain.prior_named(name), plain.caption_condition).guidances == (0.0,)
     assert IndependentSampler(SPACE).guidances == (0.0,)
+
+
+def test_a_sampler_of_classes_is_told_labels():
+    model, told = TiTok.tiny(), []
+    prior = model.prior_named("autoregressive")
+
+    def condition(labels):
+        told.append(labels.shape)
+        return model.class_condition(labels)
+
+    sampler = PriorSampler(prior, condition, classes=True)
+    variables = model.shapes_of("autoregressive")
+    ids, mask = jnp.zeros((3, 2), jnp.int32), jnp.ones((3, 2), bool)
+    draw = lambda v, labels: sampler(v, {}, ids, mask, labels, jax.random.key(0), 0.0)
+    drawn = jax.eval_shape(draw, variables, jnp.arange(3))
+    assert told == [(3,)] and drawn.codes.shape == (3, model.tokens, 1)
 
 
 def _without_guidance(model, name):

@@ -128,11 +128,12 @@ class TiTok:
             head="pixels",
             teacher=MaskGITVQGAN.tiny(),
             classes=10,
-            prior=PriorShape(4, 4, 32, unroll=4),
+            prior=PriorShape(3, 2, 32, unroll=3),
+            prior_settings=AutoregressiveSettings(guidance=1.0),
         )
 
     @classmethod
-    def _published(cls, encoder: str, decoder: str, tokens: int, **options: Any) -> "TiTok":
+    def _published(cls, encoder: str, decoder: str, tokens: int, **options: Any) -> Any:
         # Blocks are recomputed in the backward pass: at these sizes their inside does not fit.
         shapes = {
             "encoder": LatentViTShape.named(encoder, remat="dots"),
@@ -141,7 +142,7 @@ class TiTok:
         return cls(tokens=tokens, **shapes, **options)
 
     @classmethod
-    def _single_stage(cls, encoder: str, tokens: int, **options: Any) -> "TiTok":
+    def _single_stage(cls, encoder: str, tokens: int, **options: Any) -> Any:
         vq = {"codebook": 8192, "width": 64, "metric": "euclidean"}
         return cls._published(encoder, "large", tokens, head="pixels", **{**vq, **options})
 

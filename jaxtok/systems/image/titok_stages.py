@@ -134,10 +134,11 @@ class ProxyImages:
     ) -> jax.Array:
         """Float images of latents or codes."""
         codes = latents.codes if isinstance(latents, Latents) else latents
-        size = (self.model.image_size,) * 2 if size is None else size
+        side = self.model.image_size
+        pixels = (side, side) if size is None else size
 
         def predict(module, codes):
-            return module.decoder(module.embed(codes), size)[1]["logits"]
+            return module.decoder(module.embed(codes), pixels)[1]["logits"]
 
         logits = cast(jax.Array, self.model.proxy().apply(variables["own"], codes, method=predict))
-        return self.model.teacher.decode_soft(variables["teacher"], logits, size)
+        return self.model.teacher.decode_soft(variables["teacher"], logits, pixels)
