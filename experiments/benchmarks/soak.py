@@ -5,8 +5,8 @@ life continues from the newest whole checkpoint. Measured from outside, once a s
 
 * memory: growth of the resident set without file pages (process and children) over each life, from `--settle`
   seconds after its first step to its end: mean of the second half over mean of the first;
-* step time: steps per second in each life, so that a run that slows down with steps, restarts or
-  checkpoints shows;
+* step time: steps per second in each life, and processor seconds per step, which other work on the machine
+  hardly changes, so that a run that slows down with steps, restarts or checkpoints shows;
 * progress: no life may begin before the last whole checkpoint of the one before.
 
     python -m experiments.benchmarks.soak --out experiments/benchmarks/soak.json     # half an hour
@@ -76,6 +76,16 @@ def resident_bytes(pid: int) -> int:
     return total
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far, all threads; 0 when it has ended."""
+    try:
+        # The name in parentheses may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Life:
     """One process, from its start to its kill."""
 
@@ -91,6 +101,7 @@ class Life:
         for name, value in flags.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
         self.steps: list[tuple[float, int]] = []
+        self.cpu: list[tuple[float, float]] = []  # when a step was told, processor time until then
         self.memory: list[tuple[float, int]] = []
         self.last_words: list[str] = []
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -106,6 +117,7 @@ class Life:
             self.last_words = [*self.last_words[-20:], line.rstrip()]
             if found := _STEP.match(line):
                 self.steps.append((time.monotonic(), int(found[1])))
+                self.cpu.append((self.steps[-1][0], cpu_seconds(self.process.pid)))
 
     def live(self, seconds: float) -> None:
         """Watches the process for some seconds after its first step, then kills it.
@@ -141,7 +153,10 @@ class Life:
         if len(steps) > 2 and len(memory) > 10:
             half = len(memory) // 2
             early, late = (statistics.fmean(m for _, m in part) for part in (memory[:half], memory[half:]))
-            record["steps_per_second"] = (steps[-1][1] - steps[0][1]) / (steps[-1][0] - steps[0][0])
+            count = steps[-1][1] - steps[0][1]
+            cpu = [used for t, used in self.cpu if t - start >= settle and used]
+            record["steps_per_second"] = count / (steps[-1][0] - steps[0][0])
+            record["cpu_seconds_per_step"] = (cpu[-1] - cpu[0]) / count
             record["megabytes"] = statistics.fmean(size for _, size in memory) / 1e6
             record["memory_growth"] = late / early - 1
         return record
@@ -164,17 +179,20 @@ def soak(options: Options, workdir: Path) -> dict[str, Any]:
         if life.steps[0][1] <= saved and saved:
             raise RuntimeError(f"a life began at step {life.steps[0][1]}, before the checkpoint of {saved}")
     measured = [life for life in lives if "memory_growth" in life]
-    speeds = [life["steps_per_second"] for life in measured]
-    thirds = max(len(speeds) // 3, 1)
+    thirds = max(len(measured) // 3, 1)
+
+    def last_over_first(name: str) -> float | None:
+        own = [life[name] for life in measured]
+        return statistics.fmean(own[-thirds:]) / statistics.fmean(own[:thirds]) if own else None
+
     return {
         "options": asdict(options),
         "lives": lives,
         "kills": len(lives),
         "steps": lives[-1]["last_step"],
         "memory_growth_largest": max((life["memory_growth"] for life in measured), default=None),
-        "speed_last_over_first_third": (
-            statistics.fmean(speeds[-thirds:]) / statistics.fmean(speeds[:thirds]) if speeds else None
-        ),
+        "speed_last_over_first_third": last_over_first("steps_per_second"),
+        "cpu_seconds_per_step_last_over_first_third": last_over_first("cpu_seconds_per_step"),
     }
 
 

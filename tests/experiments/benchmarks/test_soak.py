@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -5,13 +6,14 @@ import time
 import pytest
 
 from experiments.benchmarks import soak as soak_module
-from experiments.benchmarks.soak import Life, Options, resident_bytes, soak
+from experiments.benchmarks.soak import Life, Options, cpu_seconds, resident_bytes, soak
 
 
 def life_of(growth, speed):
     """A life of 100 s whose memory grows by `growth` bytes a second; nothing runs."""
     life = Life.__new__(Life)
     life.steps = [(50 + t, 7 + int(speed * t)) for t in range(100)]
+    life.cpu = [(50 + t, 9 + 2 * speed * t) for t in range(100)]
     life.memory = [(50 + t, int(1e9 + growth * t)) for t in range(100)]
     return life
 
@@ -20,6 +22,7 @@ def test_growth_and_speed_are_found():
     leaking, steady = (life_of(growth, 3).record(settle=20) for growth in (1e6, 0))
     assert steady["memory_growth"] == 0 and 0.03 < leaking["memory_growth"] < 0.045
     assert steady["steps_per_second"] == pytest.approx(3)
+    assert steady["cpu_seconds_per_step"] == pytest.approx(2)
     assert (steady["first_step"], steady["last_step"]) == (7, 304)
     assert "memory_growth" not in life_of(0, 3).record(settle=99)
 
@@ -39,6 +42,13 @@ def test_resident_memory_counts_children():
     finally:
         parent.communicate(b"\n")
     assert resident_bytes(parent.pid) == 0
+
+
+def test_processor_time_of_a_process():
+    before, own = time.process_time(), cpu_seconds(os.getpid())
+    while time.process_time() - before < 0.2:
+        pass
+    assert 0.15 < cpu_seconds(os.getpid()) - own < 0.6 and cpu_seconds(2**30) == 0
 
 
 @pytest.mark.slow
