@@ -40,7 +40,7 @@ from jaxtok.train.image_views import IndependentSampler, PriorSampler, SampleVie
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import TRANSFORMER_RULES
-from jaxtok.train.stage import Stage
+from jaxtok.train.stage import Stage, StageCodes
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, baseline of independent codes, language model."""
     model, judge = config.model, judge_named(config.judge)
     yield tokenizer_stage(config)
+    codes = StageCodes(model.space, model.tokens)
     look = SampleView(model, config.data, judge, model.classes if judge else 200, 50 if judge else 1)
     if judge:
         estimator = IndependentEstimator(model.space, model.tokens, model.classes, model.encode)
@@ -118,6 +119,7 @@ def stages(config: Config) -> Iterator[Stage]:
             config.baseline_steps,
             frozen=("tokenizer",),
             view=view,
+            codes=codes,
         )
     prior = model.autoregressive(compute_dtype(config.precision))
     objective = PriorObjective(prior, model.encode, model.batch_condition)
@@ -130,6 +132,7 @@ def stages(config: Config) -> Iterator[Stage]:
         frozen=("tokenizer",),
         rules=TRANSFORMER_RULES,
         view=dataclasses.replace(look, sampler=sampler, objective=objective),
+        codes=codes,
     )
 
 

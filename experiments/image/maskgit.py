@@ -28,7 +28,7 @@ from jaxtok.train.image_views import PriorSampler, SampleView, TokenizerView, ju
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import TRANSFORMER_RULES
-from jaxtok.train.stage import Stage
+from jaxtok.train.stage import Stage, StageCodes
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def stages(config: Config) -> Iterator[Stage]:
             frozen=("tokenizer",),
             rules=TRANSFORMER_RULES,
             view=SampleView(model, data, judge, model.classes, sampler=sampler, objective=objective),
+            codes=StageCodes(model.space, model.codec.tokens),
         )
 
 

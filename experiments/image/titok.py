@@ -37,7 +37,7 @@ from jaxtok.train.image_views import PriorSampler, SampleView, TokenizerView, ju
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import TRANSFORMER_RULES
-from jaxtok.train.stage import Stage
+from jaxtok.train.stage import Stage, StageCodes
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ def stages(config: Config) -> Iterator[Stage]:
         sampler = PriorSampler(prior, model.class_condition, classes=True)
         view = SampleView(model, config.data, judge, model.classes, 50, sampler, objective)
         update, steps = gradient(objective, config.prior), config.prior.steps
-        yield Stage(name, update, steps=steps, frozen=("tokenizer",), view=view, **shared)
+        codes = StageCodes(model.space, model.tokens)
+        yield Stage(name, update, steps=steps, frozen=("tokenizer",), view=view, codes=codes, **shared)
 
 
 def tokenizer_stage(config: Config, shared: dict[str, Any]) -> Stage:
