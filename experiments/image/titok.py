@@ -152,7 +152,7 @@ def stages(config: Config) -> Iterator[Stage]:
         sampler = PriorSampler(prior, model.class_condition, classes=True)
         view = SampleView(model, config.data, judge, model.classes, 50, sampler, objective)
         update, steps = gradient(objective, config.prior), config.prior.steps
-        codes = StageCodes(model.space, model.tokens)
+        codes = StageCodes(prior.space, prior.tokens)
         yield Stage(name, update, steps=steps, frozen=("tokenizer",), view=view, codes=codes, **shared)
 
 

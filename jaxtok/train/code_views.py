@@ -19,7 +19,7 @@ from jaxtok.inspect.comparison import (
     plot_usage_history,
 )
 from jaxtok.nn.images import to_float, to_uint8
-from jaxtok.train.image_views import ImageModel
+from jaxtok.train.image_views import DiscreteImageModel
 from jaxtok.train.stage import Trained
 
 
@@ -65,7 +65,7 @@ def even_usage(codes: int, tokens: int) -> float:
     return 1 - (1 - 1 / codes) ** tokens
 
 
-def measure(model: ImageModel, trained: Trained, variables: Any, images: int) -> Measured:
+def measure(model: DiscreteImageModel, trained: Trained, variables: Any, images: int) -> Measured:
     """One pass over the first `images` held-out images.
 
     Raises:
@@ -89,7 +89,7 @@ def measure(model: ImageModel, trained: Trained, variables: Any, images: int) ->
 
 
 @functools.lru_cache(maxsize=32)
-def _prefix_restorer(model: ImageModel) -> Callable[..., Any]:
+def _prefix_restorer(model: DiscreteImageModel) -> Callable[..., Any]:
     """(variables, images) -> codes, squared errors [Q, B] of each number of slots, uint8 images of all."""
 
     @jax.jit
@@ -113,7 +113,7 @@ class CodeView:
       images: how many held-out images.
     """
 
-    model: ImageModel
+    model: DiscreteImageModel
     images: int
 
     def evaluate(self, trained: Trained) -> list[Result]:
@@ -162,8 +162,8 @@ class ComparisonView:
       threshold: usage that a hypothesis names, drawn as a line.
     """
 
-    models: tuple[tuple[str, ImageModel], ...]
-    stacks: tuple[tuple[str, ImageModel], ...]
+    models: tuple[tuple[str, DiscreteImageModel], ...]
+    stacks: tuple[tuple[str, DiscreteImageModel], ...]
     images: int
     window_tokens: int
     threshold: float | None = None

@@ -53,6 +53,16 @@ class ImageModel(Protocol):
         ...
 
 
+@runtime_checkable
+class DiscreteImageModel(ImageModel, Protocol):
+    """An image system whose latents are codes."""
+
+    @property
+    def space(self) -> CodeSpace:
+        """Alphabet of a token."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenizerView:
     """Measures and draws a tokenizer.
