@@ -100,7 +100,7 @@ def _in_proportion(weights: Float[jax.Array, " K"], key: jax.Array) -> jax.Array
     places = jax.random.uniform(key, weights.shape) * total[-1]
     # A product that is rounded up to the sum would lie behind the last weight.
     places = jnp.minimum(places, jnp.nextafter(total[-1], jnp.zeros_like(total[-1])))
-    return jnp.searchsorted(total, places, side="right", method="sort").astype(jnp.int32)
+    return jnp.searchsorted(total, places, side="right").astype(jnp.int32)
 
 
 def batch_sample(

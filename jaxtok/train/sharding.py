@@ -163,7 +163,7 @@ def shardings(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
 
 
 def _check(rule: Rule, mesh: Mesh) -> None:
-    axes = [axis for entry in rule.spec for axis in _axes(entry)]
+    axes = [axis for entry in rule.spec for axis in axes_of(entry)]
     if unknown := [axis for axis in axes if axis not in mesh.axis_names]:
         raise ValueError(
             f"sharding rule {rule.pattern!r} names the axes {unknown}; the mesh has {mesh.axis_names}."
@@ -175,7 +175,8 @@ def _check(rule: Rule, mesh: Mesh) -> None:
         )
 
 
-def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes that an entry of a `Rule.spec` names."""
     return (entry,) if isinstance(entry, str) else entry or ()
 
 
@@ -187,17 +188,17 @@ def _spec_of(rule: Rule, path: str, shape: tuple[int, ...], mesh: Mesh) -> Parti
         )
     entries: list[Any] = [None] * leading
     for size, entry in zip(shape[leading:], rule.spec):
-        axes = _axes(entry)
+        axes = axes_of(entry)
         while size % math.prod(mesh.shape[axis] for axis in axes):
             axes = axes[:-1]
-        if axes != _axes(entry):
+        if axes != axes_of(entry):
             log.warning(
                 "%s %s: dimension %d does not divide over %s (%d parts), so it %s",
                 path,
                 shape,
                 size,
-                "x".join(_axes(entry)),
-                math.prod(mesh.shape[axis] for axis in _axes(entry)),
+                "x".join(axes_of(entry)),
+                math.prod(mesh.shape[axis] for axis in axes_of(entry)),
                 f"is split over {'x'.join(axes)}" if axes else "stays whole",
             )
             entry = axes or None
@@ -260,7 +261,7 @@ def sharding_table(tree: Any, chosen: Any) -> list[tuple[str, str, str, str]]:
     for path, leaf in leaves_by_path(tree).items():
         placement = placements[path]
         local = math.prod(placement.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        split = ", ".join("x".join(_axes(entry)) or "-" for entry in placement.spec) or "replicated"
+        split = ", ".join("x".join(axes_of(entry)) or "-" for entry in placement.spec) or "replicated"
         rows.append((local, (path, f"{leaf.dtype}{list(leaf.shape)}", split, f"{local / 2**20:.3f}")))
     return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
