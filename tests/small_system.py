@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxtok.nn.byte_text import byte_ids
 from jaxtok.priors.autoregressive import AutoregressiveSettings
@@ -90,7 +89,8 @@ def take_steps(
             metrics.append(jax.device_get(values))
         return jax.device_get(state), metrics
     mesh = make_mesh(shape)
-    frozen = jax.device_put(frozen, NamedSharding(mesh, PartitionSpec()))
+    spoken = [dataclasses.replace(rule, optional=True) for rule in rules]  # not all of them about `frozen`
+    frozen = jax.device_put(frozen, shardings(frozen, spoken, mesh))
     with jax.set_mesh(mesh):
         state = jax.device_put(state, shardings(shapes, rules, mesh))
         step = jax.jit(update, donate_argnums=0)

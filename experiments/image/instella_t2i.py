@@ -39,7 +39,7 @@ from jaxtok.train.gradient import gradient
 from jaxtok.train.image_views import IndependentSampler, PriorSampler, SampleView, TokenizerView, judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import TRANSFORMER_RULES
+from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes
 
 
@@ -155,7 +155,7 @@ def stages(config: Config) -> Iterator[Stage]:
             update,
             steps=config.prior.steps,
             networks=model.networks(dtype),
-            rules=TRANSFORMER_RULES,
+            rules=PRIOR_RULES,
             view=view,
             **read,
         )
@@ -180,7 +180,7 @@ def tokenizer_stage(config: Config, data: Data) -> Stage:
         data,
         config.tokenizer.steps,
         networks=networks,
-        rules=TRANSFORMER_RULES,
+        rules=TOKENIZER_RULES,
         view=view,
     )
 

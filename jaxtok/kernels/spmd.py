@@ -37,12 +37,44 @@ def devices_of(axes: tuple[str, ...]) -> int:
     return math.prod(mesh.shape[name] for name in axes)
 
 
+def code_axes(codes: int) -> tuple[str, ...]:
+    """The axis of the current mesh that splits a codebook of so many codes: "tensor", or none.
+
+    None where the axis does not divide the codes; every device then has all of them.
+    """
+    axes = auto_axes((CODE_AXIS,))
+    return axes if codes % devices_of(axes) == 0 else ()
+
+
+def own_codes(codes: jax.Array, size: int, axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
+    """Inside `over_tokens`: the places of codes among the `size` ones of this device, and which are there.
+
+    Args:
+      codes: of the whole codebook.
+      size: codes per device.
+      axes: from `code_axes`, outside.
+
+    Returns:
+      Places int32 in [0, size), 0 for codes of other devices, and a bool array.
+    """
+    own = codes - jax.lax.axis_index(axes[0]) * size
+    there = (own >= 0) & (own < size)
+    return jnp.where(there, own, 0), there
+
+
+def whole(x: jax.Array) -> jax.Array:
+    """`x` on every device, so that what is computed of it has the same bits on any mesh."""
+    left = _compiler_axes(jax.sharding.get_abstract_mesh())
+    return jax.lax.with_sharding_constraint(x, PartitionSpec()) if left else x
+
+
 def over_tokens(
     function: Callable[..., Any],
     tokens: tuple[jax.Array, ...],
     shared: tuple[jax.Array, ...] = (),
     summed: bool | tuple[bool, ...] = False,
     shared_specs: tuple[PartitionSpec, ...] | None = None,
+    sum_spec: PartitionSpec | None = None,
 ) -> Any:
     """`function(*tokens, *shared)` with the tokens split over the data axes.
 
@@ -55,6 +87,7 @@ def over_tokens(
       summed: whether the output is a sum over tokens (a pytree of arrays), to be added over the devices; one
         answer per output if there is a tuple of them.
       shared_specs: how the shared arrays are split instead, for functions that know.
+      sum_spec: how sums are split over axes that do not split tokens: each device returns its part of them.
 
     Returns:
       What `function` returns for all tokens.
@@ -84,7 +117,7 @@ def over_tokens(
         local,
         axis_names=manual,
         in_specs=((rows,) * len(tokens)) + tuple(specs),
-        out_specs=tuple(PartitionSpec() if kind else rows for kind in kinds),
+        out_specs=tuple((sum_spec or PartitionSpec()) if kind else rows for kind in kinds),
         check_vma=False,  # Pallas calls and custom gradients say nothing about what varies over the mesh
     )(*tokens, *shared)
     cut = lambda x: x[:count]

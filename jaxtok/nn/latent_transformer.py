@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from jaxtok.codes import CodeSpace, Condition
 from jaxtok.nn.cache import KVCache
 from jaxtok.nn.conditioning import for_layers
+from jaxtok.nn.constrain import constrain
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.modulation import AdaptiveLayerNorm, TimeEmbedding
 from jaxtok.nn.normalization import RMSNorm
@@ -164,7 +165,7 @@ class LatentTransformer(nn.Module):
     def _head(self, x, time):
         norm: Any = self.norm  # which of the two kinds, `timed` says
         x = norm(x, time) if self.timed else norm(x)
-        return self.out(x.astype(jnp.float32))
+        return constrain(self.out(x.astype(jnp.float32)), ("data", "fsdp"), None, "tensor")
 
     def _context(self, condition, cache):
         if cache is not None:

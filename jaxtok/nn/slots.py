@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Vocab
+from jaxtok.kernels import lookup
 from jaxtok.nn.linear import Dense
 
 
@@ -40,7 +41,8 @@ class SlotEmbedding(nn.Module):
             return Dense(self.width, dtype=self.dtype, name="bits")(codes.astype(self.dtype))
         vocab = Vocab(self.space)
         table = self.param("table", nn.initializers.normal(0.02), (vocab.size, self.width), jnp.float32)
-        return jnp.sum(table[vocab.from_codes(codes)], axis=-2).astype(self.dtype)
+        # Cast first: on a mesh that is what travels.
+        return jnp.sum(lookup(table.astype(self.dtype), vocab.from_codes(codes)), axis=-2)
 
 
 def slot_logits(logits: Float[jax.Array, "*batch F"], space: CodeSpace) -> list[Float[jax.Array, "*batch K"]]:
@@ -58,17 +60,24 @@ def log_likelihood(
 ) -> Float[jax.Array, "*batch Q"]:
     """Log-likelihood of each slot in nats under independent heads, float32.
 
-    With smoothing e it is that of the target (1 - e) onehot(code) + e / levels (arXiv 1512.00567).
+    With smoothing e it is that of the target (1 - e) onehot(code) + e / levels (arXiv 1512.00567). Logits that
+    are split over a mesh stay where they are; only numbers per slot travel.
     """
-    logits = logits.astype(jnp.float32)
+    logits, codes = logits.astype(jnp.float32), jnp.asarray(codes)
     if smoothing:
         exact = log_likelihood(logits, codes, space)
         means = [jnp.mean(jax.nn.log_softmax(slot, axis=-1), axis=-1) for slot in slot_logits(logits, space)]
         return (1 - smoothing) * exact + smoothing * jnp.stack(means, axis=-1)
     if space.is_binary:
         return -jax.nn.softplus(jnp.where(codes == 1, -logits, logits))
-    per_slot = [
-        jnp.take_along_axis(jax.nn.log_softmax(slot, axis=-1), codes[..., q, None], axis=-1)[..., 0]
-        for q, slot in enumerate(slot_logits(logits, space))
-    ]
+    if len(set(space.levels)) == 1:
+        return _log_softmax_at(logits.reshape(*logits.shape[:-1], space.slots, -1), codes)
+    per_slot = [_log_softmax_at(slot, codes[..., q]) for q, slot in enumerate(slot_logits(logits, space))]
     return jnp.stack(per_slot, axis=-1)
+
+
+def _log_softmax_at(logits: Float[jax.Array, "*batch K"], codes: Int[jax.Array, "*batch"]):
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    # By comparison, not by index: a gather from logits whose last axis is split would collect them all.
+    chosen = jnp.arange(logits.shape[-1]) == codes[..., None]
+    return jnp.sum(jnp.where(chosen, log_p, 0.0), axis=-1)

@@ -5,6 +5,7 @@ code plus noise ("split", as in the LBG algorithm) or a token of the batch ("sam
 kept about it starts anew. Both are pure functions of state and additive statistics.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxtok.kernels import code_statistics
+from jaxtok.kernels import code_statistics, lookup
 from jaxtok.kernels.nearest_code.api import Metric, unit
+from jaxtok.kernels.spmd import whole
 
 State = Mapping[str, jax.Array]
 Unit = Literal["mean", "tokens"]  # what a threshold is a share of, or counted in
@@ -79,14 +81,26 @@ def split_dead_codes(
     codebook, counts = state["codebook"], state["counts"]
     dead, start = dead_codes(counts, threshold, measure)
     key_donor, key_noise = jax.random.split(key)
-    logits = jnp.where(dead, -jnp.inf, jnp.log(jnp.maximum(counts, 1e-30)))
-    donors = jax.random.categorical(key_donor, logits[..., None, :], axis=-1, shape=counts.shape)
+    donors = _in_proportion(whole(jnp.where(dead, 0.0, jnp.maximum(counts, 1e-30))), key_donor)
     spread = noise * jnp.std(codebook, axis=(-2, -1), keepdims=True)
     drawn = jax.random.normal(key_noise, codebook.shape) * spread
-    vectors = jnp.take_along_axis(codebook, donors[..., None], axis=-2) + drawn
+    # A look-up does not gather a codebook that is split over a mesh.
+    one = codebook.ndim == 2
+    copies = lookup(codebook, donors) if one else jnp.take_along_axis(codebook, donors[..., None], axis=-2)
+    vectors = copies + drawn
     vectors = unit(vectors) if metric == "cosine" else vectors
     alive = ~jnp.all(dead, axis=-1, keepdims=True)  # without a living code there is nothing to split
     return replace_codes(state, dead & alive, vectors, start)
+
+
+@functools.partial(jnp.vectorize, signature="(k),()->(k)")
+def _in_proportion(weights: Float[jax.Array, " K"], key: jax.Array) -> jax.Array:
+    """As many draws as there are weights, by their running sum; Gumbel noise would be K numbers per draw."""
+    total = jnp.cumsum(weights)
+    places = jax.random.uniform(key, weights.shape) * total[-1]
+    # A product that is rounded up to the sum would lie behind the last weight.
+    places = jnp.minimum(places, jnp.nextafter(total[-1], jnp.zeros_like(total[-1])))
+    return jnp.searchsorted(total, places, side="right").astype(jnp.int32)
 
 
 def batch_sample(

@@ -83,10 +83,13 @@ class Rule:
         `params/blocks/mlp/up/kernel` and its moments in the optimizer state, not `my_mlp/up/kernel`.
       spec: For each of the last dimensions a mesh axis, a tuple of axes, or None; dimensions in front of
         them, such as the layer axis of a scanned stack, are not split.
+      optional: Whether it may decide about no leaf, because it speaks about parts that only some systems
+        have.
     """
 
     pattern: str
     spec: tuple[str | tuple[str, ...] | None, ...]
+    optional: bool = False
 
     def matches(self, path: str) -> bool:
         """Whether the rule speaks about this leaf."""
@@ -101,14 +104,30 @@ TRANSFORMER_RULES = (
     Rule(r"feed_forward/(up|gate)/kernel", ("fsdp", "tensor")),
     Rule(r"feed_forward/down/kernel", ("tensor", "fsdp")),
 )
+# Embeddings and heads of a vocabulary (`jaxtok.nn.slots`): its entries over `tensor`. The logits stay split
+# too: a softmax then exchanges two numbers per slot.
+VOCABULARY_RULES = (
+    Rule(r"embedding/table", ("tensor", "fsdp"), optional=True),
+    Rule(r"(?<!attention/)out/kernel", ("fsdp", "tensor")),
+    Rule(r"(?<!attention/)out/bias", ("tensor",)),
+)
+# Codebooks (`jaxtok.quantize`) and what is kept about each code: the codes over `tensor`, whose devices
+# search and count among their own (`jaxtok.kernels`), and over `fsdp`, which only stores them.
+CODEBOOK_RULES = (
+    Rule(r"(codebook|sums|offset|(codebook|proposal)_\d+)", (("tensor", "fsdp"), None), optional=True),
+    Rule(r"quantizer/(\w+/)*(counts|usage)", (("tensor", "fsdp"),), optional=True),
+)
+# What a stage of each kind needs; a prior reads the codebook of its frozen tokenizer.
+TOKENIZER_RULES = (*TRANSFORMER_RULES, *CODEBOOK_RULES)
+PRIOR_RULES = (*TRANSFORMER_RULES, *VOCABULARY_RULES, *CODEBOOK_RULES)
 
 
 def shardings(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
     """Chooses a sharding for every leaf of a state.
 
-    The first rule that matches a leaf decides. A dimension that its axes do not divide stays whole, and the
-    log says so. Leaves without a rule: large ones are split over `fsdp` along the largest dimension that
-    divides, small ones are replicated.
+    The first rule that matches a leaf decides. Of a dimension that its axes do not divide the last axes are
+    left out until they do, and the log says so. Leaves without a rule: large ones are split over `fsdp` along
+    the largest dimension that divides, small ones are replicated.
 
     Args:
       tree: Pytree of arrays or of `jax.ShapeDtypeStruct`.
@@ -119,12 +138,12 @@ def shardings(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
       Pytree of `NamedSharding`, same structure.
 
     Raises:
-      ValueError: A rule decides about no leaf, names an axis twice or one that the mesh lacks, or has more
-        entries than a leaf has dimensions.
+      ValueError: A rule that is not optional decides about no leaf, or a rule names an axis twice or one that
+        the mesh lacks, or has more entries than a leaf has dimensions.
     """
     for rule in rules:
         _check(rule, mesh)
-    unused = dict.fromkeys(rule.pattern for rule in rules)
+    unused = dict.fromkeys(rule.pattern for rule in rules if not rule.optional)
 
     def choose(path: str, leaf: Any) -> NamedSharding:
         rule = next((rule for rule in rules if rule.matches(path)), None)
@@ -144,7 +163,7 @@ def shardings(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:
 
 
 def _check(rule: Rule, mesh: Mesh) -> None:
-    axes = [axis for entry in rule.spec for axis in _axes(entry)]
+    axes = [axis for entry in rule.spec for axis in axes_of(entry)]
     if unknown := [axis for axis in axes if axis not in mesh.axis_names]:
         raise ValueError(
             f"sharding rule {rule.pattern!r} names the axes {unknown}; the mesh has {mesh.axis_names}."
@@ -156,7 +175,8 @@ def _check(rule: Rule, mesh: Mesh) -> None:
         )
 
 
-def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes that an entry of a `Rule.spec` names."""
     return (entry,) if isinstance(entry, str) else entry or ()
 
 
@@ -168,17 +188,20 @@ def _spec_of(rule: Rule, path: str, shape: tuple[int, ...], mesh: Mesh) -> Parti
         )
     entries: list[Any] = [None] * leading
     for size, entry in zip(shape[leading:], rule.spec):
-        parts = math.prod(mesh.shape[axis] for axis in _axes(entry))
-        if size % parts:
+        axes = axes_of(entry)
+        while size % math.prod(mesh.shape[axis] for axis in axes):
+            axes = axes[:-1]
+        if axes != axes_of(entry):
             log.warning(
-                "%s %s: dimension %d does not divide over %s (%d parts), so it stays whole",
+                "%s %s: dimension %d does not divide over %s (%d parts), so it %s",
                 path,
                 shape,
                 size,
-                entry,
-                parts,
+                "x".join(axes_of(entry)),
+                math.prod(mesh.shape[axis] for axis in axes_of(entry)),
+                f"is split over {'x'.join(axes)}" if axes else "stays whole",
             )
-            entry = None
+            entry = axes or None
         entries.append(entry)
     return PartitionSpec(*entries)
 
@@ -238,7 +261,7 @@ def sharding_table(tree: Any, chosen: Any) -> list[tuple[str, str, str, str]]:
     for path, leaf in leaves_by_path(tree).items():
         placement = placements[path]
         local = math.prod(placement.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        split = ", ".join("x".join(_axes(entry)) or "-" for entry in placement.spec) or "replicated"
+        split = ", ".join("x".join(axes_of(entry)) or "-" for entry in placement.spec) or "replicated"
         rows.append((local, (path, f"{leaf.dtype}{list(leaf.shape)}", split, f"{local / 2**20:.3f}")))
     return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 

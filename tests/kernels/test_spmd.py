@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxtok.kernels import nearest_code, spmd
+from jaxtok.kernels import code_statistics, lookup, nearest_code, spmd
 
 PALLAS = ["pallas_tpu", "pallas_gpu"]
 
@@ -92,7 +92,7 @@ def test_it_steps_aside_along_axes_that_are_manual(mesh, manual):
 
 
 @pytest.mark.parametrize("tokens", [37, 3])
-@pytest.mark.parametrize("shard_codes", [False, True])
+@pytest.mark.parametrize("shard_codes", [False, None])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_sharded_look_up_equals_the_unsharded_one(mesh, tokens, shard_codes, metric):
     z = jax.random.normal(jax.random.key(0), (tokens, 5))
@@ -139,3 +139,65 @@ def test_no_device_gathers_the_tokens(mesh):
 def test_codes_that_cannot_be_split_raise(mesh):
     with jax.set_mesh(mesh), pytest.raises(ValueError, match="5 codes cannot be split over 2 devices"):
         nearest_code(jnp.ones((4, 3)), jnp.ones((5, 3)), shard_codes=True)
+
+
+def programs(metric="euclidean"):
+    """What a quantizer does with a codebook in a step: search, look up and its gradient, count."""
+
+    def search(z, codebook, codes):
+        del codes
+        return nearest_code(z, codebook, metric=metric)
+
+    def read(z, codebook, codes):
+        values, back = jax.vjp(lambda book: lookup(book, codes), codebook)
+        return values, back(z)[0]
+
+    def count(z, codebook, codes):
+        return code_statistics(z, codes, codebook.shape[0], weights=z[:, 0])
+
+    return {"search": search, "read": read, "count": count}
+
+
+@pytest.mark.parametrize("name", programs())
+@pytest.mark.parametrize("tokens, codes", [(64, 24), (13, 24), (13, 7)])
+def test_codes_split_over_tensor_give_the_same(mesh, name, tokens, codes):
+    function = programs()[name]
+    z = jax.random.normal(jax.random.key(0), (tokens, 5))
+    codebook = jax.random.normal(jax.random.key(1), (codes, 5))
+    indices = jax.random.randint(jax.random.key(2), (tokens,), 0, codes)
+    expected = function(z, codebook, indices)
+    with jax.set_mesh(mesh):
+        found = jax.jit(function)(z, codebook, indices)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+    if name == "read":
+        np.testing.assert_array_equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize("name", programs())
+def test_no_device_gathers_codes_that_are_split(mesh, name):
+    rows, split = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P("tensor"))
+    with jax.set_mesh(mesh):
+        z = jax.ShapeDtypeStruct((4096, 8), jnp.float32, sharding=rows)
+        codebook = jax.ShapeDtypeStruct((256, 8), jnp.float32, sharding=split)
+        codes = jax.ShapeDtypeStruct((4096,), jnp.int32, sharding=rows)
+        compiled = jax.jit(programs()[name]).lower(z, codebook, codes).compile()
+    text = compiled.as_text()
+    assert "all-gather" not in text and "all-to-all" not in text and "f32[256,8]" not in text
+
+
+@pytest.mark.parametrize("kernel", PALLAS)
+def test_sharded_kernels_read_and_count_as_unsharded_ones(mesh, kernel):
+    options = {"implementation": kernel, "interpret": True}
+    z, codebook = jax.random.normal(jax.random.key(0), (13, 5)), jax.random.normal(jax.random.key(1), (24, 5))
+    codes = jax.random.randint(jax.random.key(2), (13,), 0, 24)
+
+    def both(**options):
+        values, back = jax.vjp(lambda book: lookup(book, codes, **options), codebook)
+        return values, back(z)[0], code_statistics(z, codes, 24, **options)
+
+    expected = both()
+    with jax.set_mesh(mesh):
+        found = jax.jit(lambda: both(**options))()
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)

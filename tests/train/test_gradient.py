@@ -10,7 +10,7 @@ from jaxtok.losses.terms import Terms
 from jaxtok.train.gradient import GRADIENT_NORM, accumulate, gradient
 from jaxtok.train.optimizer import ema
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import TRANSFORMER_RULES, MeshShape
+from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES, MeshShape
 from jaxtok.train.stage import collections_of, inference_variables
 from tests.small_system import (
     FIT,
@@ -30,12 +30,20 @@ UPDATES = {
     "vq": lambda fit: tokenizer_update(SMALL_VQ, fit),
     "diffusion": lambda fit: prior_update("diffusion", fit=fit),
     "autoregressive": lambda fit: prior_update("autoregressive", fit=fit),
+    "autoregressive of vq": lambda fit: prior_update("autoregressive", SMALL_VQ, fit),
 }
+RULES = {name: TOKENIZER_RULES if name in ("binary", "vq") else PRIOR_RULES for name in UPDATES}
 
 
 @pytest.fixture(scope="module")
 def frozen():
-    return {"tokenizer": random_like(SMALL.shapes()["tokenizer"])}
+    """name -> the variables of its tokenizer."""
+
+    def tokenizer(name):
+        model = SMALL_VQ if "vq" in name else SMALL
+        return {"tokenizer": random_like(model.shapes()["tokenizer"])}
+
+    return {name: tokenizer(name) for name in UPDATES}
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +53,14 @@ def reference(frozen):
 
     def run(name):
         if name not in done:
-            done[name] = take_steps(UPDATES[name](FIT), BATCHES, frozen)
+            done[name] = take_steps(UPDATES[name](FIT), BATCHES, frozen[name])
         return done[name]
 
     return run
+
+
+def on_mesh(name, shape, frozen, fit=FIT):
+    return take_steps(UPDATES[name](fit), BATCHES, frozen[name], MeshShape(*shape), RULES[name])
 
 
 def close(found, expected, tolerance):
@@ -66,32 +78,26 @@ def combinations(default):
 
 @pytest.mark.parametrize("name", combinations(["vq"]))
 def test_four_micro_batches_equal_one_batch(name, reference, frozen):
-    found = take_steps(UPDATES[name](dataclasses.replace(FIT, micro_batches=4)), BATCHES, frozen)
+    found = take_steps(UPDATES[name](dataclasses.replace(FIT, micro_batches=4)), BATCHES, frozen[name])
     close(found, reference(name), 1e-6)
 
 
 @pytest.mark.parametrize("name", combinations(["vq"]))
 def test_eight_devices_equal_one(name, reference, frozen):
-    found = take_steps(UPDATES[name](FIT), BATCHES, frozen, MeshShape(2, 2, 2), TRANSFORMER_RULES)
-    close(found, reference(name), 1e-5)
+    close(on_mesh(name, (2, 2, 2), frozen), reference(name), 1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1)])
 @pytest.mark.parametrize("name", UPDATES)
 def test_any_mesh_equals_one_device(name, shape, reference, frozen):
-    found = take_steps(UPDATES[name](FIT), BATCHES, frozen, MeshShape(*shape), TRANSFORMER_RULES)
-    close(found, reference(name), 1e-5)
+    close(on_mesh(name, shape, frozen), reference(name), 1e-5)
 
 
 @pytest.mark.slow
 def test_micro_batches_on_a_mesh_equal_one_batch_on_one_device(reference, frozen):
     fit = dataclasses.replace(FIT, micro_batches=2)
-    close(
-        take_steps(UPDATES["vq"](fit), BATCHES, frozen, MeshShape(2, 2, 2), TRANSFORMER_RULES),
-        reference("vq"),
-        1e-5,
-    )
+    close(on_mesh("vq", (2, 2, 2), frozen, fit), reference("vq"), 1e-5)
 
 
 def test_what_a_step_changes(reference):

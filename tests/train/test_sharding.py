@@ -8,7 +8,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxtok.quantize.neural_codebook import NeuralResidualQuantizer
+from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.train.sharding import (
+    CODEBOOK_RULES,
+    PRIOR_RULES,
+    TOKENIZER_RULES,
     MeshShape,
     Rule,
     batch_sharding,
@@ -18,6 +23,8 @@ from jaxtok.train.sharding import (
     shardings,
     to_global,
 )
+from jaxtok.train.tree_paths import leaves_by_path
+from tests.small_system import SMALL, SMALL_VQ, prior_update, small_batch, tokenizer_update
 
 
 def _shapes(**shapes):
@@ -100,6 +107,71 @@ def test_first_rule_wins_and_patterns_fit_whole_segments(mesh):
 def test_wrong_rules(mesh, rules, message):
     with pytest.raises(ValueError, match=message):
         shardings(_shapes(kernel=(4, 6)), rules, mesh)
+
+
+def test_an_optional_rule_may_decide_about_nothing(mesh):
+    rules = [Rule("nothing", ("tensor",), optional=True), Rule("kernel", (None, "tensor"))]
+    assert _specs(_shapes(kernel=(4, 6)), rules, mesh) == {"kernel": P(None, "tensor")}
+
+
+def test_dimension_that_does_not_divide_over_all_axes_is_split_over_the_first(mesh, caplog):
+    with caplog.at_level(logging.WARNING, "jaxtok"):
+        specs = _specs(_shapes(codebook=(6, 5)), [Rule("codebook", (("tensor", "fsdp"), None))], mesh)
+    assert specs["codebook"] in (P("tensor", None), P(("tensor",), None))
+    assert "dimension 6 does not divide over tensorxfsdp (4 parts), so it is split over tensor" in caplog.text
+
+
+def test_codebook_of_a_tokenizer_is_split_by_its_codes(mesh):
+    shapes = jax.eval_shape(tokenizer_update(SMALL_VQ).init, jax.random.key(0), small_batch(), {})
+    specs = leaves_by_path(_specs(shapes, TOKENIZER_RULES, mesh))
+    for name in ("codebook", "sums"):
+        assert specs[f"quantizer/quantizer/{name}"] == P(("tensor", "fsdp"), None)
+    assert specs["quantizer/quantizer/counts"] == P(("tensor", "fsdp"))
+    text = sharding_text(shapes, shardings(shapes, TOKENIZER_RULES, mesh), mesh, rows=200)
+    row = next(line for line in text.splitlines() if "quantizer/quantizer/codebook" in line)
+    assert row.split() == ["0.000", "quantizer/quantizer/codebook", "float32[16,", "16]", "tensorxfsdp,", "-"]
+
+
+def test_vocabulary_of_a_prior_is_split_by_its_entries(mesh):
+    shapes = jax.eval_shape(
+        prior_update("autoregressive", SMALL_VQ).init, jax.random.key(0), small_batch(), {}
+    )
+    chosen = shardings(shapes, PRIOR_RULES, mesh)
+    specs = leaves_by_path(jax.tree.map(lambda sharding: sharding.spec, chosen))
+    for name, spec in {
+        "embedding/table": P("tensor", "fsdp"),
+        "params/out/kernel": P("fsdp", "tensor"),
+        "/mu/out/kernel": P("fsdp", "tensor"),
+        "/nu/out/bias": P("tensor"),
+        "stack/block/attention/out/kernel": P(None, "tensor", "fsdp"),
+    }.items():
+        assert {specs[path] for path in specs if path.endswith(name)} == {spec}, name
+    table = {path: split for path, _, split, _ in sharding_table(shapes, chosen)}
+    assert table["params/embedding/table"] == "tensor, fsdp" and table["params/out/kernel"] == "fsdp, tensor"
+
+
+def test_the_tables_serve_systems_without_codes_too(mesh):
+    """Of bits: no codebook, no table of embeddings."""
+    for update, rules in (
+        (tokenizer_update(SMALL), TOKENIZER_RULES),
+        (prior_update("diffusion"), PRIOR_RULES),
+        (prior_update("autoregressive"), PRIOR_RULES),
+    ):
+        shardings(jax.eval_shape(update.init, jax.random.key(0), small_batch(), {}), rules, mesh)
+
+
+def test_every_leaf_with_a_row_per_code_is_split(mesh):
+    options = {"codes": 12, "width": 8}
+    for quantizer in (
+        VectorQuantizer(**options, learning="cvq"),
+        VectorQuantizer(**options, learning="ema", slots=2, revive_below=0.1),
+        VectorQuantizer(**options, revive_below=0.1),
+        NeuralResidualQuantizer(**options, depth=2, candidates=3),
+    ):
+        shapes = jax.eval_shape(lambda key, q=quantizer: q.init(key, jnp.zeros((2, 5, 8))), jax.random.key(0))
+        specs = leaves_by_path(_specs(shapes, CODEBOOK_RULES, mesh))
+        for path, leaf in leaves_by_path(shapes).items():
+            assert (("tensor", "fsdp") in specs[path]) == (12 in leaf.shape), path
 
 
 def test_dimension_that_does_not_divide_stays_whole_and_is_reported(mesh, caplog):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int
 
 from jaxtok.codes import Array
@@ -27,7 +28,8 @@ def code_statistics(
 ) -> tuple[Float[jax.Array, " K"], Float[jax.Array, "K D"]]:
     """Counts and feature sums of every code: what moving averages and k-means need.
 
-    On a mesh each device adds up its own tokens, and the sums are added over the mesh.
+    On a mesh each device adds up its own tokens, and the sums are added over the mesh. Where the axis
+    "tensor" divides the codes, it splits them: a device adds up for its own codes, and has only their sums.
 
     Args:
       z: features, any float dtype.
@@ -53,7 +55,13 @@ def code_statistics(
     if not codes.shape[0]:
         return jnp.zeros(size, jnp.float32), jnp.zeros((size, z.shape[1]), jnp.float32)
 
-    def local(z, codes, weights):
-        return function(z, codes, size, weights, **options)
+    axes = spmd.code_axes(size)
+    part = size // spmd.devices_of(axes)
 
-    return spmd.over_tokens(local, (z, codes, weights), summed=True)
+    def local(z, codes, weights):
+        if axes:
+            codes, there = spmd.own_codes(codes, part, axes)
+            weights = weights * there
+        return function(z, codes, part, weights, **options)
+
+    return spmd.over_tokens(local, (z, codes, weights), summed=True, sum_spec=PartitionSpec(axes or None))

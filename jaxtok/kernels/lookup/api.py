@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int
 
 from jaxtok.codes import Array
@@ -41,6 +42,9 @@ def lookup(
     of tokens from few codes (1,024, see `shapes.py`). Its work grows with the codebook, so large ones stay
     with XLA. Both give the same bits, so it does not matter which one encoded and which one decodes.
 
+    On a mesh whose axis "tensor" divides the codes of a single codebook, each device reads from its own codes
+    only, and the vectors are added over that axis: the codebook is never gathered, nor is its gradient.
+
     Args:
       codebooks: [K, D], or [Q, K, D] for Q slots; finite.
       codes: [...] for one codebook, [..., Q] for several; they must lie in [0, K); larger ones
@@ -68,39 +72,60 @@ def lookup(
     if implementation is None and not (few and single):
         implementation = "xla"
     function = choose("lookup", implementation, _IMPLEMENTATIONS, interpret)
-    if function is reference.look_up or not tokens:
+    plain = function is reference.look_up
+    axes = spmd.code_axes(codebooks.shape[1]) if codebooks.shape[0] == 1 else ()
+    if not tokens or (plain and not axes):
         return reference.look_up(codebooks, codes)
-    if not single:
+    if not plain and not single:
         raise ValueError(
             f"lookup: implementation {implementation!r} takes float32 codebooks, not {codebooks.dtype}; "
             "use implementation='xla' or None"
         )
-    gradient = choose("lookup", implementation, code_statistics.IMPLEMENTATIONS, interpret)
+    gradient = choose(
+        "lookup", "xla" if plain else implementation, code_statistics.IMPLEMENTATIONS, interpret
+    )
+    options = {} if plain or not interpret else {"interpret": True}
     size, flat = codebooks.shape[1], codes.reshape(-1, codes.shape[-1]).astype(jnp.int32)
     flat = jnp.clip(jnp.where(flat < 0, flat + size, flat), 0, size - 1)
-    values = _look_up((function, gradient), interpret, size, codebooks, flat)
+    passes = tuple(functools.partial(f, **options) for f in (function, gradient))
+    values = _look_up(passes, size, axes, codebooks, flat)
     return values.reshape(*codes.shape[:-1], codebooks.shape[2])
 
 
-def _forward(passes, interpret, size, codebooks, codes):
-    del size
-    function = lambda codes, codebooks: passes[0](codebooks, codes, interpret=interpret)
-    return spmd.over_tokens(function, (codes,), (codebooks,)), codes
+def _forward(passes, size, axes, codebooks, codes):
+    part = size // spmd.devices_of(axes)
+
+    def function(codes, codebooks):
+        if not axes:
+            return passes[0](codebooks, codes)
+        own, there = spmd.own_codes(codes, part, axes)
+        # The vectors of other devices' codes are zeros here, and adding zeros changes no bit.
+        return jax.lax.psum(jnp.where(there, passes[0](codebooks, own), 0), axes)
+
+    specs = (PartitionSpec(None, axes or None),)
+    return spmd.over_tokens(function, (codes,), (codebooks,), shared_specs=specs), (codes, codebooks[:0])
 
 
-def _backward(passes, interpret, size, codes, upstream):
+def _backward(passes, size, axes, saved, upstream):
+    codes, empty = saved
+    part = size // spmd.devices_of(axes)
+
     def function(upstream, codes):
-        ones = jnp.ones(upstream.shape[0], jnp.float32)
-        sums = functools.partial(passes[1], weights=ones, interpret=interpret)
-        return jax.lax.map(lambda slot: sums(upstream, slot, size)[1], codes.T)
+        def sums(slot):
+            own, there = spmd.own_codes(slot, part, axes) if axes else (slot, jnp.ones(slot.shape, bool))
+            return passes[1](upstream, own, part, weights=there.astype(jnp.float32))[1]
 
-    return spmd.over_tokens(function, (upstream, codes), summed=True), None
+        return jax.lax.map(sums, codes.T)
+
+    spec = PartitionSpec(None, axes or None)
+    tokens = upstream.astype(jnp.float32), codes
+    return spmd.over_tokens(function, tokens, summed=True, sum_spec=spec).astype(empty.dtype), None
 
 
 def _values(
-    passes: tuple[Callable[..., Any], Callable[..., Any]], interpret: bool, size: int, codebooks, codes
+    passes: tuple[Callable[..., Any], ...], size: int, axes: tuple[str, ...], codebooks, codes
 ) -> jax.Array:
-    return _forward(passes, interpret, size, codebooks, codes)[0]
+    return _forward(passes, size, axes, codebooks, codes)[0]
 
 
 _look_up = jax.custom_vjp(_values, nondiff_argnums=(0, 1, 2))

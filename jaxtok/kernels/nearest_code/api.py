@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from jaxtok.codes import Array
 from jaxtok.kernels import spmd
 from jaxtok.kernels.dispatch import Implementation, choose
+from jaxtok.kernels.lookup.api import lookup
 
 _FOLDER = "jaxtok.kernels.nearest_code"
 _IMPLEMENTATIONS = {
@@ -38,7 +39,7 @@ def nearest_code(
     metric: Score = ...,
     return_distance: Literal[False] = False,
     implementation: Implementation | None = ...,
-    shard_codes: bool = ...,
+    shard_codes: bool | None = ...,
     interpret: bool = ...,
 ) -> jax.Array: ...
 
@@ -51,7 +52,7 @@ def nearest_code(
     metric: Score = ...,
     return_distance: Literal[True],
     implementation: Implementation | None = ...,
-    shard_codes: bool = ...,
+    shard_codes: bool | None = ...,
     interpret: bool = ...,
 ) -> tuple[jax.Array, jax.Array]: ...
 
@@ -63,7 +64,7 @@ def nearest_code(
     metric: Score = "euclidean",
     return_distance: bool = False,
     implementation: Implementation | None = None,
-    shard_codes: bool = False,
+    shard_codes: bool | None = None,
     interpret: bool = False,
 ) -> Int[jax.Array, "*books M"] | tuple[Int[jax.Array, "*books M"], Float[jax.Array, "*books M"]]:
     """Index of the nearest code, the lowest one of equals; never holds M times K scores.
@@ -81,7 +82,8 @@ def nearest_code(
         counts as that long.
       return_distance: also return the squared distance (>= 0), the cosine similarity, or the product.
       implementation: "xla", "pallas_tpu", "pallas_gpu", or None for the best one here.
-      shard_codes: on a mesh, split the codes over the axis "tensor" too (K must divide by its size).
+      shard_codes: on a mesh, split the codes over the axis "tensor" too. True needs a K that its size
+        divides, None splits where it does, False never splits.
       interpret: run a Pallas kernel in interpret mode.
 
     Returns:
@@ -114,7 +116,7 @@ def nearest_code(
         if metric != "euclidean":
             return codes, -score
         # The difference, not the score plus |z|^2: near a code that would cancel.
-        return codes, jnp.sum(jnp.square(z - codebook[codes]), axis=-1) if return_distance else score
+        return codes, jnp.sum(jnp.square(z - lookup(codebook, codes)), axis=-1) if return_distance else score
 
     books, tokens = z.shape[:-2], z.shape[-2]
     count = math.prod(books)
@@ -136,16 +138,17 @@ def _products(z: jax.Array, codebook: jax.Array, metric: Score) -> tuple[jax.Arr
     return z, -codebook, jnp.zeros(codebook.shape[0], jnp.float32)
 
 
-def _smallest(function, z: jax.Array, weights: jax.Array, bias: jax.Array, shard_codes: bool):
+def _smallest(function, z: jax.Array, weights: jax.Array, bias: jax.Array, shard_codes: bool | None):
     """Code and score of the smallest one, tokens (and codes, if wanted) split over the current mesh."""
-    code_axis = spmd.auto_axes((spmd.CODE_AXIS,)) if shard_codes else ()
-    if not code_axis:
-        return spmd.over_tokens(function, (z,), (weights, bias))
-    if weights.shape[0] % spmd.devices_of(code_axis):
+    wanted = () if shard_codes is False else spmd.auto_axes((spmd.CODE_AXIS,))
+    code_axis = wanted and spmd.code_axes(weights.shape[0])
+    if shard_codes and wanted != code_axis:
         raise ValueError(
-            f"{weights.shape[0]} codes cannot be split over {spmd.devices_of(code_axis)} devices; "
+            f"{weights.shape[0]} codes cannot be split over {spmd.devices_of(wanted)} devices; "
             "choose a codebook size that divides, or shard_codes=False"
         )
+    if not code_axis:
+        return spmd.over_tokens(function, (z,), (weights, bias))
 
     def local(z, weights, bias):
         codes, score = function(z, weights, bias)

@@ -14,7 +14,7 @@ from jaxtok.train.config import replace_at
 from jaxtok.train.planning.devices import Topology
 from jaxtok.train.planning.stages import StagePlan, plan_train
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import AXES, MeshShape, make_mesh
+from jaxtok.train.sharding import AXES, MeshShape, axes_of, make_mesh
 from jaxtok.train.stage import Stage
 
 _REMAT: tuple[Remat, ...] = ("none", "dots", "full")  # from nothing recomputed to everything
@@ -60,7 +60,8 @@ def search(
     """Plans a stage in different ways, the given mesh first.
 
     For each mesh and policy the number of micro-batches grows until the step fits; a policy that recomputes
-    is only tried where the one before needed more than one.
+    is only tried where the one before needed more than one. No mesh takes more than half of the trials that
+    are left, so that others are reached.
 
     Args:
       stages_of: `config -> stages`.
@@ -73,26 +74,31 @@ def search(
     done: list[Trial] = []
     policies = _REMAT if remat_fields(config) else ("",)
     for sizes in meshes(mesh.sizes(len(topology.devices)), name, stages_of(config)):
+        share = len(done) + -(-(trials - len(done)) // 2)
         for policy in policies:
             micro = 1
-            while micro is not None and len(done) < trials:
+            while micro is not None and len(done) < share:
                 choice = Choice(sizes, policy, micro)
                 done.append(Trial(choice, _plan(stages_of, config, name, choice, topology)))
                 micro = _more(done[-1], topology)
-            if len(done) >= trials or (done[-1].plan.program.fits and done[-1].choice.micro_batches == 1):
+            if len(done) >= share or (done[-1].plan.program.fits and done[-1].choice.micro_batches == 1):
                 break
     return done
 
 
 def meshes(first: tuple[int, int, int], name: str, stages: Sequence[Stage]) -> Iterator[tuple[int, int, int]]:
-    """The given mesh, then powers of two per axis: little `tensor` first, then much `fsdp`."""
-    batch = next(stage for stage in stages if stage.name == name).data.batch_size
-    chips = math.prod(first)
+    """The given mesh, then powers of two per axis: few copies of the parameters first, with every `tensor`.
+
+    `tensor` is 1 for a stage whose rules do not name it, and at most 8: it sends activations in every layer.
+    """
+    stage = next(stage for stage in stages if stage.name == name)
+    batch, chips = stage.data.batch_size, math.prod(first)
+    most = 8 if any("tensor" in axes_of(entry) for rule in stage.rules for entry in rule.spec) else 1
     powers = [2**k for k in range(chips.bit_length()) if chips % 2**k == 0]
     all_of = [
-        (chips // (fsdp * tensor), fsdp, tensor)
-        for tensor, fsdp in itertools.product(powers, reversed(powers))
-        if tensor <= 8 and chips % (fsdp * tensor) == 0 and batch % (chips // tensor) == 0
+        (data, chips // (data * tensor), tensor)
+        for data, tensor in itertools.product(powers, powers)
+        if tensor <= most and chips % (data * tensor) == 0 and batch % (chips // tensor) == 0
     ]
     yield from dict.fromkeys((first, *all_of))
 

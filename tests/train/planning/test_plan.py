@@ -3,15 +3,20 @@
 import dataclasses
 import importlib.util
 import json
+import math
 
 import jax
 import pytest
 
 from experiments.image import instella_t2i
-from jaxtok.train.planning import devices, search
+from jaxtok.systems.image.instella_t2i import InstellaT2I, PriorShape, TextShape
+from jaxtok.tokenizers.query_vit import ViTShape
+from jaxtok.train.planning import devices, program, search
 from jaxtok.train.planning.devices import open_topology
+from jaxtok.train.planning.hlo import parse
+from jaxtok.train.planning.program import Memory, Program
 from jaxtok.train.planning.search import Choice, flags, meshes, remat_fields, with_micro_batches, with_remat
-from jaxtok.train.planning.stages import for_accelerators, frozen_shapes, plan_train
+from jaxtok.train.planning.stages import StagePlan, for_accelerators, frozen_shapes, plan_train
 from jaxtok.train.planning.verb import Plan
 from jaxtok.train.sharding import MeshShape, make_mesh
 from tests.small_run import SMALL_CONFIG, small_cli
@@ -131,7 +136,32 @@ def test_meshes_begin_with_the_given_one_and_divide_the_batch():
     found = list(meshes((2, 4, 1), "tokenizer", stages))
     assert found[0] == (2, 4, 1) and found[1] == (1, 8, 1) and (8, 1, 1) in found and (1, 1, 8) in found
     assert all(data * fsdp * tensor == 8 for data, fsdp, tensor in found)
+    # Meshes that split layers are reached before those that copy the parameters.
+    assert [mesh for mesh in found[1:] if mesh[0] == 1] == found[1:5] and found[2] == (1, 4, 2)
     assert (64, 2, 1) not in list(meshes((128, 1, 1), "tokenizer", stages))
+    assert {mesh[2] for mesh in meshes((8, 1, 1), "independent", stages)} == {1}  # has nothing to split
+
+
+def fake_search(monkeypatch, trials, fits):
+    """The choices that a search tries for the tokenizer on 8 devices, where `fits(choice)` says what fits."""
+
+    def plan(stages_of, config, name, choice, topology):
+        memory = Memory(0, 0, 0, 0, 0, total=1 if fits(choice) else 10**15)
+        compiled = Program(memory, fits(choice), None, None, 0.0, 0.0, 0.0)
+        return StagePlan(name, 1, 0, 64, 8, compiled, 0.0, None)
+
+    monkeypatch.setattr(search, "_plan", plan)
+    stages_of = lambda config: list(instella_t2i.stages(config))
+    topology = open_topology("gpu:8")
+    tried = search.search(stages_of, SMALL_CONFIG, "tokenizer", MeshShape(), topology, trials)
+    return [trial.choice for trial in tried]
+
+
+def test_a_search_reaches_meshes_that_split_layers(monkeypatch):
+    easy = fake_search(monkeypatch, 4, lambda choice: True)
+    assert [choice.mesh for choice in easy] == [(8, 1, 1), (1, 8, 1), (1, 4, 2), (1, 2, 4)]
+    hard = fake_search(monkeypatch, 8, lambda choice: choice.mesh[2] > 1)
+    assert len(hard) == 8 and hard[-1].mesh[2] > 1 and hard[-1].micro_batches == 1
 
 
 def test_a_search_stops_where_nothing_is_to_gain(monkeypatch, tmp_path):
@@ -147,9 +177,9 @@ def test_a_search_stops_where_nothing_is_to_gain(monkeypatch, tmp_path):
     arguments = ("--topology", "gpu:2", "--only", "independent", "--search", "--trials", "3", "--out", out)
     printed = small_cli("plan", *arguments)
     # It fits at once, so neither recomputation nor micro-batches are tried, only other meshes.
-    assert [choice.micro_batches for choice in tried] == [1, 1, 1] and len({c.mesh for c in tried}) == 3
+    assert [(choice.mesh, choice.micro_batches) for choice in tried] == [((2, 1, 1), 1), ((1, 2, 1), 1)]
     assert "the fastest of those that fit: --mesh.data" in printed
-    assert len(json.loads(out.read_text())["search"]["independent"]) == 3
+    assert len(json.loads(out.read_text())["search"]["independent"]) == 2
 
 
 # -- real compilers --
@@ -219,3 +249,42 @@ def test_a_prior_on_token_files_runs_no_tokenizer(tmp_path):
 def test_token_files_are_planned_for_training_only(more):
     with pytest.raises(ValueError, match="--tokens plans training as given"):
         Plan(tokens=True, **more)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_large_codebooks_and_vocabularies_stay_split(monkeypatch):
+    """262,144 codes on 16 chips: a chip holds a quarter of them at most, and never scores of all tokens."""
+    codes, tensor, tokens = 2**18, 4, 8
+    vit = ViTShape(1, 2, 64, axes_dims=(16, 24, 24))
+    model = dataclasses.replace(
+        InstellaT2I.tiny(),
+        quantizer="vq",
+        codebook=codes,
+        codebook_width=64,
+        tokens=tokens,
+        encoder=vit,
+        decoder=vit,
+        prior=PriorShape(1, 2, 64),
+        text=TextShape("none"),
+    )
+    data = dataclasses.replace(instella_t2i.TINY.data, batch_size=64, text_length=0)
+    config, _ = for_accelerators(dataclasses.replace(instella_t2i.TINY, model=model, data=data, classes=0))
+    slice_ = open_topology("v5e:4x4")
+    stages = list(instella_t2i.stages(config))
+    mesh = make_mesh(MeshShape(1, 4, tensor), slice_.devices)
+    modules = []
+    monkeypatch.setattr(program, "parse", lambda text: modules.append(parse(text)) or modules[-1])
+    (plan,) = plan_train(stages, stages, ("autoregressive",), mesh, slice_)
+    assert plan.program.fits
+    shapes = {
+        array.dims
+        for body, _, fused in modules[0].executed()
+        for instruction in ({} if fused else modules[0].computations[body]).values()
+        for array in instruction.arrays
+    }
+    # Beside numbers per code, nothing has all of them; what has a quarter is there.
+    assert not [dims for dims in shapes if codes in dims and math.prod(dims) > 2 * codes]
+    assert any(codes // tensor in dims and len(dims) > 1 for dims in shapes)
+    # Scores: of the tokens of a chip (a quarter of the batch) at most, among a quarter of the codes.
+    assert max(map(math.prod, shapes)) <= data.batch_size // 4 * tokens * codes // tensor
