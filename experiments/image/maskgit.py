@@ -12,6 +12,12 @@ step per token, is the comparison.
 The tokenizer is the "vq" arm of Instella-T2I's ViT with learned queries. The released generators (BERT for
 TiTok-L-32 and B-64, U-ViT for S-128) are sizes of `jaxtok.systems.image.titok_maskgit`; nothing was trained
 at those sizes here.
+
+One run of `tiny` (seed 0, 640 samples, share that a classifier takes for their class): all tokens at
+once 0.78, 4 steps 0.83, 16 steps 0.86; 4 steps in random order 0.68; its tokenizer is short (0.70 of held-out
+reconstructions), and samples are as blurred. On two CPU cores the masked prior is the slower one (99 images a
+second against 224): with its cache the autoregressive prior does a quarter of the arithmetic. Parallel steps
+pay where the number of steps costs, not their size.
 """
 
 from collections.abc import Iterator

@@ -67,8 +67,8 @@ def test_no_class_is_an_entry_of_its_own():
     np.testing.assert_array_equal(apply(moved, CODES, LABELS.unconditional(), MASKED), second)
 
 
-def test_told_tokens_are_known_and_the_others_asked_for(built):
-    network, variables, apply = built
+def test_told_tokens_are_known_and_the_others_asked_for():
+    network, variables, apply = BERT, filled(BERT, CODES, LABELS, MASKED), jax.jit(BERT.apply)
     step = jax.jit(lambda v, *args: network.apply(v, *args, method="step"))
     start = jax.jit(lambda v, c: network.apply(v, c, TOKENS, method="start"))
     cache = start(variables, LABELS)
