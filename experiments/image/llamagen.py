@@ -77,7 +77,7 @@ TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
     model=LlamaGen.tiny(),
     tokenizer=Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    # Longer, this language model learns the 1,400 digits by heart: 600 steps were worse on held-out ones.
+    # Longer, this language model learns the 1,500 digits by heart: 600 steps were worse on held-out ones.
     prior=Fit(steps=250, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
     judge="digits",
 )

@@ -12,8 +12,7 @@ from jaxtok.codes import Latents
 from jaxtok.decoding.guidance import guide
 from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.priors.contract import Prior
-from jaxtok.systems.image.llamagen import SIZES, LlamaGen
-from jaxtok.systems.image.llamagen_official import from_official
+from jaxtok.systems.image.llamagen import SIZES, LlamaGen, from_official
 from jaxtok.weights import read_tensors
 from tests.filled import draw_like
 

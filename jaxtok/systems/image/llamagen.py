@@ -3,11 +3,11 @@ them row by row after a class or a caption (arXiv 2406.06525, official code Foun
 
 The tokenizers "VQ-8" and "VQ-16" are a convolutional autoencoder whose 256 channels are mapped to 8 before
 they are compared with 16384 codes. The two 1x1 convolutions around the official quantizer are the projections
-of ours. What is not here: the dropout of 0.1 with which the official language models were trained. Official
-weights: `jaxtok.systems.image.llamagen_official`.
+of ours. What is not here: the dropout of 0.1 with which the official language models were trained.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -20,6 +20,7 @@ from jaxtok.nn.transformer import Remat
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.image.llamagen_table import language_model_table, tokenizer_table
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.grid import GridDecoder, GridEncoder, GridShape
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
@@ -326,9 +327,7 @@ class LlamaGen:
 
     @staticmethod
     def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
-        """What `jaxtok.convert` needs to know, see `jaxtok.systems.image.llamagen_official`."""
-        from jaxtok.systems.image.llamagen_official import official_components  # which reads this file
-
+        """What `jaxtok.convert` needs to know, see `official_components`."""
         return official_components(config)
 
 
@@ -337,3 +336,98 @@ def _language_model(size: str) -> LanguageModelShape:
         raise ValueError(f"no language model {size!r}; there are {', '.join(SIZES)}")
     layers, heads, width = SIZES[size]
     return LanguageModelShape(layers, heads, width // heads)
+
+
+def from_official(config: Mapping[str, Any]) -> LlamaGen:
+    """Our configuration from official constructor arguments.
+
+    Args:
+      config: "model_args", the fields of the official `ModelArgs` of a tokenizer or, where it has
+        "model_type", of a language model; for a tokenizer also "image_size", and "ch" and "num_res_blocks",
+        which the official code fixes. What is left out is as in VQ-16 and in the official defaults.
+
+    Raises:
+      ValueError: sizes that contradict each other, see `GridShape` and `LlamaGen`; or of the language model a
+        grid that is not square, a width that the heads do not divide, or grouped queries.
+    """
+    a = config.get("model_args", {})
+    return _official_language_model(a) if "model_type" in a else _official_tokenizer(config, a)
+
+
+def _official_tokenizer(config: Mapping[str, Any], a: Mapping[str, Any]) -> LlamaGen:
+    published = LlamaGen.vq_16()
+    shape = published.encoder
+    return LlamaGen(
+        image_size=config.get("image_size", published.image_size),
+        codes=a.get("codebook_size", published.codes),
+        code_width=a.get("codebook_embed_dim", published.code_width),
+        unit_codes=a.get("codebook_l2_norm", published.unit_codes),
+        commitment=a.get("commit_loss_beta", published.commitment),
+        entropy_weight=a.get("entropy_loss_ratio", published.entropy_weight),
+        **halves(
+            config.get("ch", shape.channels),
+            config.get("num_res_blocks", shape.blocks),
+            a.get("z_channels", shape.features),
+            tuple(a.get("encoder_ch_mult", shape.multipliers)),
+            tuple(a.get("decoder_ch_mult", published.decoder.multipliers)),
+        ),
+    )
+
+
+def _official_language_model(a: Mapping[str, Any]) -> LlamaGen:
+    kind = a["model_type"]
+    if kind not in ("c2i", "t2i"):
+        raise ValueError(f"model_type={kind!r}; LlamaGen has 'c2i' and 't2i'")
+    width, heads, block = a.get("dim", 4096), a.get("n_head", 32), a.get("block_size", 256)
+    side = math.isqrt(block)
+    if side * side != block:
+        raise ValueError(f"block_size={block} must be the square of the rows of a grid")
+    if width % heads:
+        raise ValueError(f"dim={width} must divide by n_head={heads}")
+    if a.get("n_kv_head") not in (None, heads):
+        raise ValueError(
+            f"n_kv_head={a['n_kv_head']} differs from n_head={heads}: the official code cannot sample such "
+            "models, none was released, and none can be loaded"
+        )
+    published = LlamaGen.c2i("B") if kind == "c2i" else LlamaGen.t2i("B")
+    dropout = a.get("class_dropout_prob", published.condition_dropout)
+    return dataclasses.replace(
+        published,
+        image_size=side * published.encoder.factor,
+        codes=a.get("vocab_size", published.codes),
+        classes=a.get("num_classes", published.classes),
+        null_class=dropout > 0,
+        condition_dropout=dropout,
+        text_length=a.get("cls_token_num", published.text_length if kind == "t2i" else 1),
+        text_width=a.get("caption_dim", published.text_width),
+        prior=LanguageModelShape(
+            a.get("n_layer", 32),
+            heads,
+            width // heads,
+            feed_forward_width(width, a.get("multiple_of", 256), a.get("ffn_dim_multiplier") or 1.0),
+            a.get("rope_base", published.prior.rope_theta),
+            a.get("norm_eps", published.prior.norm_epsilon),
+        ),
+    )
+
+
+def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+    """Module, shapes and table of the official component "model": a language model if the configuration has a
+    "model_type", else a tokenizer.
+    """
+    model = LlamaGen.vq_16() if config is None else from_official(config)
+    shapes = model.shapes()
+    if config is not None and "model_type" in config.get("model_args", {}):
+        network = model.autoregressive().network
+        table = language_model_table(model.prior.layers, model.told == "class")
+        return {
+            "model": OfficialComponent(
+                "autoregressive", network, shapes["autoregressive"], table, "tok_embeddings.weight"
+            )
+        }
+    table = tokenizer_table(model.encoder, model.decoder, model.code_width)
+    return {
+        "model": OfficialComponent(
+            "tokenizer", model.tokenizer(), shapes["tokenizer"], table, "quant_conv.weight"
+        )
+    }
