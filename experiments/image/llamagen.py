@@ -39,7 +39,7 @@ from jaxtok.train.gradient import gradient
 from jaxtok.train.image_views import IndependentSampler, PriorSampler, SampleView, TokenizerView, judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import TRANSFORMER_RULES
+from jaxtok.train.sharding import CODEBOOK_RULES, PRIOR_RULES
 from jaxtok.train.stage import Stage, StageCodes
 
 
@@ -130,7 +130,7 @@ def stages(config: Config) -> Iterator[Stage]:
         config.data,
         config.prior.steps,
         frozen=("tokenizer",),
-        rules=TRANSFORMER_RULES,
+        rules=PRIOR_RULES,
         view=dataclasses.replace(look, sampler=sampler, objective=objective),
         codes=codes,
     )
@@ -148,7 +148,8 @@ def tokenizer_stage(config: Config) -> Stage:
         judge = PatchGAN(layers=2 if min(config.data.image_sizes) < 64 else 3)
         update = adversarial(objective, config.tokenizer, judge, config.adversary, "decoder/conv_out/kernel")
     view = TokenizerView(model, judge_named(config.judge))
-    return Stage("tokenizer", update, config.data, config.tokenizer.steps, networks=networks, view=view)
+    steps, rules = config.tokenizer.steps, CODEBOOK_RULES
+    return Stage("tokenizer", update, config.data, steps, networks=networks, rules=rules, view=view)
 
 
 ACCURACY = "sample_class_accuracy_digits_svc"

@@ -33,7 +33,7 @@ from jaxtok.train.gradient import gradient
 from jaxtok.train.image_views import PriorSampler, SampleView, TokenizerView, judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import TRANSFORMER_RULES
+from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes
 
 
@@ -81,7 +81,7 @@ def stages(config: Config) -> Iterator[Stage]:
         gradient(tokenizer, config.tokenizer),
         data,
         config.tokenizer.steps,
-        rules=TRANSFORMER_RULES,
+        rules=TOKENIZER_RULES,
         view=TokenizerView(model, judge),
     )
     for name in PRIORS:
@@ -94,7 +94,7 @@ def stages(config: Config) -> Iterator[Stage]:
             data,
             config.prior.steps,
             frozen=("tokenizer",),
-            rules=TRANSFORMER_RULES,
+            rules=PRIOR_RULES,
             view=SampleView(model, data, judge, model.classes, sampler=sampler, objective=objective),
             codes=StageCodes(model.space, model.codec.tokens),
         )

@@ -39,7 +39,7 @@ from jaxtok.train.gradient import gradient
 from jaxtok.train.image_views import PriorSampler, SampleView, TokenizerView, judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import TRANSFORMER_RULES
+from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes
 
 
@@ -137,7 +137,7 @@ def stages(config: Config) -> Iterator[Stage]:
     """With proxy codes teacher and first stage; the tokenizer; the prior."""
     model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
     networks = model.teacher_networks()
-    shared: dict[str, Any] = {"data": config.data, "rules": TRANSFORMER_RULES}
+    shared: dict[str, Any] = {"data": config.data, "rules": TOKENIZER_RULES}
     if "teacher" in model.stages:
         objective = TokenizerObjective(model.teacher.tokenizer(dtype), config.weights)
         view, steps = TokenizerView(model.teacher, judge), config.teacher.steps
@@ -156,7 +156,8 @@ def stages(config: Config) -> Iterator[Stage]:
         view = SampleView(model, config.data, judge, model.classes, 50, sampler, objective)
         update, steps = gradient(objective, config.prior), config.prior.steps
         codes = StageCodes(prior.space, prior.tokens)
-        yield Stage(name, update, steps=steps, frozen=("tokenizer",), view=view, codes=codes, **shared)
+        own = {**shared, "rules": PRIOR_RULES, "codes": codes}
+        yield Stage(name, update, steps=steps, frozen=("tokenizer",), view=view, **own)
 
 
 def tokenizer_stage(config: Config, shared: dict[str, Any]) -> Stage:

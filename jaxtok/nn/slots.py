@@ -60,8 +60,8 @@ def log_likelihood(
 ) -> Float[jax.Array, "*batch Q"]:
     """Log-likelihood of each slot in nats under independent heads, float32.
 
-    With smoothing e it is that of the target (1 - e) onehot(code) + e / levels (arXiv 1512.00567). Logits that
-    are split over a mesh stay where they are; only numbers per slot travel.
+    With smoothing e it is that of the target (1 - e) onehot(code) + e / levels (arXiv 1512.00567). Logits
+    that are split over a mesh stay where they are; only numbers per slot travel.
     """
     logits, codes = logits.astype(jnp.float32), jnp.asarray(codes)
     if smoothing:

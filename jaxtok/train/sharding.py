@@ -109,7 +109,7 @@ TRANSFORMER_RULES = (
 VOCABULARY_RULES = (
     Rule(r"embedding/table", ("tensor", "fsdp"), optional=True),
     Rule(r"(?<!attention/)out/kernel", ("fsdp", "tensor")),
-    Rule(r"(?<!attention/)out/bias", ("tensor",)),
+    Rule(r"(?<!attention/)out/bias", ("tensor",), optional=True),
 )
 # Codebooks (`jaxtok.quantize`) and what is kept about each code: the codes over `tensor`, whose devices
 # search and count among their own (`jaxtok.kernels`), and over `fsdp`, which only stores them.
