@@ -9,6 +9,9 @@ predicts them one after another, row by row, after a token of the class.
     python experiments/image/llamagen.py plan --preset b --topology v5e:8x8
     python experiments/image/llamagen.py --preset b --data.source folder --data.path images
 
+The language model of `tiny` is a modest one: with guidance 3, 59% of its samples show their class (mean of
+three seeds). Those of independent codes of each class do more often; it is a little better in likelihood.
+
 The published sizes need an accelerator, and nothing was trained at those sizes here. Their recipes are the
 official ones but for these things: the language model trains without its dropout of 0.1 and on codes that are
 made anew, flipped and cropped; the perceptual network is off until its weights are given (--perceptual.kind
