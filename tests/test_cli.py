@@ -128,7 +128,8 @@ def test_sample_writes_images_and_a_grid(workdir, tmp_path, prior):
 def test_encode_and_decode(workdir, tmp_path):
     arguments = ("encode", "--workdir", workdir, "--split", "eval", "--shard-size", "100")
     output = small_cli(*arguments, "--out", tmp_path / "tokens")
-    assert "297 images as 2 bytes each in 3 files" in output  # 3 tokens of 4 bits
+    # 3 tokens of 4 bits; a record of the file holds 64 KiB, so there is one file.
+    assert "297 images as 2 bytes each, 0.13 MB in 1 file in" in output
     decoded = ("decode", "--workdir", workdir, "--tokens", tmp_path / "tokens", "--out")
     assert "130 images" in small_cli(*decoded, tmp_path / "some", "--count", "130")
     assert "297 images" in small_cli(*decoded, tmp_path / "all", "--count", "0", "--size", "16")

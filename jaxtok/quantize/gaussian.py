@@ -4,6 +4,14 @@
 
 It keeps the quantizers' contract, so that a tokenizer is discrete or continuous by its bottleneck alone; only
 there are no codes, and nothing but a prior of continuous values can model its latents.
+
+    >>> import jax
+    >>> from jaxtok.quantize.gaussian import GaussianBottleneck
+    >>> bottleneck = GaussianBottleneck(width=4)
+    >>> z = jax.random.normal(jax.random.key(0), (2, 8, 8))  # means and log-variances
+    >>> out = bottleneck.apply({}, z, train=True, key=jax.random.key(1))
+    >>> out.values.shape, out.codes, sorted(out.losses)
+    ((2, 8, 4), None, ['kl'])
 """
 
 import jax

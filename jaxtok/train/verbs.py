@@ -219,7 +219,8 @@ def encode_verb(experiment: Experiment, options: Encode) -> None:
     images, size = sum(len(manifest.rows(shard)) for shard in own), manifest.bytes_per_entry
     written = sum(shard_path(out, "tokens", shard).stat().st_size for shard in own)
     print(
-        f"{images:,} images as {size} bytes each, {written / 1e6:,.2f} MB in {len(own)} files in {out}, "
+        f"{images:,} images as {size} bytes each, {written / 1e6:,.2f} MB in {len(own)} "
+        f"file{'s' * (len(own) != 1)} in {out}, "
         f"{images / seconds:,.0f} images/s"
     )
 
