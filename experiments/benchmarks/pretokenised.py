@@ -41,6 +41,7 @@ class Options:
     Attributes:
       preset: of Instella-T2I.
       path: of its data; empty for embedded data.
+      priors: which; all without names.
       rounds: turns of each side.
       block_seconds: length of a turn, about.
       out: where the JSON goes.
@@ -48,6 +49,7 @@ class Options:
 
     preset: str = "cifar10"
     path: str = ""
+    priors: tuple[str, ...] = ()
     rounds: int = 7
     block_seconds: float = 6.0
     out: Path = Path("runs/pretokenised.json")
@@ -90,7 +92,7 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
         "bytes_per_image": manifest.bytes_per_entry,
         "priors": {},
     }
-    for name in config.model.priors:
+    for name in options.priors or config.model.priors:
         stage = stages[name]
         assert stage.codes is not None
         tokens = token_data(str(folder / "tokens"), stage.data, stage.codes, frozen)

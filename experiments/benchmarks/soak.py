@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,8 @@ class Life:
                 self.steps.append((time.monotonic(), int(found[1])))
                 self.cpu.append((self.steps[-1][0], cpu_seconds(self.process.pid)))
 
-    def live(self, seconds: float) -> None:
-        """Watches the process for some seconds after its first step, then kills it.
+    def live(self, seconds: float, enough: Callable[[], bool] = lambda: True) -> None:
+        """Watches the process for some seconds after its first step, or until it is enough, then kills it.
 
         Raises:
           RuntimeError: it ended by itself.
@@ -129,7 +130,7 @@ class Life:
             now = time.monotonic()
             if self.steps:
                 self.memory.append((now, resident_bytes(self.process.pid)))
-                if now - self.steps[0][0] > seconds:
+                if now - self.steps[0][0] > seconds and enough():
                     break
             time.sleep(1)
         self.process.send_signal(signal.SIGKILL)

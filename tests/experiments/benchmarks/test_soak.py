@@ -53,12 +53,13 @@ def test_processor_time_of_a_process():
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(tmp_path):
-    records = []
+    records, checkpoints = [], tmp_path / "run" / "checkpoints" / "tokenizer"
     for _ in range(2):
         life = Life(tmp_path / "run", save_every=5)
-        life.live(10)
+        life.live(1, lambda: any(path.name.isdigit() for path in checkpoints.glob("*")))
         records.append(life.record(settle=1))
-    assert 1 < records[1]["first_step"] <= records[0]["last_step"] + 5 <= records[1]["last_step"]
+    # Steps are told every twenty, so the last saved one may lie beyond the last that was told.
+    assert 1 < records[1]["first_step"] <= records[0]["last_step"] + 20
 
 
 def test_a_run_that_ends_by_itself_is_told(tmp_path, monkeypatch):
