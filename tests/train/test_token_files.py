@@ -215,6 +215,7 @@ def test_codes_of_a_trained_system_survive(small_run, tmp_path):
     assert manifest.levels == (2, 2, 2, 2) and manifest.source["source"] == "digits"
 
 
+@pytest.mark.slow
 def test_training_on_tokens_is_training_on_images(small_run, tmp_path):
     """Without augmentation: the same codes in the same order, so the same parameters."""
     steps = ("--tokenizer.steps", "0", "--init-from", small_run[0], "--only", "autoregressive", "independent")
