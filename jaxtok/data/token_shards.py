@@ -91,8 +91,12 @@ class Manifest:
         """
         if (folder / MANIFEST).exists():
             stored, own = _read_json(folder), json.loads(json.dumps(dataclasses.asdict(self)))
-            # How the images were configured beyond what their fingerprint says does not matter.
-            if changed := [name for name in own if name != "source" and stored.get(name) != own[name]]:
+            # How the images were configured beyond what their fingerprint says matters to augmentation only.
+            changed = [name for name in own if name != "source" and stored.get(name) != own[name]]
+            if self.crops and not changed:
+                drawn_by = ("seed", "batch_size")
+                changed = [name for name in drawn_by if stored["source"].get(name) != own["source"].get(name)]
+            if changed:
                 raise ValueError(
                     f"{folder} holds tokens with another {', '.join(changed)}; choose another folder or "
                     "remove it"

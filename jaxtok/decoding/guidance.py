@@ -23,13 +23,12 @@ def _from_unconditional(conditional, unconditional, s):
 GUIDANCE_RULES: dict[str, Callable[..., jax.Array]] = {
     # Strength 0 is the conditional model itself.
     "c+s(c-u)": _from_conditional,
-    "c+w(c-u)": _from_conditional,  # as it is written where the strength is called w
     # Strength 1 is the conditional model itself, 0 the unconditional one.
     "u+s(c-u)": _from_unconditional,
 }
 
 # The strength at which nothing is guided.
-NEUTRAL_STRENGTH = {"c+s(c-u)": 0.0, "c+w(c-u)": 0.0, "u+s(c-u)": 1.0}
+NEUTRAL_STRENGTH = {"c+s(c-u)": 0.0, "u+s(c-u)": 1.0}
 
 GuidanceSchedule = Literal["constant", "linear", "power-cosine"]
 
@@ -38,7 +37,7 @@ def guide(
     conditional: Float[jax.Array, "*shape"],
     unconditional: Float[jax.Array, "*shape"],
     strength: float | jax.Array,
-    rule: str = "c+w(c-u)",
+    rule: str = "c+s(c-u)",
 ) -> Float[jax.Array, "*shape"]:
     """Combines conditional and unconditional logits.
 

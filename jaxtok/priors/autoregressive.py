@@ -17,7 +17,7 @@ from jaxtok.decoding.guidance import guide_stacked, with_unconditional
 from jaxtok.decoding.logits import LogitRules
 from jaxtok.decoding.slots import sample_slots
 from jaxtok.nn.slots import log_likelihood
-from jaxtok.priors.contract import Codec, Metrics, Prior, masked_mean
+from jaxtok.priors.contract import Codec, Metrics, Prior, drop_condition, masked_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +108,7 @@ class Autoregressive:
         """
         del codec
         keys = random.example_keys(key, latents.codes.shape[0])
-        if condition is not None and self.condition_dropout:
-            dropped = random.uniform(random.fold(keys, 2), ()) < self.condition_dropout
-            condition = condition.select(dropped)
+        condition = drop_condition(condition, keys, self.condition_dropout)
         logits = apply(params, latents.codes, condition)
         nll = masked_mean(-log_likelihood(logits, latents.codes, self.space), latents.mask)
         return nll, {"bits_per_token": nll * latents.codes.shape[-1] / jnp.log(2.0)}
@@ -142,7 +140,7 @@ class Autoregressive:
                 strength = settings.guidance
                 if settings.guided_tokens:
                     strength = jnp.where(position < settings.guided_tokens, strength, 0.0)
-                logits = guide_stacked(logits, strength, "c+w(c-u)")
+                logits = guide_stacked(logits, strength, "c+s(c-u)")
             draw = random.fold(keys, position)
             codes = sample_slots(logits, prior.space, draw, settings.temperature, settings.rules)
             if given is not None:

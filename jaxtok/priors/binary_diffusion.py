@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from jaxtok import keys as random
 from jaxtok.codes import Condition, Latents
 from jaxtok.decoding.guidance import guide_stacked, with_unconditional
-from jaxtok.priors.contract import Codec, Metrics, Prior, masked_mean
+from jaxtok.priors.contract import Codec, Metrics, Prior, drop_condition, masked_mean
 
 Protocol = Literal["posterior", "protocol_1", "protocol_2"]
 
@@ -162,9 +162,7 @@ class BinaryDiffusion:
         keys = random.example_keys(key, bits.shape[0])
         t = self._draw_times(random.fold(keys, 0))
         noisy = corrupt(bits, t, random.fold(keys, 1))
-        if condition is not None and self.condition_dropout:
-            dropped = random.uniform(random.fold(keys, 2), ()) < self.condition_dropout
-            condition = condition.select(dropped)
+        condition = drop_condition(condition, keys, self.condition_dropout)
         output = apply(params, noisy, condition, t)
         if output.shape != bits.shape:
             raise ValueError(
@@ -208,7 +206,7 @@ class BinaryDiffusion:
             logits = (
                 prior.apply(params, rows, None, jnp.full((rows.shape[0],), t), cache) / settings.temperature
             )
-            return guide_stacked(logits, settings.guidance, "c+w(c-u)") if guided else logits
+            return guide_stacked(logits, settings.guidance, "c+s(c-u)") if guided else logits
 
         def keep_given(bits, t, step):
             if given is None:

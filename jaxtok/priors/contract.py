@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Condition, Latents
 
 Metrics = dict[str, jax.Array]
@@ -188,6 +189,15 @@ def _check_latents(prior, latents):
         raise ValueError(
             f"latents of shape {found}; this prior models [B, {expected[0]}, {expected[1]}] codes"
         )
+
+
+def drop_condition(condition: Condition | None, keys: jax.Array, probability: float) -> Condition | None:
+    """The condition of a training batch whose rows lose it with some probability, so that guidance has an
+    unconditional side (arXiv 2207.12598); `keys` is one key per example.
+    """
+    if condition is None or not probability:
+        return condition
+    return condition.select(random.uniform(random.fold(keys, 2), ()) < probability)
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:

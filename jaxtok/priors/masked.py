@@ -17,7 +17,7 @@ from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Condition, Latents
 from jaxtok.decoding.unmasking import check_mask_schedule, mask_ratio, random_masked
 from jaxtok.nn.slots import log_likelihood, slot_logits
-from jaxtok.priors.contract import Codec, Metrics, Prior, masked_mean
+from jaxtok.priors.contract import Codec, Metrics, Prior, drop_condition, masked_mean
 from jaxtok.priors.masked_sampling import MaskedSettings, sample_masked
 
 __all__ = ["Masked", "MaskedSettings"]
@@ -103,9 +103,7 @@ class Masked:
         masked = self.draw_mask(
             random.uniform(random.fold(keys, 0), ()), random.uniform(random.fold(keys, 1), (tokens,))
         )
-        if condition is not None and self.condition_dropout:
-            dropped = random.uniform(random.fold(keys, 2), ()) < self.condition_dropout
-            condition = condition.select(dropped)
+        condition = drop_condition(condition, keys, self.condition_dropout)
         logits = apply(params, latents.codes, condition, masked)
         return self.weighted_loss(logits, latents, masked)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from jaxtok.data.token_shards import read_manifest
 from jaxtok.evaluate.protocol import Result, write_results
 from jaxtok.train.claims import Claim
 from jaxtok.train.config import differences, to_json
@@ -68,6 +69,13 @@ def train(
     """
     workdir = Path(run.workdir)
     stages = select_stages(list(experiment.stages(config)), only)
+    if run.tokens:
+        read_manifest(Path(run.tokens).expanduser())  # before the tokenizer is trained for hours
+        if not any(stage.codes for stage in stages):
+            raise ValueError(
+                f"--tokens {run.tokens}: none of the stages {[stage.name for stage in stages]} learns codes, "
+                "so nothing would read them; leave it out, or train a prior"
+            )
     if jax.process_index() == 0:
         print(parameter_table(config.model), flush=True)
     with workdir_lock(workdir):

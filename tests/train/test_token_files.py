@@ -126,6 +126,24 @@ def test_a_folder_holds_tokens_of_one_tokenizer_and_one_data_set(tmp_path):
         encode_data(Fake(), DATA, tmp_path, "train", crops=2, shard_size=7)
 
 
+def test_augmentation_of_another_seed_is_not_mixed_in(tmp_path):
+    encode_data(Fake(), DATA, tmp_path, "eval", crops=2, part=0, parts=2)
+    with pytest.raises(ValueError, match="holds tokens with another seed"):
+        encode_data(Fake(), dataclasses.replace(DATA, seed=1), tmp_path, "eval", crops=2)
+
+
+def test_tokens_that_no_stage_reads_are_an_error(small_run, tmp_path, capsys):
+    encode_data(load(small_run[0]), SMALL_CONFIG.data, tmp_path / "tokens", "train")
+    for folder, told in (
+        ("tokens", "none of the stages ['tokenizer'] learns codes"),
+        ("no", "holds no tokens"),
+    ):
+        with pytest.raises(SystemExit):
+            train_small(tmp_path / "run", "--only", "tokenizer", "--tokens", tmp_path / folder)
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("wrong", [{"crops": -1}, {"shard_size": -1}, {"part": 1}, {"part": 2, "parts": 2}])
 def test_numbers_out_of_range(tmp_path, wrong):
     with pytest.raises(ValueError, match="part="):

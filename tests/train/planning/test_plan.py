@@ -242,7 +242,7 @@ def test_a_prior_on_token_files_runs_no_tokenizer(tmp_path):
         small_cli("plan", *arguments, "--out", tmp_path / "plan.json")
         plans += json.loads((tmp_path / "plan.json").read_text())["stages"]
     of_images, of_tokens = plans
-    assert 0 < of_tokens["program"]["jaxpr_flops"] + 1 < 0.1 * of_images["program"]["jaxpr_flops"]
+    assert of_tokens["program"]["jaxpr_flops"] < 0.1 * of_images["program"]["jaxpr_flops"]
 
 
 @pytest.mark.parametrize("more", [{"search": True}, {"verb": "sample"}])
