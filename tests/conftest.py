@@ -3,6 +3,7 @@
 The environment is set here, before anything imports JAX, because JAX reads it once.
 """
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -62,12 +63,19 @@ def shared():
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory):
+def small_run(tmp_path_factory, worker_id):
     """A run of the verb `train` with the smallest model, three steps per stage: work directory and output.
 
-    Tests only read in it.
+    Tests only read in it. One run serves all processes of the tests: the first that needs it trains it, the
+    others wait.
     """
     from tests.small_run import train_small
 
-    workdir = tmp_path_factory.mktemp("runs") / "small"
-    return workdir, train_small(workdir)
+    base = tmp_path_factory.getbasetemp()
+    workdir = (base if worker_id == "master" else base.parent) / "small_run"
+    printed = workdir.with_suffix(".txt")
+    with open(workdir.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            printed.write_text(train_small(workdir))
+    return workdir, printed.read_text()

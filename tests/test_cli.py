@@ -3,6 +3,7 @@ import dataclasses
 import io
 import itertools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -94,7 +95,9 @@ def test_other_settings_are_refused_with_the_list_of_differences(workdir, capsys
     assert "config.model.bits: 4 -> 5" in message and "seed: 0 -> 2" in message and "--init-from" in message
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_results_of_training(workdir, tmp_path):
+    workdir = shutil.copytree(workdir, tmp_path / "run")  # results are written again
     before = read_results(workdir / "results.json")
     output = small_cli("evaluate", "--workdir", workdir)
     after = read_results(workdir / "results.json")

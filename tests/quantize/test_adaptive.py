@@ -22,6 +22,7 @@ def same_partition(a, b):
     return np.array_equal(a[:, None] == a, b[:, None] == b)
 
 
+@pytest.mark.slow
 def test_directions_are_found_whatever_the_length_of_tokens():
     z, labels = directions(3, kinds=4)
     clusters = cluster_tokens(z, KEY, most=4)
@@ -45,6 +46,7 @@ def test_the_number_of_clusters_follows_the_input():
     np.testing.assert_array_equal(released.mask.sum(-1), [4, 5, 7])  # index + 4
 
 
+@pytest.mark.slow
 def test_distortion_falls_with_the_number_of_clusters_to_zero():
     z = normal(1, 6, 5)[:, jnp.arange(24) % 6]
     distortions = [float(cluster_tokens(z, KEY, most=k).distortion[0]) for k in (1, 3, 6)]
