@@ -5,6 +5,7 @@ and `--help`.
 import dataclasses
 import difflib
 import inspect
+import json
 import logging
 import os
 import sys
@@ -25,7 +26,7 @@ _VERBS = {
     "decode": "turn token files back into images",
     "verify": "train the arms of the claims and say which hold",
     "plan": "compile for a pod that is not there: memory, arithmetic, messages, what fits",
-    "sweep": "(not there yet) search hyper-parameters",
+    "sweep": "search hyper-parameters, in as many processes as you start",
 }
 
 
@@ -37,6 +38,7 @@ def main(
     doc: str | None = None,
     argv: Sequence[str] | None = None,
     verbs: Sequence[str] = tuple(_VERBS),
+    space: Mapping[str, Any] | None = None,
 ) -> None:
     """Runs an experiment from the command line: `[verb] [--preset name] [--field value ...]`.
 
@@ -49,6 +51,7 @@ def main(
       argv: arguments; default those of the process.
       verbs: those that make sense here; a comparison of many small models has nothing to sample or encode
         with.
+      space: what `sweep` varies by default: dotted path in the configuration -> `Range` or `Choice`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_jax()
@@ -58,15 +61,13 @@ def main(
     from jaxtok.train.experiment import Experiment
     from jaxtok.train.loop import Stopped
 
-    experiment = Experiment(name, doc or "", presets, stages, claims)
+    experiment = Experiment(name, doc or "", presets, stages, claims, space or {})
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
         verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "train"
         if verb not in verbs:
             raise ValueError(f"no verb {verb!r}; there are {', '.join(verbs)}")
-        if verb == "sweep":
-            raise ValueError(f"the verb {verb!r} is not there yet")
         _run(experiment, verb, arguments, verbs)
         finish()
     except Stopped as stopped:
@@ -111,8 +112,7 @@ def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str
     from jaxtok.train.distributed import initialize
     from jaxtok.train.run import Run
 
-    preset, arguments = _take_preset(experiment.presets, arguments)
-    config = experiment.presets[preset]
+    preset, config, arguments = _take_config(experiment, arguments)
     workdir = f"runs/{experiment.name}-{preset}"
     if verb == "train":
         run, config = _parse(verb, _description(experiment, offered), arguments, Run(workdir=workdir), config)
@@ -134,25 +134,50 @@ def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str
         description = f"{_summary(verbs.Verify)}\n\n{_presets(experiment)}"
         options, config = _parse(verb, description, arguments, default, config)
         verbs.verify_verb(experiment, config, options, preset)
+    elif verb == "sweep":
+        try:
+            from jaxtok.train.sweeping.verb import Sweep, sweep_verb
+        except ModuleNotFoundError as error:
+            if error.name != "optuna":
+                raise
+            raise ImportError('`sweep` needs Optuna: pip install "jaxtok[sweep]"') from error
+
+        description = f"{_summary(Sweep)}\n\n{_presets(experiment)}"
+        options, config = _parse(verb, description, arguments, Sweep(workdir=f"{workdir}-sweep"), config)
+        sweep_verb(experiment, config, options)
     else:
         kind = getattr(verbs, verb.capitalize())
         options, _ = _parse(verb, _summary(kind), arguments, kind(workdir=workdir), None)
         getattr(verbs, f"{verb}_verb")(experiment, options)
 
 
-def _take_preset(presets: Mapping[str, Any], arguments: list[str]) -> tuple[str, list[str]]:
-    rest, preset = [], next(iter(presets))
-    words = iter(arguments)
+def _take_config(experiment: Any, arguments: list[str]) -> tuple[str, Any, list[str]]:
+    """What `--preset name` or `--config file` names: its name, the configuration, and the other arguments."""
+    from jaxtok.train.config import from_json
+
+    taken: dict[str, str] = {}
+    rest, words = [], iter(arguments)
     for word in words:
-        if word == "--preset":
-            preset = next(words, "")
-        elif word.startswith("--preset="):
-            preset = word.partition("=")[2]
+        flag, equals, value = word.partition("=")
+        if flag in ("--preset", "--config"):
+            taken[flag] = value if equals else next(words, "")
         else:
             rest.append(word)
-    if preset not in presets:
-        raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
-    return preset, rest
+    presets = experiment.presets
+    if len(taken) == 2:
+        raise ValueError("--preset and --config are two places for one configuration; give one")
+    if "--config" not in taken:
+        preset = taken["--preset"] if taken else next(iter(presets))
+        if preset not in presets:
+            raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
+        return preset, presets[preset], rest
+    path = Path(taken["--config"])
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or not {"experiment", "config"} <= set(record):
+        raise ValueError(f"{path} is no configuration: it needs the keys 'experiment' and 'config'")
+    if record["experiment"] != experiment.name:
+        raise ValueError(f"{path} configures {record['experiment']!r}, this is {experiment.name!r}")
+    return path.stem, from_json(type(next(iter(presets.values()))), record["config"]), rest
 
 
 def _parse(verb: str, description: str, arguments: list[str], options: Any, config: Any) -> tuple[Any, Any]:
@@ -195,7 +220,10 @@ def _summary(kind: type) -> str:
 
 
 def _presets(experiment: Any) -> str:
-    return f"--preset is one of {', '.join(experiment.presets)}; flags change single fields of it."
+    return (
+        f"--preset is one of {', '.join(experiment.presets)}, --config a file (`config.json` of a run, "
+        "`best.json` of a sweep); flags change single fields of it."
+    )
 
 
 def _description(experiment: Any, offered: Sequence[str]) -> str:

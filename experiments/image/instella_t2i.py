@@ -41,6 +41,7 @@ from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes
+from jaxtok.train.sweeping.space import Range
 
 
 @dataclass(frozen=True)
@@ -223,5 +224,11 @@ CLAIMS = [
     ),
 ]
 
+# What `sweep` tries where nothing is said.
+SPACE = {
+    "tokenizer.learning_rate": Range(3e-4, 1e-2, log=True),
+    "prior.learning_rate": Range(1e-4, 5e-3, log=True),
+}
+
 if __name__ == "__main__":
-    cli.main("instella_t2i", PRESETS, stages, CLAIMS, __doc__)
+    cli.main("instella_t2i", PRESETS, stages, CLAIMS, __doc__, space=SPACE)

@@ -20,9 +20,10 @@ from jaxtok.train.claims import Claim
 from jaxtok.train.config import differences, to_json
 from jaxtok.train.initialise import initialiser
 from jaxtok.train.lock import workdir_lock
-from jaxtok.train.loop import fit
+from jaxtok.train.loop import Watch, fit
 from jaxtok.train.run import Run
 from jaxtok.train.stage import Stage, inference_variables
+from jaxtok.train.sweeping.space import Choice, Range
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Experiment:
       presets: configurations by name; the first is the default.
       stages: `config -> stages in order`.
       claims: falsifiable comparisons.
+      space: what `sweep` varies by default, by dotted path in the configuration.
     """
 
     name: str
@@ -44,10 +46,16 @@ class Experiment:
     presets: Mapping[str, Any]
     stages: Callable[[Any], Iterable[Stage]]
     claims: Sequence[Claim] = ()
+    space: Mapping[str, Range | Choice] = dataclasses.field(default_factory=dict)
 
 
 def train(
-    experiment: Experiment, config: Any, run: Run, *, only: Sequence[str] = ()
+    experiment: Experiment,
+    config: Any,
+    run: Run,
+    *,
+    only: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> dict[str, list[Result]]:
     """Runs the stages of an experiment in order; each continues from its own checkpoint.
 
@@ -59,6 +67,7 @@ def train(
       config: one of its configurations.
       run: where and how.
       only: names of the stages to run (with the stages that they read); default all.
+      watch: called with stage, step and results after every evaluation; what it raises ends the run.
 
     Returns:
       Results of the evaluation of each stage.
@@ -92,6 +101,7 @@ def train(
                 {**variables, **networks},
                 initialise=initialiser(run.init_from, experiment.name, stage.name) if run.init_from else None,
                 metadata={"config": to_json(config)},
+                watch=watch,
             )
             variables[stage.name] = inference_variables(state)
             summary[stage.name] = {

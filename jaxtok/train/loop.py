@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from jaxtok.train.writers import MultiWriter, default_writer
 log = logging.getLogger(__name__)
 
 Initialise = Callable[[State], State]
+Watch = Callable[[str, int, Sequence[Result]], None]  # (stage, step, results) of every evaluation
 
 
 MOST_SKIPPED_IN_A_ROW = 20  # with `--on-nonfinite skip`; then the parameters themselves must be bad
@@ -52,6 +53,7 @@ def fit(
     *,
     initialise: Initialise | None = None,
     metadata: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[State, list[Result]]:
     """Trains one stage, or continues it from the newest whole checkpoint in `run.workdir`.
 
@@ -62,6 +64,7 @@ def fit(
       initialise: changes a fresh state before the first step (official or other weights); not called when
         resuming.
       metadata: plain JSON to store with each checkpoint (the configuration).
+      watch: called after every evaluation; what it raises ends the run.
 
     Returns:
       The final state and the results of the final evaluation.
@@ -113,7 +116,7 @@ def fit(
         try:
             with jax.set_mesh(mesh), StopSignal() as stop, Watchdog(run.distributed.stall) as watchdog:
                 parts = stage, step.update, run, mesh, pipeline, frozen, key, checkpoints, writer, describe
-                loop = _Loop(*parts, watchdog)
+                loop = _Loop(*parts, watchdog, watch)
                 state = loop.train(state, start, stop)
                 results = loop.look(state, stage.steps)
                 if stop.agreed():
@@ -140,6 +143,7 @@ class _Loop:
     writer: MultiWriter
     metadata: Mapping[str, Any]
     watchdog: Watchdog
+    watch: Watch | None = None
     pending: list[tuple[int, dict[str, jax.Array]]] = dataclasses.field(default_factory=list)
     last_finite: int = 0
     skipped: int = 0
@@ -255,6 +259,8 @@ class _Loop:
         for name, figure in self.stage.view.figures(trained).items():
             self.writer.image(step, name, figure)
         self.watchdog.alive()
+        if self.watch is not None:
+            self.watch(self.stage.name, step, results)
         return results
 
 

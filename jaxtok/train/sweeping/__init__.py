@@ -1,0 +1,1 @@
+"""Searching hyper-parameters: spaces, studies that many processes share, and what came out."""
