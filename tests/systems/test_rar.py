@@ -1,0 +1,68 @@
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtok import convert
+from jaxtok.codes import Condition, Latents
+from jaxtok.decoding.guidance import guidance_strength, guide
+from jaxtok.systems.image.rar import RAR
+from jaxtok.systems.image.rar_generator import SIZES, RARGenerator, from_official, sampling
+from jaxtok.weights import read_tensors
+from tests.filled import draw_like
+
+TINY = RAR.tiny()
+
+
+@pytest.mark.slow  # parity
+def test_the_official_code_gives_the_same(shared):
+    path = shared("goldens/rar.safetensors")
+    tensors, metadata = read_tensors(path)
+    config, loaded = json.loads(metadata["config"]), convert.load("rar", path)["model"]
+    model, io = (
+        from_official(config),
+        {k.removeprefix("io."): v for k, v in tensors.items() if k[:3] == "io."},
+    )
+    codes, orders = (jnp.asarray(io[key], jnp.int32) for key in ("tokens", "random_orders"))
+    told = model.network().class_condition(jnp.asarray(io["classes"], jnp.int32))
+    none = Condition(jnp.full(told.batch, model.classes, jnp.int32))
+    vocab = model.network().vocab
+    np.testing.assert_array_equal(io["condition"], vocab.range("class").start + io["classes"])
+    np.testing.assert_array_equal(io["none_condition"], vocab.id("null"))
+
+    apply = jax.jit(loaded.module.apply)
+    whole = lambda condition, order=None: apply(loaded.variables, codes[..., None], condition, order)
+    raster, shuffled = whole(told), whole(told, orders)
+    in_order = np.take_along_axis(np.asarray(shuffled), np.asarray(orders)[..., None], axis=1)
+    np.testing.assert_allclose(raster, io["logits_raster"][:, :-1], atol=1e-4)
+    np.testing.assert_allclose(in_order, io["logits_random"][:, :-1], atol=1e-4)
+    np.testing.assert_allclose(whole(none), io["logits_uncond"][:, :-1], atol=1e-4)
+    np.testing.assert_array_equal(np.take_along_axis(codes, orders, axis=1), io["labels_random"])
+
+    prior, params = model.prior(), loaded.variables["params"]
+    rule = dataclasses.replace(prior.rule, condition_dropout=0.0)
+    for logits, name in ((raster, "raster"), (shuffled, "random")):
+        loss, _ = rule.loss(lambda *_, x=logits: x, {}, Latents(codes[..., None]), told, jax.random.key(0))
+        np.testing.assert_allclose(loss, io[f"loss_{name}"], atol=1e-4)
+
+    for greedy, a in config["greedy"].items():
+        official = sampling(a["randomize_temperature"], a["guidance_scale"], a["guidance_scale_pow"])
+        settings = dataclasses.replace(official, temperature=0.0)
+        sample = jax.jit(lambda p, s=settings: prior.sample(p, told, jax.random.key(0), settings=s).codes)
+        drawn = sample(params)
+        np.testing.assert_array_equal(drawn[..., 0], io[f"greedy.{greedy}.tokens"])
+        logits, unconditional = (apply(loaded.variables, drawn, condition) for condition in (told, none))
+        progress = np.arange(model.tokens)[:, None] / model.tokens
+        schedule = (settings.guidance_schedule, settings.guidance_power)
+        strength = guidance_strength(settings.guidance, progress, *schedule)
+        guided = guide(logits, unconditional, strength) / official.temperature
+        np.testing.assert_allclose(jax.nn.softmax(guided), io[f"greedy.{greedy}.probs"], atol=1e-4)
+
+    saved = convert.save(loaded)
+    assert saved.keys() == {key for key in tensors if key.startswith("model.")}
+    for key, tensor in saved.items():
+        np.testing.assert_array_equal(tensor, tensors[key], err_msg=key)
