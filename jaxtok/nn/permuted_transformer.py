@@ -125,7 +125,7 @@ class PermutedTransformer(nn.Module):
         self,
         codes: Int[jax.Array | np.ndarray, "B N Q"],
         condition: Condition | None = None,
-        orders: Int[jax.Array | np.ndarray, "B N"] | None = None,
+        orders: Int[jax.Array | np.ndarray, "#B M"] | None = None,
     ) -> Float[jax.Array, "B N F"]:
         """Logits of every token given those before it in the order, float32.
 

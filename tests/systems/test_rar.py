@@ -13,7 +13,6 @@ from jaxtok.decoding.guidance import guidance_strength, guide
 from jaxtok.systems.image.rar import RAR
 from jaxtok.systems.image.rar_generator import SIZES, RARGenerator, from_official, sampling
 from jaxtok.weights import read_tensors
-from tests.filled import draw_like
 
 TINY = RAR.tiny()
 
@@ -66,3 +65,60 @@ def test_the_official_code_gives_the_same(shared):
     assert saved.keys() == {key for key in tensors if key.startswith("model.")}
     for key, tensor in saved.items():
         np.testing.assert_array_equal(tensor, tensors[key], err_msg=key)
+
+
+def elements(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_published_sizes_have_the_published_numbers_of_parameters(shared, size):
+    rows = json.loads(shared("goldens/parameter_counts.json").read_text())
+    (row,) = [row for row in rows if row["configuration"] == f"RAR-{size}"]
+    params = RARGenerator.published(size).shapes()["params"]
+    parts = {
+        "blocks": params["stack"],
+        "embeddings": params["table"],
+        "adaln_before_head": params["norm"],
+        "lm_head": params["out"],
+        "cls_token": params["first"],
+        "pos_embed": params["positions"],
+        "target_aware_pos_embed": params["targets"],
+        "timesteps_embeddings": params["steps"],
+    }
+    assert {name: elements(part) for name, part in parts.items()} == row["parts"]
+    assert elements(params) == row["parameters"]
+
+
+def test_official_arguments_become_our_sizes():
+    assert from_official({}) == RARGenerator.published("B")
+    a = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 48}
+    a |= {"image_seq_len": 10, "condition_num_classes": 7, "guidance_scale": 0.0}
+    model = from_official({"model": {"vq_model": {"codebook_size": 9}, "generator": a}})
+    assert (model.width, model.heads, model.layers, model.hidden) == (32, 2, 3, 48)
+    assert (model.tokens, model.codebook, model.classes, model.settings.guidance) == (10, 9, 7, 0.0)
+    assert (sampling(1.0, 16.0, 2.75).guidance, sampling(1.0, 1.0, 1.0).guidance) == (15.0, 0.0)
+    for change, message in (
+        ({"model_type": "uvit"}, "model_type='uvit' of the generator"),
+        ({"num_attention_heads": 3}, "width=32 must divide by heads=3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_official({"model": {"generator": {**a, **change}}})
+    with pytest.raises(ValueError, match="no size 'S' of RAR; there are B, L, XL, XXL"):
+        RARGenerator.published("S")
+    with pytest.raises(ValueError, match="models 9 tokens of levels"):
+        dataclasses.replace(TINY, generator=dataclasses.replace(TINY.generator, tokens=9))
+
+
+def test_the_tiny_prior_draws_what_the_tokenizer_decodes():
+    def everything(key):
+        images = jnp.zeros((2, 8, 8, 1), jnp.uint8)
+        variables, prior = TINY.tokenizer().init(key, images), TINY.prior_named("autoregressive")
+        latents, told = TINY.encode(variables, images), TINY.class_condition(jnp.asarray([3, 7]))
+        drawn = prior.sample(prior.init(key, latents, told), told, key)
+        return drawn.codes, TINY.decode(variables, drawn)
+
+    codes, images = jax.eval_shape(everything, jax.random.key(0))
+    assert codes.shape == (2, 16, 1) and images.shape == (2, 8, 8, 1)
+    with pytest.raises(ValueError, match="prior 'masked'; choose one of"):
+        TINY.prior_named("masked")
