@@ -52,37 +52,33 @@ def test_every_order_is_as_likely_as_any_other():
 
 def test_one_compiled_update_serves_all_steps_and_ends_with_plain_next_token_prediction():
     objective = PriorObjective(Prior(NETWORK, RULE), lambda _, codes: Latents(codes), lambda batch, _: TOLD)
-    traces = []
+    plain = Prior(NETWORK, Autoregressive(SPACE, condition_dropout=0.0))
+    traces, key = [], jax.random.key(0)
 
     @jax.jit
-    def loss(step):
+    def run(params, step):
         traces.append(step)
-        terms = objective.loss(
-            {"params": PARAMS}, {"image": CODES}, {"tokenizer": {}}, jax.random.key(0), step
-        )
-        return terms.total, terms.metrics
+        variables, batch, frozen = {"params": params}, {"image": CODES}, {"tokenizer": {}}
+        terms = objective.loss(variables, batch, frozen, key, step)
+        orders = RULE.at(step).draw_orders(example_keys(key, BATCH), TOKENS)
+        apply = lambda params, codes, told: plain.apply(params, codes, told, orders)
+        return {
+            "loss": terms.total,
+            "share": terms.metrics["random_share"],
+            "orders": orders,
+            "in those orders": plain.rule.loss(apply, params, Latents(CODES), TOLD, key)[0],
+            "plain": plain.loss(params, Latents(CODES), TOLD, key)[0],
+            "held out": objective.held_out(variables, batch, frozen, key),
+        }
 
-    (early, metrics), (late, ended) = loss(0), loss(500)
-    assert len(traces) == 1 and (metrics["random_share"], ended["random_share"]) == (1, 0)
-    plain = Prior(NETWORK, Autoregressive(SPACE, condition_dropout=0.0))
-    expected = jax.jit(lambda: plain.loss(PARAMS, Latents(CODES), TOLD, jax.random.key(0))[0])()
-    np.testing.assert_allclose(late, expected, rtol=1e-5)
-    held_out = objective.held_out({"params": PARAMS}, {"image": CODES}, {"tokenizer": {}}, jax.random.key(0))
-    np.testing.assert_allclose(held_out, expected, rtol=1e-5)
-    orders = RULE.draw_orders(example_keys(jax.random.key(0), BATCH), TOKENS)  # share 0
-    np.testing.assert_array_equal(orders, np.tile(np.arange(TOKENS), (BATCH, 1)))
-    shuffled = dataclasses.replace(RULE, random_share=1.0).draw_orders(
-        example_keys(jax.random.key(0), BATCH), TOKENS
-    )
-    in_order = Prior(NETWORK, plain.rule).rule.loss(
-        lambda params, codes, told: NETWORK.apply({"params": params}, codes, told, shuffled),
-        PARAMS,
-        Latents(CODES),
-        TOLD,
-        jax.random.key(0),
-    )[0]
-    np.testing.assert_allclose(early, in_order, rtol=1e-5)
-    assert abs(early - late) > 1e-3
+    early, late = run(PARAMS, 0), run(PARAMS, 500)
+    assert len(traces) == 1 and (early["share"], late["share"]) == (1, 0)
+    rows = np.tile(np.arange(TOKENS), (BATCH, 1))
+    np.testing.assert_array_equal(late["orders"], rows)
+    assert (early["orders"] != rows).any() and abs(early["loss"] - late["loss"]) > 1e-3
+    np.testing.assert_allclose(early["loss"], early["in those orders"], rtol=1e-5)
+    for name in ("in those orders", "plain", "held out"):
+        np.testing.assert_allclose(late["loss"], late[name], rtol=1e-5, err_msg=name)
 
 
 def test_given_tokens_come_first_and_steer_all_others():
@@ -105,9 +101,12 @@ def test_given_tokens_come_first_and_steer_all_others():
             for given_first in (True, False)
         )
         orders = jnp.asarray([[2, 0, 1, 3], [2, 3, 0, 1], [2, 0, 1, 3]])
-        return first, prior.apply(params, first, TOLD, orders), behind, prior.apply(params, behind, TOLD)
+        # With guidance both halves of the batch take the same order.
+        guided = prior.sample(params, TOLD, jax.random.key(0), given=Latents(codes, mask=mask)).codes
+        whole = prior.apply(params, first, TOLD, orders), prior.apply(params, behind, TOLD)
+        return first, whole[0], behind, whole[1], guided
 
-    first, logits, behind, raster = run(PARAMS, given)
+    first, logits, behind, raster, guided = run(PARAMS, given)
     for drawn, likeliest in ((first, logits.argmax(-1)), (behind, raster.argmax(-1))):
         np.testing.assert_array_equal(drawn[mask], 3)
         np.testing.assert_array_equal(drawn[..., 0], np.where(mask[..., 0], 3, likeliest))
@@ -115,13 +114,4 @@ def test_given_tokens_come_first_and_steer_all_others():
     other = run(PARAMS, np.where(mask, 0, given))
     np.testing.assert_array_equal(other[2][:, :2], behind[:, :2])
     assert (np.asarray(other[0][:, :2]) != np.asarray(first[:, :2])).any()
-    # With guidance both halves of the batch take the same order.
-    settings = PermutedSettings(guidance=2.0)
-    drawn = jax.jit(
-        lambda params: (
-            prior.sample(
-                params, TOLD, jax.random.key(0), given=Latents(given, mask=mask), settings=settings
-            ).codes
-        )
-    )(PARAMS)
-    np.testing.assert_array_equal(np.asarray(drawn)[mask], 3)
+    np.testing.assert_array_equal(np.asarray(guided)[mask], 3)
