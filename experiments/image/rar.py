@@ -73,7 +73,7 @@ TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
     model=RAR.tiny(),
     weights=TokenizerWeights("l2"),
-    tokenizer=Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    tokenizer=Fit(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
     prior=Fit(steps=400, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
     judge="digits",
 )

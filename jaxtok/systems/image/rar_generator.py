@@ -91,7 +91,7 @@ class RARGenerator:
     def tiny(cls) -> "RARGenerator":
         """A generator for 16 tokens of 64 codes and ten classes; trains in minutes on two CPU cores."""
         settings = PermutedSettings(3.0, guidance_power=1.0, given_first=False)
-        return cls(4, 4, 128, 512, 16, 64, 10, 0.1, settings, 0, 0, unroll=4)
+        return cls(3, 3, 96, 384, 16, 64, 10, 0.1, settings, 0, 0, unroll=3)
 
     @property
     def space(self) -> CodeSpace:
