@@ -27,6 +27,7 @@ SYSTEMS = (
     "instella_t2i",
     "llamagen",
     "maskgit_vqgan",
+    "rar",
     "tatitok",
     "titok",
     "titok_maskgit",

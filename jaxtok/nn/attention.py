@@ -1,7 +1,7 @@
 """Multi-head attention with normalised queries and keys, rotary positions and ready-made extra keys."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxtok.nn.linear import Dense
-from jaxtok.nn.normalization import RMSNorm
+from jaxtok.nn.normalization import make_norm
 from jaxtok.nn.rope import Rope, apply_rope
 
 Heads = Float[jax.Array, "B N H D"]
@@ -17,6 +17,7 @@ Keys = Float[
     jax.Array, "B S K D"
 ]  # their number differs from that of the queries, and so may that of their heads
 AttentionFn = Callable[..., jax.Array]
+QKNorm = bool | Literal["rms", "layer"]  # True is "rms"
 
 
 def dot_product_attention(
@@ -41,7 +42,8 @@ class Attention(nn.Module):
     Attributes:
       heads: number of heads.
       head_dim: channels per head; the output is as wide as the input whatever `heads * head_dim` is.
-      qk_norm: whether each head's queries and keys go through an RMS norm with a learned scale.
+      qk_norm: whether each head's queries and keys go through a norm with learned parameters, and which: an
+        RMS norm (True) or the one named.
       use_bias: whether the projections have biases.
       attention_fn: `(query, key, value, mask) -> output`.
       dtype: computation dtype.
@@ -52,7 +54,7 @@ class Attention(nn.Module):
 
     heads: int
     head_dim: int
-    qk_norm: bool = True
+    qk_norm: QKNorm = True
     use_bias: bool = False
     attention_fn: AttentionFn = dot_product_attention
     dtype: Any = jnp.float32
@@ -74,7 +76,8 @@ class Attention(nn.Module):
             projection(key_heads),
         )
         if self.qk_norm:
-            self.query_norm, self.key_norm = RMSNorm(dtype=self.dtype), RMSNorm(dtype=self.dtype)
+            kind = "rms" if self.qk_norm is True else self.qk_norm
+            self.query_norm, self.key_norm = (make_norm(kind, dtype=self.dtype) for _ in range(2))
 
     def keys_values(self, x: Float[jax.Array, "B N E"], rope: Rope | None = None) -> tuple[Keys, Keys]:
         """Keys and values of a sequence, each [B, N, K, head_dim]."""

@@ -4,13 +4,16 @@ It stands with the networks, not with the samplers, because networks write it.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxtok.codes import pytree_dataclass
+
+Cache = TypeVar("Cache", bound="KVCache")
 
 
 @pytree_dataclass()
@@ -58,7 +61,7 @@ class KVCache:
         text = jnp.broadcast_to(self.context_mask[:, None], (batch, queries, self.context))
         return jnp.concatenate([text, own], axis=-1)[:, None]
 
-    def append(self, keys: jax.Array, values: jax.Array) -> "KVCache":
+    def append(self: Cache, keys: jax.Array, values: jax.Array) -> Cache:
         """Writes the keys and values [L, B, S, H, head_dim] of S new tokens behind each row's filled ones.
 
         The caller sees to it that every row has room: lengths are not known when this is compiled, and tokens
@@ -91,7 +94,9 @@ class KVCache:
             length=self.length + keys.shape[2],
         )
 
-    def keep(self, indices: Int[jax.Array, "B M"], length: Int[jax.Array, " B"] | None = None) -> "KVCache":
+    def keep(
+        self: Cache, indices: Int[jax.Array, "B M"], length: Int[jax.Array, " B"] | None = None
+    ) -> Cache:
         """Keeps the given tokens of each row, in the given order; for speculation (accept a path) and editing
         (cut the end).
 
@@ -108,3 +113,35 @@ class KVCache:
 
         length = jnp.full((batch,), kept, jnp.int32) if length is None else length
         return dataclasses.replace(self, keys=gather(self.keys), values=gather(self.values), length=length)
+
+
+def with_room(
+    keys: Shaped[jax.Array, "L B H T D"], values: Shaped[jax.Array, "L B H T D"], capacity: int
+) -> tuple[Shaped[jax.Array, "L B H K D"], Shaped[jax.Array, "L B H K D"]]:
+    """Keys and values of a condition with room for `capacity` tokens behind them, as `KVCache` keeps them."""
+    room = ((0, 0), (0, 0), (0, 0), (0, capacity), (0, 0))
+    return jnp.pad(keys, room), jnp.pad(values, room)
+
+
+def cached_step(
+    stack: Callable[..., Any],
+    cache: Cache,
+    x: Float[jax.Array, "B S D"],
+    mask: Bool[jax.Array, "B S C"] | None = None,
+    **shared: Any,
+) -> tuple[Float[jax.Array, "B S D"], Cache]:
+    """Runs S new tokens through a stack that sees those of a cache.
+
+    Args:
+      stack: `jaxtok.nn.transformer.Stack` or what is called like it.
+      cache: from `start` or an earlier step.
+      x: the tokens, before the first block.
+      mask: see `KVCache.visible`.
+      **shared: what else all layers share, see `jaxtok.nn.transformer.Block`.
+
+    Returns:
+      The tokens behind the last block, and the cache with S more.
+    """
+    shared["mask"] = cache.visible(x.shape[1], mask)
+    x, (keys, values) = stack(x, {"prefix": (cache.keys, cache.values)}, shared, collect="keys_values")
+    return x, cache.append(keys, values)

@@ -65,6 +65,13 @@ class TextConditioner(nn.Module):
         return features, _mask(condition, features)
 
 
+def check_condition(condition: Condition | None, needed: bool) -> None:
+    """Raises `ValueError` for a condition where the network has none, or the other way round."""
+    if (condition is not None) != needed:
+        has, given = ("needs a", "no") if needed else ("has no", "a")
+        raise ValueError(f"this prior {has} condition, but {given} condition was given")
+
+
 def for_layers(features: Float[jax.Array, "L B T E"], layers: int) -> jax.Array:
     """Spreads the layers of an encoder over those of a prior: prior layer l reads encoder layer floor(l L' /
     L).

@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxtok.codes import CodeSpace, Condition
-from jaxtok.nn.cache import KVCache
-from jaxtok.nn.conditioning import for_layers
+from jaxtok.nn.cache import KVCache, cached_step, with_room
+from jaxtok.nn.conditioning import check_condition, for_layers
 from jaxtok.nn.constrain import constrain
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.modulation import AdaptiveLayerNorm, TimeEmbedding
 from jaxtok.nn.normalization import RMSNorm
-from jaxtok.nn.slots import SlotEmbedding, head_width
+from jaxtok.nn.slots import SlotEmbedding, embedded, head_width
 from jaxtok.nn.transformer import Block, Remat, Stack
 
 
@@ -129,8 +129,7 @@ class LatentTransformer(nn.Module):
             per_layer, mask = self._context(condition, None)
             placeholder = jnp.zeros((batch, 1, self.heads * self.head_dim), self.dtype)
             keys, values = self.stack(placeholder, per_layer, collect="context")[1]
-        room = ((0, 0), (0, 0), (0, 0), (0, capacity), (0, 0))
-        return KVCache(jnp.pad(keys, room), jnp.pad(values, room), mask, jnp.zeros((batch,), jnp.int32))
+        return KVCache(*with_room(keys, values, capacity), mask, jnp.zeros((batch,), jnp.int32))
 
     def step(
         self,
@@ -151,12 +150,10 @@ class LatentTransformer(nn.Module):
         Returns:
           Logits float32 and the cache with S more tokens.
         """
-        x = self.embedding(inputs) if jnp.issubdtype(inputs.dtype, jnp.integer) else inputs.astype(self.dtype)
+        x = embedded(self.embedding, inputs)
         x = jnp.where((positions == 0)[..., None], self.start_vector.astype(x.dtype), x)
-        per_layer = {"prefix": (cache.keys, cache.values)}
-        shared = {"mask": cache.visible(x.shape[1], mask), "position_ids": positions}
-        x, (keys, values) = self.stack(x, per_layer, shared, collect="keys_values")
-        return self._head(x, None), cache.append(keys, values)
+        x, cache = cached_step(self.stack, cache, x, mask, position_ids=positions)
+        return self._head(x, None), cache
 
     def embed(self, codes: Int[jax.Array, "B S Q"]) -> Float[jax.Array, "B S D"]:
         """Input embeddings of codes."""
@@ -177,9 +174,8 @@ class LatentTransformer(nn.Module):
         return {"context": for_layers(features.astype(self.dtype), self.layers)}, mask
 
     def _check(self, condition, t, cache, timed=None):
-        if cache is None and (condition is None) != (self.conditioner is None):
-            has, given = ("has no", "a") if self.conditioner is None else ("needs a", "no")
-            raise ValueError(f"this prior {has} condition, but {given} condition was given")
+        if cache is None:
+            check_condition(condition, self.conditioner is not None)
         if (self.timed if timed is None else timed) != (t is not None):
             raise ValueError(
                 f"t={'None' if t is None else 'given'}, but this network is "

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 
 from jaxtok.codes import CodeSpace, Condition, Vocab
 from jaxtok.nn.canvas import Canvas
+from jaxtok.nn.class_tokens import class_condition, class_count, class_ids
+from jaxtok.nn.conditioning import check_condition
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.normalization import LayerNorm
 from jaxtok.nn.slots import head_width
@@ -191,7 +193,7 @@ class MaskedTransformer(nn.Module):
     @property
     def classes(self) -> int:
         """Number of classes; 0 without."""
-        return dict(self.vocab.ranges).get("class", 0)
+        return class_count(self.vocab)
 
     @property
     def conditional(self) -> bool:
@@ -201,25 +203,17 @@ class MaskedTransformer(nn.Module):
     @nn.nowrap
     def class_condition(self, labels: Int[jax.Array, " B"]) -> Condition:
         """Condition of class labels, with "no class" as null where the vocabulary has it."""
-        has_null = "null" in dict(self.vocab.ranges)
-        return Condition(
-            labels, null=Condition(jnp.full((1,), self.classes, jnp.int32)) if has_null else None
-        )
+        return class_condition(self.vocab, labels)
 
     def _prefix(self, condition, batch):
         """The condition as tokens float [B, P, D] and which of them are real, bool [B, P]."""
-        if (condition is None) == self.conditional:
-            has, given = ("needs a", "no") if self.conditional else ("has no", "a")
-            raise ValueError(f"this prior {has} condition, but {given} condition was given")
+        check_condition(condition, self.conditional)
         if condition is None:
             return jnp.zeros((batch, 0, self.heads * self.head_dim)), jnp.ones((batch, 0), bool)
         if self.conditioner is not None:
             features, mask = self.conditioner(condition)
             return self.context(features[-1]).astype(jnp.float32), mask
-        ids = self.vocab.range("class").start + condition.features
-        if "null" in dict(self.vocab.ranges):
-            ids = jnp.where(condition.features >= self.classes, self.vocab.id("null"), ids)
-        return self.table[ids][:, None], jnp.ones((batch, 1), bool)
+        return self.table[class_ids(self.vocab, condition)][:, None], jnp.ones((batch, 1), bool)
 
     def _visible(self, prefix_mask, x):
         own = jnp.ones((x.shape[0], x.shape[1] - prefix_mask.shape[1]), bool)

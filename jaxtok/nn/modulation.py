@@ -1,4 +1,7 @@
-"""Adaptive layer norm (AdaLN, arXiv 2212.09748) and embeddings of a scalar time."""
+"""Adaptive layer norm (AdaLN, arXiv 2212.09748) and embeddings of a scalar time.
+
+The conditioning vector is one per example, or one per token.
+"""
 
 from typing import Any
 
@@ -28,12 +31,12 @@ class Modulation(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, c: Float[jax.Array, "B E"]) -> list[Float[jax.Array, "B 1 D"]]:
+    def __call__(self, c: Float[jax.Array, "B *N E"]) -> list[Float[jax.Array, "B _ D"]]:
         init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
         out = Dense(self.count * self.width, kernel_init=init, dtype=self.dtype, name="linear")(nn.silu(c))
         # Vectors are small beside the map that makes them: left alone, the partitioner splits them like it.
-        out = constrain(out, ("data", "fsdp"), None)
-        return jnp.split(out[:, None, :], self.count, axis=-1)
+        out = constrain(out if c.ndim == 3 else out[:, None], ("data", "fsdp"), None, None)
+        return jnp.split(out, self.count, axis=-1)
 
 
 class AdaptiveLayerNorm(nn.Module):
@@ -42,13 +45,18 @@ class AdaptiveLayerNorm(nn.Module):
 
     Attributes:
       dtype: computation dtype.
+      zero_init: see `Modulation`.
     """
 
     dtype: Any = jnp.float32
+    zero_init: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "B N D"], c: Float[jax.Array, "B E"]) -> Float[jax.Array, "B N D"]:
-        scale, shift = Modulation(2, x.shape[-1], dtype=self.dtype, name="modulation")(c)
+    def __call__(
+        self, x: Float[jax.Array, "B N D"], c: Float[jax.Array, "B *M E"]
+    ) -> Float[jax.Array, "B N D"]:
+        modulation = Modulation(2, x.shape[-1], self.zero_init, self.dtype, name="modulation")
+        scale, shift = modulation(c)
         return LayerNorm(affine=False, dtype=self.dtype)(x) * (1 + scale) + shift
 
 

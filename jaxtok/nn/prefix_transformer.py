@@ -17,12 +17,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxtok.codes import CodeSpace, Condition, pytree_dataclass
-from jaxtok.nn.cache import KVCache
+from jaxtok.nn.cache import KVCache, cached_step, with_room
+from jaxtok.nn.conditioning import check_condition
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.llama import decoder_mask
 from jaxtok.nn.normalization import RMSNorm
 from jaxtok.nn.rope import Rope, grid_coordinates, rope_tables
-from jaxtok.nn.slots import SlotEmbedding, head_width
+from jaxtok.nn.slots import SlotEmbedding, embedded, head_width
 from jaxtok.nn.transformer import Block, Remat, Stack
 
 Prefix = tuple[Float[jax.Array, "B T D"], Bool[jax.Array, "B T"]]
@@ -217,11 +218,8 @@ class PrefixTransformer(nn.Module):
             shared = {"rope": self._rope(before.shape[1], before.shape[1]), "mask": decoder_mask(mask)}
             _, own = self.stack(before, shared=shared, collect="keys_values")
             keys, values = (jnp.swapaxes(x, 2, 3) for x in own)
-        room = ((0, 0), (0, 0), (0, 0), (0, capacity), (0, 0))
         length = jnp.zeros(prefix.shape[:1], jnp.int32)
-        return PrefixCache(
-            jnp.pad(keys, room), jnp.pad(values, room), mask, length, prefix[:, -1:], real[:, -1]
-        )
+        return PrefixCache(*with_room(keys, values, capacity), mask, length, prefix[:, -1:], real[:, -1])
 
     def step(
         self,
@@ -229,7 +227,7 @@ class PrefixTransformer(nn.Module):
         inputs: jax.Array,
         positions: Int[jax.Array, "B S"],
         mask: Bool[jax.Array, "B S C"] | None = None,
-    ) -> tuple[Float[jax.Array, "B S F"], KVCache]:
+    ) -> tuple[Float[jax.Array, "B S F"], PrefixCache]:
         """Logits of the tokens at `positions`, given the tokens before them.
 
         Args:
@@ -242,15 +240,11 @@ class PrefixTransformer(nn.Module):
         Returns:
           Logits float32 and the cache with S more tokens.
         """
-        x = self.embedding(inputs) if jnp.issubdtype(inputs.dtype, jnp.integer) else inputs.astype(self.dtype)
-        x = jnp.where((positions == 0)[..., None], cache.first, x)
+        x = jnp.where((positions == 0)[..., None], cache.first, embedded(self.embedding, inputs))
         table = self._rope(1, self.tokens)
         rope = dataclasses.replace(table, cos=table.cos[positions], sin=table.sin[positions])
-        shared = {"mask": cache.visible(x.shape[1], mask), "rope": rope}
-        x, (keys, values) = self.stack(
-            x, {"prefix": (cache.keys, cache.values)}, shared, collect="keys_values"
-        )
-        return self._head(x), cache.append(keys, values)
+        x, cache = cached_step(self.stack, cache, x, mask, rope=rope)
+        return self._head(x), cache
 
     def embed(self, codes: Int[jax.Array, "B S Q"]) -> Float[jax.Array, "B S D"]:
         """Input embeddings of codes."""
@@ -260,9 +254,7 @@ class PrefixTransformer(nn.Module):
         return self.out(self.norm(x).astype(jnp.float32))
 
     def _prefix(self, condition, batch) -> Prefix:
-        if (condition is None) != (self.conditioner is None):
-            has, given = ("has no", "a") if self.conditioner is None else ("needs a", "no")
-            raise ValueError(f"this prior {has} condition, but {given} condition was given")
+        check_condition(condition, self.conditioner is not None)
         if self.conditioner is None:
             first = self.start_vector.astype(self.dtype)
             return jnp.broadcast_to(first, (batch, 1, first.shape[0])), jnp.ones((batch, 1), bool)

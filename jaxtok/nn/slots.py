@@ -45,6 +45,13 @@ class SlotEmbedding(nn.Module):
         return jnp.sum(lookup(table.astype(self.dtype), vocab.from_codes(codes)), axis=-2)
 
 
+def embedded(embedding: SlotEmbedding, inputs: jax.Array) -> Float[jax.Array, "B N D"]:
+    """What enters a network: codes int32 [B, N, Q] through its embedding, embeddings as they are."""
+    if jnp.issubdtype(inputs.dtype, jnp.integer):
+        return embedding(inputs)
+    return inputs.astype(embedding.dtype)
+
+
 def slot_logits(logits: Float[jax.Array, "*batch F"], space: CodeSpace) -> list[Float[jax.Array, "*batch K"]]:
     """Cuts the logits of a token into one array per slot; a bit with logit o has the two logits (0, o)."""
     if space.is_binary:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxtok.nn.attention import Attention, AttentionFn, dot_product_attention
+from jaxtok.nn.attention import Attention, AttentionFn, QKNorm, dot_product_attention
 from jaxtok.nn.constrain import constrain
 from jaxtok.nn.feedforward import FeedForward
 from jaxtok.nn.linear import Dense
@@ -37,10 +37,12 @@ class Block(nn.Module):
       norm: "rms" or "layer".
       norm_epsilon: epsilon of those norms.
       feed_forward: "swiglu", "gelu" or "gelu_exact".
-      qk_norm: RMS norm on each head's queries and keys.
+      qk_norm: RMS norm on each head's queries and keys, or the norm named.
       attention_bias, feed_forward_bias: biases.
       modulated: shift, scale and gate both halves by vectors made from a conditioning vector (AdaLN); `norm`
         is then a layer norm without its own scale and bias.
+      modulation_affine: whether that layer norm keeps them (RAR, arXiv 2411.00776).
+      modulation_zero: whether the vectors start from zero (AdaLN-Zero), so that a fresh block does nothing.
       positions: length of a learned position table, added after the first norm; 0 for none.
       norm_after: `x = norm(x + Attn(x)); x = norm(x + FeedForward(x))` (post-norm, arXiv 1810.04805); without
         modulation and position table.
@@ -55,7 +57,7 @@ class Block(nn.Module):
     norm: str = "rms"
     norm_epsilon: float = 1e-6
     feed_forward: str = "swiglu"
-    qk_norm: bool = True
+    qk_norm: QKNorm = True
     attention_bias: bool = False
     feed_forward_bias: bool = False
     modulated: bool = False
@@ -64,6 +66,8 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     norm_after: bool = False
     out_bias: bool | None = None
+    modulation_affine: bool = False
+    modulation_zero: bool = False
 
     def setup(self):
         if self.norm_after and (self.modulated or self.positions):
@@ -98,7 +102,8 @@ class Block(nn.Module):
             through a linear map of their own; "prefix", ready-made keys and values ([B, H, P, head_dim], the
             same).
           shared: inputs that all layers share: "rope" (`Rope`), "mask" bool [#B, #H, N, P + T + N],
-            "modulation" [B, E], "position_ids" int32 [B, N] into the learned table (0..N-1 if absent).
+            "modulation" [B, E] or [B, N, E], "position_ids" int32 [B, N] into the learned table (0..N-1 if
+            absent).
           collect: what to return beside x.
 
         Returns:
@@ -112,14 +117,14 @@ class Block(nn.Module):
 
         def norm(name):
             kind = "layer" if self.modulated else self.norm
-            return make_norm(
-                kind, affine=not self.modulated, epsilon=self.norm_epsilon, dtype=self.dtype, name=name
-            )
+            affine = not self.modulated or self.modulation_affine
+            return make_norm(kind, affine=affine, epsilon=self.norm_epsilon, dtype=self.dtype, name=name)
 
         shift1 = shift2 = 0.0
         scale1 = scale2 = gate1 = gate2 = 1.0
         if self.modulated:
-            vectors = Modulation(6, width, dtype=self.dtype, name="modulation")(shared["modulation"])
+            modulation = Modulation(6, width, self.modulation_zero, self.dtype, name="modulation")
+            vectors = modulation(shared["modulation"])
             shift1, scale1, gate1, shift2, scale2, gate2 = vectors
             scale1, scale2 = 1 + scale1, 1 + scale2
 

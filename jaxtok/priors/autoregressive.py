@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Condition, Latents
-from jaxtok.decoding.guidance import guide_stacked, with_unconditional
+from jaxtok.decoding.guidance import (
+    GuidanceSchedule,
+    check_schedule,
+    guidance_strength,
+    guide_stacked,
+    with_unconditional,
+)
 from jaxtok.decoding.logits import LogitRules
 from jaxtok.decoding.slots import sample_slots
 from jaxtok.nn.slots import log_likelihood
@@ -32,6 +38,8 @@ class AutoregressiveSettings:
       top_k: how many values of a slot can be drawn; 0 for all.
       top_p: probability of the nucleus that they are drawn from; 1 for all.
       min_p: their least probability, relative to the likeliest; 0 for all.
+      guidance_schedule: course of the strength over the tokens, "constant" or from 0 to `guidance`.
+      guidance_power: of the course "power-cosine".
     """
 
     guidance: float = 3.0
@@ -40,8 +48,13 @@ class AutoregressiveSettings:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    guidance_schedule: GuidanceSchedule = "constant"
+    guidance_power: float = 1.0
 
     def __post_init__(self):
+        check_schedule(self.guidance_schedule)
+        if self.guidance_power <= 0:
+            raise ValueError(f"guidance_power={self.guidance_power} must be positive")
         if self.temperature < 0:
             raise ValueError(
                 f"temperature={self.temperature} must be at least 0 (0 takes the most likely value)"
@@ -137,7 +150,12 @@ class Autoregressive:
             inputs = jnp.concatenate([previous, previous]) if guided else previous
             logits, cache = prior.step(params, cache, inputs, jnp.full((rows, 1), position))
             if guided:
-                strength = settings.guidance
+                strength = guidance_strength(
+                    settings.guidance,
+                    position / prior.tokens,
+                    settings.guidance_schedule,
+                    settings.guidance_power,
+                )
                 if settings.guided_tokens:
                     strength = jnp.where(position < settings.guided_tokens, strength, 0.0)
                 logits = guide_stacked(logits, strength, "c+s(c-u)")

@@ -71,6 +71,19 @@ class Rule(Protocol):
         ...
 
 
+@runtime_checkable
+class ScheduledRule(Rule, Protocol):
+    """A rule that trains differently early and late."""
+
+    def at(self, step: jax.Array) -> Rule:
+        """The rule of one optimizer step.
+
+        Args:
+          step: int32 scalar; traced, so that one compiled update serves all steps.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Prior:
     """A network and its rule.
@@ -92,6 +105,12 @@ class Prior:
     def tokens(self) -> int:
         """N."""
         return self.network.tokens
+
+    def at(self, step: jax.Array) -> "Prior":
+        """The prior as it trains at an optimizer step, see `ScheduledRule`; itself where it never changes."""
+        if not isinstance(self.rule, ScheduledRule):
+            return self
+        return dataclasses.replace(self, rule=self.rule.at(step))
 
     def init(self, key: jax.Array, latents: Latents, condition: Condition | None) -> Any:
         """Fresh parameters."""

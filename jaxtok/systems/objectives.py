@@ -189,9 +189,9 @@ class PriorObjective:
         """The prior's loss on the codes of the batch, or else on codes that are made here, by the tokenizer
         in evaluation mode.
         """
-        del step
         latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
-        total, metrics = self.prior.loss(variables["params"], latents, self.condition(batch, frozen), keys)
+        condition, prior = self.condition(batch, frozen), self.prior.at(step)
+        total, metrics = prior.loss(variables["params"], latents, condition, keys)
         return Terms(total, {"loss/nll": total, **metrics}, {}, {})
 
     @property

@@ -8,6 +8,7 @@ _CLASSES = {
     "llamagen": "jaxtok.systems.image.llamagen:LlamaGen",
     "maskgit": "jaxtok.systems.image.maskgit:MaskGIT",
     "maskgit_vqgan": "jaxtok.systems.image.maskgit_vqgan:MaskGITVQGAN",
+    "rar": "jaxtok.systems.image.rar:RAR",
     "tatitok": "jaxtok.systems.image.tatitok:TATiTok",
     "titok": "jaxtok.systems.image.titok:TiTok",
     "titok_maskgit": "jaxtok.systems.image.titok_maskgit:TiTokMaskGIT",

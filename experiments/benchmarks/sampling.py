@@ -1,0 +1,134 @@
+"""Images a second of sampling, for each kind of prior, in jaxtok and in PyTorch, on CPU.
+
+What is measured, in float32 and with guidance: drawing one batch of codes
+
+* `llamagen`: next token after next token, cached (arXiv 2406.06525), top-k 2000;
+* `rar`: the same with RAR's network and course of guidance (arXiv 2411.00776);
+* `maskgit`: 8 parallel steps of TiTok's MaskGIT (arXiv 2202.04200, 2406.07550).
+
+In jaxtok each is one compiled call of `Prior.sample`; in PyTorch it is the loop of the official code
+(`torch_sampling.py`), with a cache of keys and values that is written in place. Both sides have the same
+weights, through the tables of the official state dicts, and before anything is timed both must draw the same
+codes at temperature 0. All sides run in one process, in turns whose order is reversed in every second round.
+A round gives one ratio for each pair: PyTorch's time over jaxtok's, and that of jaxtok's `llamagen` over
+jaxtok's other priors. The report holds the median and the range over the rounds, for wall clock and for the
+process's CPU time, which hardly depends on what else the machine does if there is one thread.
+
+    pip install -e ".[bench]"         # on CPU take the CPU build of PyTorch
+    taskset -c 0 python -m experiments.benchmarks.sampling --out runs/sampling.json
+    taskset -c 0 python -m experiments.benchmarks.sampling --size published --cases llamagen rar
+
+Another prior is one more function in `sampling_cases.py`.
+"""
+
+import json
+import os
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks.timing import take_turns, times_as_fast
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Attributes:
+      size: "tiny", "small" (6 layers, width 384) or "published" (LlamaGen-B, RAR-B and the generator of
+        TiTok-L-32, which has 32 tokens and not 256).
+      cases: which priors; all if empty.
+      batch: images drawn at once.
+      rounds: how often every side gets its turn.
+      block_seconds: how long a turn is, about; at least one batch.
+      case_seconds: rounds that would end later than this are left out, down to three.
+      threads: of PyTorch. jaxtok has as many as the process may use cores (`taskset`).
+      out: where the JSON goes.
+    """
+
+    size: Literal["tiny", "small", "published"] = "small"
+    cases: tuple[str, ...] = ()
+    batch: int = 8
+    rounds: int = 7
+    block_seconds: float = 1.0
+    case_seconds: float = 1200.0
+    threads: int = 1
+    out: Path = Path("runs/sampling.json")
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Everything: what was compared, images a second, and ratios.
+
+    Raises:
+      ValueError: an unknown case, or two sides that do not draw the same.
+    """
+    import jax
+    import torch
+
+    from experiments.benchmarks.sampling_cases import CASES, SIZES
+
+    torch.set_num_threads(options.threads)
+    if unknown := sorted(set(options.cases) - set(CASES)):
+        raise ValueError(f"cases {unknown} are unknown; there are {sorted(CASES)}")
+    sides, compared = {}, {}
+    for name in options.cases or CASES:
+        case = CASES[name](SIZES[options.size], options.batch)
+        compared[name] = {**case.description, "codes_that_differ_at_temperature_0": case.check()}
+        sides[f"{name}/jaxtok"], sides[f"{name}/torch"] = case.jax_side, case.torch_side
+        print(name, compared[name], flush=True)
+    load = os.getloadavg()
+    times = take_turns(sides, options.rounds, options.block_seconds, options.case_seconds)
+    ours = [f"{name}/jaxtok" for name in compared]
+    ratios = {name: times_as_fast(times, f"{name}/jaxtok") for name in compared}
+    first = ours[0]
+    return {
+        "options": asdict(options),
+        "versions": {"jax": jax.__version__, "torch": torch.__version__},
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_average": {"before": load, "after": os.getloadavg()},
+        "compared": compared,
+        "images_per_second": {
+            name: options.batch / statistics.median(own) for name, own in times["wall"].items()
+        },
+        "times_as_fast_as_torch": {
+            name: {clock: found[f"{name}/torch"] for clock, found in by_clock.items()}
+            for name, by_clock in ratios.items()
+        },
+        f"times_as_fast_as_{first}": {
+            name: {clock: found[first] for clock, found in by_clock.items()}
+            for name, by_clock in ratios.items()
+            if f"{name}/jaxtok" != first
+        },
+        "seconds": times,
+    }
+
+
+def table(report: dict[str, Any]) -> Table:
+    """The report for a terminal."""
+    shown = Table(title="Sampling: times as fast as PyTorch, median (range) over rounds")
+    for column in ("prior", "jaxtok images/s", "torch images/s", "wall", "CPU time"):
+        shown.add_column(column)
+    for name, ratios in report["times_as_fast_as_torch"].items():
+        speeds = [f"{report['images_per_second'][f'{name}/{side}']:.3g}" for side in ("jaxtok", "torch")]
+        cells = ["{median:.2f} ({low:.2f}-{high:.2f})".format(**ratios[clock]) for clock in ("wall", "cpu")]
+        shown.add_row(name, *speeds, *cells)
+    return shown
+
+
+def main() -> None:
+    """Measures, prints the table, writes the JSON."""
+    options = tyro.cli(Options, description=__doc__)
+    report = measure(options)
+    Console().print(table(report))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2, default=str) + "\n")
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()
