@@ -72,11 +72,13 @@ class TokenizerView:
       judge: for reconstructions of labelled or captioned images, or None.
       frozen: earlier stages or networks that the model needs too; its variables are then {"own": of this
         stage, and theirs by name}.
+      text: `(batch, frozen) -> text` for a model whose `decode` takes one.
     """
 
     model: ImageModel
     judge: Judge | None = None
     frozen: tuple[str, ...] = ()
+    text: Callable[..., Any] | None = None
 
     def evaluate(self, trained: Trained) -> list[Result]:
         """PSNR and SSIM, statistics of the codes (if there are any), and the judge's opinion of
@@ -86,7 +88,7 @@ class TokenizerView:
         meter, statistics = ReconstructionMeter(), None
         images, labels, captions = [], [], []
         for batch in trained.batches():
-            codes, restored = to_host(reconstruct(variables, batch["image"]))
+            codes, restored = to_host(reconstruct(variables, batch["image"], self._text(batch, trained)))
             meter.update(batch["image"], restored, batch["mask"])
             if space is not None:
                 statistics = statistics or CodeStatistics(space, codes.shape[1])
@@ -110,7 +112,7 @@ class TokenizerView:
         reconstruct, variables, space = _reconstructor(self.model), self._variables(trained), self.model.space
         statistics, figures = None, {}
         for batch in trained.batches():
-            codes, restored = to_host(reconstruct(variables, batch["image"]))
+            codes, restored = to_host(reconstruct(variables, batch["image"], self._text(batch, trained)))
             if not figures:
                 count = min(20, int(batch["mask"].sum()))
                 pairs = batch["image"][:count], restored[:count]
@@ -126,6 +128,9 @@ class TokenizerView:
             figures["codes"] = usage(statistics, title="codes of held-out images")
         return figures
 
+    def _text(self, batch: Any, trained: Trained) -> Any:
+        return None if self.text is None else self.text(batch, trained.frozen)
+
     def _variables(self, trained: Trained) -> Any:
         if not self.frozen:
             return trained.variables
@@ -136,14 +141,15 @@ class TokenizerView:
 
 
 @functools.lru_cache(maxsize=8)
-def _reconstructor(model: ImageModel) -> Callable[[Any, Any], tuple[jax.Array, jax.Array]]:
-    """(tokenizer variables, images) -> codes (None of continuous latents) and uint8 images."""
+def _reconstructor(model: ImageModel) -> Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]:
+    """(tokenizer variables, images, text or None) -> codes (None of continuous latents) and uint8 images."""
 
     @jax.jit
-    def reconstruct(variables, images):
+    def reconstruct(variables, images, text):
         latents, size = model.encode(variables, images), (images.shape[1], images.shape[2])
         shown = latents if latents.codes is None else latents.codes
-        return latents.codes, to_uint8(model.decode(variables, shown, size))
+        told: dict[str, Any] = {} if text is None else {"text": text}
+        return latents.codes, to_uint8(model.decode(variables, shown, size, **told))
 
     return reconstruct
 

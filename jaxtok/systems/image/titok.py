@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.nn.conditioning import TextConditioner
 from jaxtok.nn.masked_transformer import Form
+from jaxtok.nn.text import ByteEncoder
 from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import MaskedSettings
@@ -61,6 +63,8 @@ class TiTok:
       teacher_path: file of its official weights; without one it is trained too.
       text_length: text tokens that the decoder reads (TA-TiTok); 0 for none.
       text_width: of their features.
+      text_source: what they are: "features" of a frozen text encoder, which whoever uses the tokenizer brings
+        along, or "bytes" of a caption, through a small encoder that is trained along.
       classes: of the priors' condition.
       trained: names of the priors that are trained, out of `PRIORS`; of Gaussian latents none is.
       prior: size of each of them.
@@ -90,6 +94,7 @@ class TiTok:
     teacher_path: str = ""
     text_length: int = 0
     text_width: int = 768
+    text_source: Literal["features", "bytes"] = "features"
     classes: int = 1000
     trained: tuple[Literal["masked", "autoregressive"], ...] = ("masked",)
     prior: PriorShape = PriorShape(24, 16, 48)
@@ -238,6 +243,7 @@ class TiTok:
     def _tokenizer(self, pixels: GridDecoder | None, dtype: Any) -> ImageTokenizer:
         rows = self.image_size // self.decoder_patch
         features = self.width if self.bottleneck == "vq" else 2 * self.width
+        encoder = TextConditioner(ByteEncoder(dtype=dtype)) if self._reads_bytes else None
         decoder = LatentDecoder(
             self.decoder,
             (rows, rows),
@@ -246,6 +252,7 @@ class TiTok:
             self.channels,
             self.teacher.codes,
             self.text_length,
+            encoder,
             dtype,
         )
         if self.head == "codes":
@@ -330,10 +337,38 @@ class TiTok:
         variables: Any,
         latents: Latents | jax.Array,
         size: tuple[int, int] | None = None,
-        text: jax.Array | None = None,
+        text: jax.Array | Condition | None = None,
     ) -> jax.Array:
-        """Float images around [-1, 1] of latents or codes; `text` float [B, T, E] if the decoder reads it."""
+        """Float images around [-1, 1] of latents or codes; `text` if the decoder reads it: features float
+        [B, T, E], or the `caption_condition` of bytes.
+        """
         return cast(jax.Array, self.tokenizer().apply(variables, latents, size, text, method="decode"))
+
+    @property
+    def _reads_bytes(self) -> bool:
+        return bool(self.text_length) and self.text_source == "bytes"
+
+    def caption_condition(self, ids: jax.Array, mask: jax.Array) -> Condition:
+        """What a decoder of "bytes" reads: int32 and bool [B, T] from `jaxtok.nn.caption_ids`."""
+        return Condition(jnp.asarray(ids), jnp.asarray(mask))
+
+    def batch_text(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+        """What the decoder reads of a batch, for `TokenizerObjective`; None if it reads nothing.
+
+        Raises:
+          ValueError: the decoder reads features, or the batch has no captions.
+        """
+        del frozen
+        if not self.text_length:
+            return None
+        if not self._reads_bytes:
+            raise ValueError(
+                "the text of this decoder is features of an encoder that is not here; set "
+                "text_source='bytes' to train on captions"
+            )
+        if "text" not in batch:
+            raise ValueError("the decoder reads captions, but the batches have none; set --data.text-length")
+        return self.caption_condition(batch["text"], batch["text_mask"])
 
     def class_condition(self, labels: jax.Array) -> Condition:
         """What the priors are told by labels int32 [B], with their null class; the same for both."""
@@ -384,7 +419,10 @@ class TiTok:
             return {"params": jax.eval_shape(self.prior_named(name).init, key, latents, condition)}
         module, text = self.proxy() if name == "proxy" else self.tokenizer(), None
         images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), jnp.float32)
-        if self.text_length:
+        if self._reads_bytes:
+            ids = jax.ShapeDtypeStruct((1, self.text_length), jnp.int32)
+            text = Condition(ids, jax.ShapeDtypeStruct((1, self.text_length), jnp.bool_))
+        elif self.text_length:
             text = jax.ShapeDtypeStruct((1, self.text_length, self.text_width), jnp.float32)
         return jax.eval_shape(lambda x, t: module.init({"params": key}, x, text=t), images, text)
 
