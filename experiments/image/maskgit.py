@@ -28,7 +28,6 @@ from jaxtok import cli
 from jaxtok.data.config import Data
 from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
-from jaxtok.priors.contract import Prior
 from jaxtok.systems.image.maskgit import PRIORS, MaskGIT
 from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
 from jaxtok.train.adversarial import AdversaryWeights, adversarial
@@ -117,7 +116,7 @@ def stages(config: Config) -> Iterator[Stage]:
         prior = model.prior_named(name, compute_dtype(config.precision))
         objective = PriorObjective(prior, model.encode, model.batch_condition)
         sampler = PriorSampler(prior, model.class_condition, classes=True)
-        others = variants(model, prior) if config.compare and name == "masked" else ()
+        others = variants(config) if config.compare and name == "masked" else ()
         yield Stage(
             name,
             gradient(objective, config.prior),
@@ -148,8 +147,9 @@ def tokenizer_stage(config: Config) -> Stage:
     return Stage("tokenizer", update, config.data, steps, networks=networks, rules=rules, view=view)
 
 
-def variants(model: MaskGIT, prior: Prior) -> Iterator[tuple[str, PriorSampler]]:
+def variants(config: Config) -> Iterator[tuple[str, PriorSampler]]:
     """The same prior, drawn in one step, in fewer, in one per token, and in other orders."""
+    model = config.model
     for name, change in {
         "1_step": {"steps": 1},
         "4_steps": {"steps": 4},
@@ -157,8 +157,9 @@ def variants(model: MaskGIT, prior: Prior) -> Iterator[tuple[str, PriorSampler]]
         "4_steps_random": {"steps": 4, "order": "random"},
         "4_steps_halton": {"steps": 4, "order": "halton"},
     }.items():
-        rule = dataclasses.replace(prior.rule, settings=dataclasses.replace(model.settings, **change))
-        yield name, PriorSampler(dataclasses.replace(prior, rule=rule), model.class_condition, classes=True)
+        own = dataclasses.replace(model, settings=dataclasses.replace(model.settings, **change))
+        prior = own.masked(compute_dtype(config.precision))
+        yield name, PriorSampler(prior, model.class_condition, classes=True)
 
 
 ACCURACY, DISTANCE = "masked/sample_class_accuracy_digits_svc", "masked/sample_frechet_digits_pixels"

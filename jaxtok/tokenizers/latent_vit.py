@@ -265,7 +265,7 @@ class LatentDecoder(nn.Module):
         x = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name="smooth")(x)
         return 2 * x.astype(jnp.float32) - 1, {}
 
-    def _features(self, text):
+    def _features(self, text: Text) -> Any:
         if isinstance(text, Condition) and self.text_encoder is not None:
             features, mask = self.text_encoder(text)
             return jnp.where(mask[..., None], features[-1], 0)
