@@ -244,9 +244,9 @@ class LatentDecoder(nn.Module):
         del train
         cells, width = self.grid[0] * self.grid[1], self.shape.width
         _check_size(size, self.grid, self.patch)
-        text = self._features(text)
-        if (0 if text is None else text.shape[1]) != self.text_length:
-            given = "none was given" if text is None else f"{text.shape[1]} were given"
+        features = self._features(text)
+        if (0 if features is None else features.shape[1]) != self.text_length:
+            given = "none was given" if features is None else f"{features.shape[1]} were given"
             raise ValueError(
                 f"this decoder reads text_length={self.text_length} text tokens, but {given}; pass `text` of "
                 "that length, or none to a decoder without text"
@@ -254,7 +254,7 @@ class LatentDecoder(nn.Module):
         x = Dense(width, dtype=self.dtype, name="in")(latents)
         mask = _learned(self, "mask", (1, width))
         masks = jnp.broadcast_to(mask, (latents.shape[0], cells, width))
-        more = () if text is None else (self._text(text),)
+        more = () if features is None else (self._text(features),)
         x = _Tokens(self.shape, cells, self.dtype, name="tokens")(masks, x, *more)
         x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x[:, 1 : 1 + cells])
         if self.head == "codes":
