@@ -104,15 +104,15 @@ class DigitJudge:
 @functools.cache
 def digit_judge() -> DigitJudge:
     """The judge, trained once per process on the real training digits (SVC, RBF kernel, C = 10)."""
-    data = Data(source="digits")
-    train_images, train_labels = _records(data, "train")
+    train_images, train_labels = real_digits("train")
     # The width of the kernel comes from the variance of the pixels; no random numbers are involved anywhere.
     classifier = SVC(kernel="rbf", C=10.0, gamma="scale").fit(_pixels(train_images), train_labels)
-    return DigitJudge(classifier, *_records(data, "eval"))
+    return DigitJudge(classifier, *real_digits("eval"))
 
 
-def _records(data: Data, split: Literal["train", "eval"]) -> tuple[np.ndarray, np.ndarray]:
-    source = open_source(data, split)
+def real_digits(split: Literal["train", "eval"]) -> tuple[np.ndarray, np.ndarray]:
+    """All uint8 images [B, 8, 8, 1] of a split and their labels."""
+    source = open_source(Data(source="digits"), split)
     records = [source[index] for index in range(len(source))]
     return np.stack([record["image"] for record in records]), np.array(
         [record["label"] for record in records]

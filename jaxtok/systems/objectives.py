@@ -65,6 +65,7 @@ class TokenizerObjective:
       perceptual: `(frozen variables, x, y) -> distance [B]`; its variables are `frozen["perceptual"]`.
       alignment: `(frozen variables, images) -> features`; its variables are `frozen["alignment"]`.
       codebook_from_data: whether the quantizer's state starts with k-means on the first batch.
+      text: `(batch, frozen) -> text` for a decoder that reads one, see `ImageTokenizer`.
     """
 
     tokenizer: Any
@@ -73,6 +74,7 @@ class TokenizerObjective:
     perceptual: Callable[..., jax.Array] | None = None
     alignment: Callable[..., jax.Array] | None = None
     codebook_from_data: bool = False
+    text: Callable[[Batch, Variables], Any] | None = None
 
     def __post_init__(self):
         for name in ("perceptual", "alignment"):
@@ -85,9 +87,11 @@ class TokenizerObjective:
 
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
         """Fresh variables."""
-        del frozen
         images = to_float(batch["image"])
-        variables = self.tokenizer.init({"params": key}, images[:1], train=bool(self.alignment), key=key)
+        one = {name: value[:1] for name, value in batch.items()} if self.text is not None else batch
+        variables = self.tokenizer.init(
+            {"params": key}, images[:1], train=bool(self.alignment), key=key, **self._told(one, frozen)
+        )
         if not self.codebook_from_data:
             return variables
         fitted = self.tokenizer.apply(
@@ -105,7 +109,12 @@ class TokenizerObjective:
         """All terms of a batch, see `Terms`; outputs "real" and "fake" images."""
         images, w = to_float(batch["image"]), self.weights
         out = self.tokenizer.apply(
-            variables, images, train=True, key=keys, temperature=self._temperature(step)
+            variables,
+            images,
+            train=True,
+            key=keys,
+            temperature=self._temperature(step),
+            **self._told(batch, frozen),
         )
         pixel_loss = getattr(reconstruction, w.pixels)
         extra = {"beta": w.smooth_l1_beta} if w.pixels == "smooth_l1" else {}
@@ -142,6 +151,9 @@ class TokenizerObjective:
     def summarise(self, statistics: Variables) -> dict[str, jax.Array]:
         """Health of the codes of this batch."""
         return {f"batch/{name}": value for name, value in health(statistics).items()}
+
+    def _told(self, batch, frozen):
+        return {} if self.text is None else {"text": self.text(batch, frozen)}
 
     def _temperature(self, step):
         w = self.weights

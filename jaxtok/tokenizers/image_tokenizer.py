@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxtok.codes import CodeSpace, Latents, Reconstruction
+from jaxtok.codes import CodeSpace, Condition, Latents, Reconstruction
 from jaxtok.nn.images import to_float
 
 Images = Shaped[jax.Array | np.ndarray, "B H W C"]  # uint8, or float in [-1, 1]
@@ -47,7 +47,7 @@ class ImageTokenizer(nn.Module):
         train: bool = False,
         key: jax.Array | None = None,
         temperature: float | jax.Array | None = None,
-        text: Float[jax.Array, "B T F"] | None = None,
+        text: Float[jax.Array, "B T F"] | Condition | None = None,
     ) -> Reconstruction:
         """Encodes, quantizes and decodes at the resolution of the input.
 
@@ -56,7 +56,7 @@ class ImageTokenizer(nn.Module):
           train: sample the quantizer's noise, compute alignment features.
           key: scalar key or one key per example; default the "quantizer" stream of `rngs`.
           temperature: of the quantizer's sampling; default its own.
-          text: features of text tokens, for a decoder that reads them.
+          text: features of text tokens, or what its encoder makes them of, for a decoder that reads them.
         """
         images = jnp.asarray(to_float(images))
         quantized = self.quantizer(self.encoder(images), train=train, key=key, temperature=temperature)
@@ -90,7 +90,7 @@ class ImageTokenizer(nn.Module):
         self,
         latents: Latents | jax.Array | np.ndarray,
         size: Sequence[int] | None = None,
-        text: Float[jax.Array, "B T F"] | None = None,
+        text: Float[jax.Array, "B T F"] | Condition | None = None,
     ) -> Float[jax.Array, "B H W C"]:
         """Images of latents or codes, float32 around [-1, 1], at `size` (height, width) pixels; default
         `image_size`.
@@ -136,6 +136,6 @@ class ImageTokenizer(nn.Module):
         return {"quantizer": self.quantizer.initialise(state["quantizer"], self.features(images), key)}
 
 
-def _text(text: jax.Array | None) -> dict[str, jax.Array]:
+def _text(text: jax.Array | Condition | None) -> dict[str, Any]:
     """Decoders that read no text do not know the argument."""
     return {} if text is None else {"text": text}

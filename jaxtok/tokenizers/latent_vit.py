@@ -16,10 +16,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxtok.codes import Condition
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.normalization import LayerNorm
 from jaxtok.nn.patches import patchify, unpatchify
 from jaxtok.nn.transformer import Block, Remat, Stack
+
+Text = Float[jax.Array, "B T F"] | Condition | None  # what a decoder may read beside the latents
 
 _SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
@@ -198,6 +201,8 @@ class LatentDecoder(nn.Module):
       channels: image channels.
       codes: number of proxy codes.
       text_length: T, text tokens that the decoder reads beside the latents; 0 for none.
+      text_encoder: module that turns a `Condition` into features [L, B, T, F], of which the last layer is
+        read, and a mask; None where the text comes as features.
       dtype: computation dtype.
     """
 
@@ -208,6 +213,7 @@ class LatentDecoder(nn.Module):
     channels: int = 3
     codes: int = 1024
     text_length: int = 0
+    text_encoder: nn.Module | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -216,7 +222,7 @@ class LatentDecoder(nn.Module):
         latents: Float[jax.Array, "B N E"],
         size: tuple[int, int],
         train: bool = False,
-        text: Float[jax.Array, "B T F"] | None = None,
+        text: Text = None,
     ) -> tuple[Float[jax.Array, "B H W C"] | None, dict[str, jax.Array]]:
         """Decodes to `size` = (height, width) pixels, which must be that of the grid.
 
@@ -224,7 +230,8 @@ class LatentDecoder(nn.Module):
           latents: embedded.
           size: in pixels.
           train: makes no difference.
-          text: features of the text's tokens, for a decoder with `text_length`.
+          text: the text's tokens, for a decoder with `text_length`: their features, or what `text_encoder`
+            makes features of. Features behind the end of a text are zero then.
 
         Returns:
           Float32 images around [-1, 1], not clipped, and no features; of a head of codes no images, and
@@ -237,8 +244,9 @@ class LatentDecoder(nn.Module):
         del train
         cells, width = self.grid[0] * self.grid[1], self.shape.width
         _check_size(size, self.grid, self.patch)
-        if (0 if text is None else text.shape[1]) != self.text_length:
-            given = "none was given" if text is None else f"{text.shape[1]} were given"
+        features = self._features(text)
+        if (0 if features is None else features.shape[1]) != self.text_length:
+            given = "none was given" if features is None else f"{features.shape[1]} were given"
             raise ValueError(
                 f"this decoder reads text_length={self.text_length} text tokens, but {given}; pass `text` of "
                 "that length, or none to a decoder without text"
@@ -246,7 +254,7 @@ class LatentDecoder(nn.Module):
         x = Dense(width, dtype=self.dtype, name="in")(latents)
         mask = _learned(self, "mask", (1, width))
         masks = jnp.broadcast_to(mask, (latents.shape[0], cells, width))
-        more = () if text is None else (self._text(text),)
+        more = () if features is None else (self._text(features),)
         x = _Tokens(self.shape, cells, self.dtype, name="tokens")(masks, x, *more)
         x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x[:, 1 : 1 + cells])
         if self.head == "codes":
@@ -256,6 +264,15 @@ class LatentDecoder(nn.Module):
         x = unpatchify(x, *self.grid, self.patch)
         x = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name="smooth")(x)
         return 2 * x.astype(jnp.float32) - 1, {}
+
+    def _features(self, text: Text) -> Any:
+        if isinstance(text, Condition) and self.text_encoder is not None:
+            features, mask = self.text_encoder(text)
+            return jnp.where(mask[..., None], features[-1], 0)
+        if text is not None and isinstance(text, Condition) == (self.text_encoder is None):
+            wanted = "features" if self.text_encoder is None else "a `Condition`"
+            raise ValueError(f"this decoder reads text as {wanted}, got {type(text).__name__}")
+        return text
 
     def _text(self, text):
         x = Dense(self.shape.width, dtype=self.dtype, name="text")(text)

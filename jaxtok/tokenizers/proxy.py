@@ -9,6 +9,7 @@ import jax
 from jaxtyping import Float
 
 from jaxtok.quantize.soft_assignment import soft_lookup
+from jaxtok.tokenizers.latent_vit import Text
 
 
 class ProxyDecoder(nn.Module):
@@ -37,7 +38,7 @@ class ProxyDecoder(nn.Module):
         latents: Float[jax.Array, "B N E"],
         size: tuple[int, int],
         train: bool = False,
-        text: Float[jax.Array, "B T F"] | None = None,
+        text: Text = None,
     ) -> tuple[Float[jax.Array, "B H W C"] | None, dict[str, jax.Array]]:
         """Images, or None without a pixel decoder, and the feature "logits" float32 [B, cells, K].
 

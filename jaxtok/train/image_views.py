@@ -72,11 +72,13 @@ class TokenizerView:
       judge: for reconstructions of labelled or captioned images, or None.
       frozen: earlier stages or networks that the model needs too; its variables are then {"own": of this
         stage, and theirs by name}.
+      text: `(batch, frozen) -> text` for a model whose `decode` takes one.
     """
 
     model: ImageModel
     judge: Judge | None = None
     frozen: tuple[str, ...] = ()
+    text: Callable[..., Any] | None = None
 
     def evaluate(self, trained: Trained) -> list[Result]:
         """PSNR and SSIM, statistics of the codes (if there are any), and the judge's opinion of
@@ -86,7 +88,7 @@ class TokenizerView:
         meter, statistics = ReconstructionMeter(), None
         images, labels, captions = [], [], []
         for batch in trained.batches():
-            codes, restored = to_host(reconstruct(variables, batch["image"]))
+            codes, restored = to_host(reconstruct(variables, batch["image"], self._text(batch, trained)))
             meter.update(batch["image"], restored, batch["mask"])
             if space is not None:
                 statistics = statistics or CodeStatistics(space, codes.shape[1])
@@ -110,7 +112,7 @@ class TokenizerView:
         reconstruct, variables, space = _reconstructor(self.model), self._variables(trained), self.model.space
         statistics, figures = None, {}
         for batch in trained.batches():
-            codes, restored = to_host(reconstruct(variables, batch["image"]))
+            codes, restored = to_host(reconstruct(variables, batch["image"], self._text(batch, trained)))
             if not figures:
                 count = min(20, int(batch["mask"].sum()))
                 pairs = batch["image"][:count], restored[:count]
@@ -126,6 +128,9 @@ class TokenizerView:
             figures["codes"] = usage(statistics, title="codes of held-out images")
         return figures
 
+    def _text(self, batch: Any, trained: Trained) -> Any:
+        return None if self.text is None else self.text(batch, trained.frozen)
+
     def _variables(self, trained: Trained) -> Any:
         if not self.frozen:
             return trained.variables
@@ -136,14 +141,15 @@ class TokenizerView:
 
 
 @functools.lru_cache(maxsize=8)
-def _reconstructor(model: ImageModel) -> Callable[[Any, Any], tuple[jax.Array, jax.Array]]:
-    """(tokenizer variables, images) -> codes (None of continuous latents) and uint8 images."""
+def _reconstructor(model: ImageModel) -> Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]:
+    """(tokenizer variables, images, text or None) -> codes (None of continuous latents) and uint8 images."""
 
     @jax.jit
-    def reconstruct(variables, images):
+    def reconstruct(variables, images, text):
         latents, size = model.encode(variables, images), (images.shape[1], images.shape[2])
         shown = latents if latents.codes is None else latents.codes
-        return latents.codes, to_uint8(model.decode(variables, shown, size))
+        told: dict[str, Any] = {} if text is None else {"text": text}
+        return latents.codes, to_uint8(model.decode(variables, shown, size, **told))
 
     return reconstruct
 
@@ -291,6 +297,7 @@ class SampleView:
       sampler: draws latents.
       objective: has `held_out(variables, batch, frozen, key)`, a loss in nats per slot, and says what it is
         in `measure`; None leaves it out.
+      others: (suffix of the results' names, sampler) of other ways to draw from the same prior, to compare.
     """
 
     model: ImageModel
@@ -300,6 +307,7 @@ class SampleView:
     per_caption: int = 50
     sampler: Sampler | None = None
     objective: Any = None
+    others: tuple[tuple[str, Sampler], ...] = ()
 
     def evaluate(self, trained: Trained) -> list[Result]:
         """Likelihood of held-out images, the judge's opinion of samples with each guidance, and sampling
@@ -310,33 +318,39 @@ class SampleView:
         results = self._held_out(trained, protocol)
         captions, labels = self._captions(self.captions)
         captions, labels = captions * self.per_caption, np.tile(labels, self.per_caption)
-        for guidance in sampler.guidances:
-            images, speed = self._draw(trained, captions, labels, guidance, timed=True)
+        ways = [
+            (f"_w{guidance:g}" if len(sampler.guidances) > 1 else "", sampler, guidance)
+            for guidance in sampler.guidances
+        ]
+        ways += [(f"_{name}", other, other.guidances[0]) for name, other in self.others]
+        for suffix, drawer, guidance in ways:
+            images, speed = self._draw(trained, captions, labels, drawer, guidance, timed=True)
             shared = {
                 **protocol,
+                **drawer.description,
                 "guidance": guidance,
                 "captions": self.captions,
                 "per_caption": self.per_caption,
             }
-            suffix = f"_w{guidance:g}" if len(sampler.guidances) > 1 else ""
             judged = self.judge(images, labels, captions) if self.judge is not None else []
             results += [_renamed(result, f"sample_{result.name}{suffix}", shared) for result in judged]
             timing = {
                 **shared,
                 "batch": self.data.batch_size,
                 "device": jax.devices()[0].device_kind,
-                "timed": "second call",
+                "timed": "fastest call after the first",
             }
             results.append(Result(f"samples_per_second{suffix}", speed, timing))
         return results
 
     def figures(self, trained: Trained) -> dict[str, Any]:
-        """Samples of up to ten captions with each guidance."""
+        """Samples of up to ten captions, eight of each if so many are measured, with each guidance."""
         captions, labels = self._captions(min(self.captions, 10))
-        repeated = [caption for caption in captions for _ in range(8)]
-        guidances, figures = self._sampler().guidances, {}
+        each = min(8, self.per_caption)
+        repeated, sampler = [caption for caption in captions for _ in range(each)], self._sampler()
+        guidances, figures = sampler.guidances, {}
         for guidance in guidances:
-            images, _ = self._draw(trained, repeated, np.repeat(labels, 8), guidance, timed=False)
+            images, _ = self._draw(trained, repeated, np.repeat(labels, each), sampler, guidance, timed=False)
             several = len(guidances) > 1
             figures[f"samples_w{guidance:g}" if several else "samples"] = sample_grid(
                 images, captions, title=f"guidance {guidance:g}" if several else ""
@@ -377,22 +391,32 @@ class SampleView:
         return ordered, np.array([found[caption] for caption in ordered], np.int32)
 
     def _draw(
-        self, trained: Trained, captions: Sequence[str], labels: np.ndarray, guidance: float, timed: bool
+        self,
+        trained: Trained,
+        captions: Sequence[str],
+        labels: np.ndarray,
+        sampler: Sampler,
+        guidance: float,
+        timed: bool,
     ) -> tuple[np.ndarray, float]:
-        """uint8 images, drawn in batches of the training's size, and how many a second if it is `timed`."""
-        draw, size, count = _drawer(self.model, self._sampler(), guidance), self.data.batch_size, len(labels)
+        """uint8 images, drawn in batches of the training's size, and how many a second if it is `timed`:
+        by the fastest of all calls but the first, which compiles.
+        """
+        draw, size, count = _drawer(self.model, sampler, guidance), self.data.batch_size, len(labels)
         rows = np.arange(-(-count // size) * size) % count  # the last batch is filled up
         ids, mask = caption_ids(captions, max(self.data.text_length, 1), self.data.text_model)
         keys = random.example_keys(trained.key, len(rows))
-        frozen, images, speed = dict(trained.frozen), [], 0.0
-        for first in range(0, len(rows), size):
-            part = rows[first : first + size]
-            arguments = (trained.variables, frozen, ids[part], mask[part], labels[part], keys[first:][:size])
-            images.append(to_host(draw(*arguments)))
-            if timed and not speed:
-                start = time.perf_counter()
-                jax.block_until_ready(draw(*arguments))  # the first call compiled
-                speed = size / (time.perf_counter() - start)
+        frozen, images, seconds = dict(trained.frozen), [], []
+        parts = [slice(first, first + size) for first in range(0, len(rows), size)]
+        if timed and len(parts) == 1:
+            parts *= 2  # the first call compiles
+        for part in parts:
+            own = rows[part]
+            start = time.perf_counter()
+            drawn = draw(trained.variables, frozen, ids[own], mask[own], labels[own], keys[part])
+            images.append(to_host(jax.block_until_ready(drawn)))
+            seconds.append(time.perf_counter() - start)
+        speed = size / min(seconds[1:]) if timed else 0.0
         return np.concatenate(images)[:count], speed
 
     def _held_out(self, trained: Trained, protocol: dict[str, Any]) -> list[Result]:
@@ -412,8 +436,15 @@ class SampleView:
 
 
 def judge_named(name: str) -> Judge | None:
-    """The judge of a data set: "digits", "shapes", or "none"."""
-    return {"digits": digit_accuracy, "shapes": scene_accuracy, "none": None}[name]
+    """The judge of a data set: "digits", "digits_frechet" (which compares distributions too), "shapes", or
+    "none".
+    """
+    return {
+        "digits": digit_accuracy,
+        "digits_frechet": digit_distribution,
+        "shapes": scene_accuracy,
+        "none": None,
+    }[name]
 
 
 def digit_accuracy(images: np.ndarray, labels: np.ndarray, captions: Sequence[str]) -> list[Result]:
@@ -422,6 +453,13 @@ def digit_accuracy(images: np.ndarray, labels: np.ndarray, captions: Sequence[st
 
     del captions
     return [digit_judge().result(images, labels)]
+
+
+def digit_distribution(images: np.ndarray, labels: np.ndarray, captions: Sequence[str]) -> list[Result]:
+    """The classifier of digits, and the Frechet distance to real ones, which sees variety too."""
+    from jaxtok.evaluate.frechet import digit_frechet
+
+    return [*digit_accuracy(images, labels, captions), digit_frechet(images)]
 
 
 def scene_accuracy(images: np.ndarray, labels: np.ndarray, captions: Sequence[str]) -> list[Result]:

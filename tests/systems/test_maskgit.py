@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxtok.priors.masked import MaskedSettings
 from jaxtok.systems.image.maskgit import PRIORS, MaskGIT
 
 
@@ -30,9 +31,18 @@ def test_no_class_is_the_number_of_classes_for_both_priors():
     assert condition.unconditional().features.tolist() == [10]
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_published_sizes_train_as_published():
+    small, large = MaskGIT.imagenet_256(), MaskGIT.imagenet_512()
+    assert (small.tokens, large.tokens, small.space.size) == (256, 1024, 1024)
+    assert small.settings == large.settings == MaskedSettings(12, "cosine", guidance=0.0)
+    rule = small.masked().rule
+    assert (rule.schedule, rule.unmasked_weight, rule.weights) == ("cosine", 0.0, "sample")
+    assert rule.condition_dropout == 0
+
+
+def test_what_does_not_fit_is_refused():
     model = MaskGIT.tiny()
-    with pytest.raises(ValueError, match="the generator models 8 tokens of levels"):
-        dataclasses.replace(model, generator=dataclasses.replace(model.generator, tokens=8))
+    with pytest.raises(ValueError, match=r"guidance=3\.0 needs rows that train without their class"):
+        dataclasses.replace(model, settings=MaskedSettings(guidance=3.0))
     with pytest.raises(ValueError, match="prior 'diffusion'; choose one of"):
         model.prior_named("diffusion")

@@ -14,7 +14,8 @@ from jaxtok.quantize.gaussian import kl_to_standard_normal
 from jaxtok.quantize.soft_assignment import soft_lookup
 from jaxtok.quantize.vq_losses import cross_entropy
 from jaxtok.systems.image.tatitok import TATiTok
-from jaxtok.systems.image.titok import TiTok, titok
+from jaxtok.systems.image.titok import PRIORS, TiTok, titok
+from jaxtok.systems.image.titok_maskgit import TiTokMaskGIT
 from jaxtok.systems.image.titok_table import from_official, table
 from jaxtok.weights import read_tensors, save_table
 from tests.filled import draw_like
@@ -177,7 +178,7 @@ def test_the_parts_of_the_tiny_size_fit_together(model):
         variables = model.tokenizer().init({"params": key}, images)
         latents = model.encode(variables, images)
         drawn = {}
-        for name in model.priors:
+        for name in PRIORS if model.space else model.priors:
             prior, condition = model.prior_named(name), model.class_condition(jnp.zeros(2, jnp.int32))
             drawn[name] = prior.sample(prior.init(key, latents, condition), condition, key).codes
         return latents, model.decode(variables, latents), drawn
@@ -185,10 +186,18 @@ def test_the_parts_of_the_tiny_size_fit_together(model):
     latents, decoded, drawn = jax.eval_shape(everything, jax.random.key(0))
     assert decoded.shape == images.shape and latents.values.shape == (2, model.tokens, model.width)
     if model.bottleneck == "vq":
-        assert latents.codes.shape == drawn["autoregressive"].shape == (2, model.tokens, 1)
+        assert set(drawn) == set(PRIORS)
+        assert all(codes.shape == latents.codes.shape == (2, model.tokens, 1) for codes in drawn.values())
         assert model.space == CodeSpace((model.codebook,))
     else:
         assert latents.codes is None and model.space is None and drawn == {}
+
+
+@pytest.mark.parametrize("name", ["l32", "b64", "s128"])
+def test_released_sizes_have_the_released_generators(name):
+    generator, released = titok(name).generator(), getattr(TiTokMaskGIT, name)()
+    assert dataclasses.replace(generator, remat=released.remat) == released
+    assert titok(name).priors == ("masked",) and GAUSSIAN.priors == ()
 
 
 def test_a_first_stage_makes_no_images():
@@ -204,6 +213,7 @@ def test_a_first_stage_makes_no_images():
         ({"head": "codes", "decoder_patch": 4}, "must be the 2 pixels that a code of the teacher"),
         ({"pooled": (2, 2)}, "another number of tokens than tokens=8"),
         ({"head": "codes", "bottleneck": "vae"}, "set head='pixels'"),
+        ({"trained": ("masked", "masked")}, "must name some of"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(change, message):
@@ -214,8 +224,9 @@ def test_sizes_that_make_no_sense_are_refused(change, message):
 def test_what_a_size_does_not_have_is_named():
     with pytest.raises(ValueError, match="has no first stage of proxy codes"):
         TINY.proxy()
-    with pytest.raises(ValueError, match="makes no codes that this prior could model"):
-        GAUSSIAN.autoregressive()
+    for name in PRIORS:
+        with pytest.raises(ValueError, match="makes no codes that a prior could model"):
+            GAUSSIAN.prior_named(name)
     with pytest.raises(ValueError, match="prior 'gan'"):
         TINY.prior_named("gan")
 
@@ -232,7 +243,9 @@ def test_official_arguments_become_our_sizes():
         "is_legacy": False,
     }
     official = {"model": {"vq_model": vq}, "dataset": {"preprocessing": {"crop_size": 256}}}
-    assert from_official(official, TiTok.l32()) == TiTok.bl64_vq()
+    settings = TiTok.l32().masked_settings  # of the prior the official arguments say nothing
+    expected = dataclasses.replace(TiTok.bl64_vq(), masked_settings=settings)
+    assert from_official(official, TiTok.l32()) == expected
     vq |= {"clustering_vq": True, "num_latent_tokens": 128}
     assert from_official(official, TATiTok.bl32_vq()) == TATiTok.bl128_vq()
     with pytest.raises(ValueError, match="finetune_decoder=True goes with"):

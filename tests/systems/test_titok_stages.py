@@ -117,15 +117,15 @@ def test_a_first_stage_is_shown_by_the_teachers_decoder(frozen):
 
 
 def test_stages_depend_on_where_the_teacher_comes_from():
-    assert MODEL.stages == ("teacher", "proxy", "tokenizer", "autoregressive")
-    assert TiTok.tiny().stages == ("tokenizer", "autoregressive")
+    assert MODEL.stages == ("teacher", "proxy", "tokenizer", "masked")
+    assert TiTok.tiny().stages == ("tokenizer", "masked")
     published = dataclasses.replace(TiTok.l32(), teacher_path="vqgan.safetensors")
-    assert published.stages == ("proxy", "tokenizer", "autoregressive")
+    assert published.stages == ("proxy", "tokenizer", "masked")
     network = published.teacher_networks()["teacher"]
     assert "decoder" in network.shapes()["params"] and MODEL.teacher_networks() == {}
 
 
 def test_classes_are_drawn_by_number():
-    system = ImageSystem(MODEL, {"autoregressive": {"params": {}}})
+    system = ImageSystem(MODEL, {"masked": {"params": {}}})
     with pytest.raises(ValueError, match=r"\['ten'\] are none; give numbers from 0 to 9"):
-        system.sample(["3", "ten"], "autoregressive")
+        system.sample(["3", "ten"], "masked")

@@ -148,11 +148,21 @@ def test_samples_do_not_depend_on_the_size_of_the_batches(examples):
     drawn = []
     for size in (16, 64, 128):
         view = SampleView(Pixels(), dataclasses.replace(DATA, batch_size=size), sampler=Recaller())
-        drawn.append(view._draw(trained(examples), captions, labels, 0.0, timed=False))
+        drawn.append(view._draw(trained(examples), captions, labels, Recaller(), 0.0, timed=False))
     assert all(images.shape == (70, 8, 8, 1) and speed == 0 for images, speed in drawn)
     np.testing.assert_array_equal(drawn[0][0], drawn[1][0])
     np.testing.assert_array_equal(drawn[0][0], drawn[2][0])
     assert len({image.tobytes() for image in drawn[0][0]}) == 70
+
+
+def test_other_ways_of_drawing_have_names(examples):
+    others = (("other", Recaller(guidances=(0.0,))),)
+    plain = Recaller(guidances=(3.0,))
+    view = SampleView(Pixels(), DATA, judge_named("digits"), 10, 2, plain, others=others)
+    results, name = by_name(view.evaluate(trained(examples))), "sample_class_accuracy_digits_svc"
+    assert sorted(results) == [name, f"{name}_other", "samples_per_second", "samples_per_second_other"]
+    assert results[name].value > results[f"{name}_other"].value
+    assert results[f"{name}_other"].protocol["guidance"] == 0.0
 
 
 def test_a_view_without_sampler_or_judge(examples):

@@ -1,7 +1,9 @@
-"""Class-conditional generation of image tokens in a few parallel steps (MaskGIT, arXiv 2202.04200): a
-tokenizer of one codebook, a masked prior, and a next-token prior of the same size to compare it with.
+"""MaskGIT: image tokens in a few parallel steps (arXiv 2202.04200), and a next-token prior of the same size
+to compare it with.
 
-The tokenizer is a ViT with learned queries; the generator has TiTok's form (arXiv 2406.07550).
+The tokenizer is the MaskGIT-VQGAN. The network of the masked prior is a BERT (or U-ViT) in the form of
+TiTok's generators (arXiv 2406.07550). The first code ties its head to the table of tokens and has one layer
+more before it; here a matrix of its own maps to the codes.
 """
 
 import dataclasses
@@ -12,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition, Latents
-from jaxtok.nn.conditioning import ClassConditioner
-from jaxtok.nn.latent_transformer import LatentTransformer
-from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
+from jaxtok.nn.masked_transformer import Form, MaskedTransformer
+from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.priors.contract import Prior
-from jaxtok.systems.image.instella_t2i import InstellaT2I
-from jaxtok.systems.image.titok_maskgit import TiTokMaskGIT
-from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
+from jaxtok.priors.masked import Masked, MaskedSettings
+from jaxtok.systems.image.maskgit_vqgan import MaskGITVQGAN
+from jaxtok.systems.image.prior_shape import PriorShape, masked_network, next_token_prior
+from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
 from jaxtok.weights import FrozenNetwork
 
 PRIORS = ("masked", "autoregressive")
@@ -26,31 +28,61 @@ PRIORS = ("masked", "autoregressive")
 
 @dataclasses.dataclass(frozen=True)
 class MaskGIT:
-    """Sizes of the whole system.
+    """Sizes of the whole system; every published size is a class method.
 
     Attributes:
-      codec: sizes of the tokenizer; its own priors are not used.
-      generator: sizes of the masked prior, of as many tokens and codes as the tokenizer has.
-      autoregressive_settings: sampler settings of the next-token prior, which has the generator's size.
+      codec: sizes of the tokenizer.
+      prior: size of either prior.
+      form: of the masked prior's network, "bert" or "unet".
+      classes: number of classes.
+      schedule: mask ratio in training, see `mask_ratio`.
+      unmasked_weight: weight in the loss of tokens that are not masked.
+      condition_dropout: share of the rows that train without their class, which guidance needs.
+      settings: recommended sampler settings of the masked prior.
+      autoregressive_settings: those of the next-token prior.
     """
 
-    codec: InstellaT2I
-    generator: TiTokMaskGIT
-    autoregressive_settings: AutoregressiveSettings = AutoregressiveSettings(guidance=1.0)
+    codec: MaskGITVQGAN = MaskGITVQGAN.imagenet_f16_256()
+    prior: PriorShape = PriorShape(24, 16, 48)
+    form: Form = "bert"
+    classes: int = 1000
+    schedule: str = "cosine"
+    unmasked_weight: float = 0.0
+    condition_dropout: float = 0.0
+    settings: MaskedSettings = MaskedSettings.maskgit()
+    autoregressive_settings: AutoregressiveSettings = AutoregressiveSettings()
 
     def __post_init__(self):
-        codec, generator = self.codec, self.generator
-        if generator.tokens != codec.tokens or generator.space != codec.space:
+        if self.settings.guidance and not self.condition_dropout:
             raise ValueError(
-                f"the generator models {generator.tokens} tokens of levels {generator.space.levels}, the "
-                f"tokenizer makes {codec.tokens} of levels {codec.space.levels}; set both alike"
+                f"guidance={self.settings.guidance} needs rows that train without their class; set "
+                "condition_dropout above 0, or guidance to 0"
             )
 
     @classmethod
     def tiny(cls) -> "MaskGIT":
-        """8x8 digits as 16 tokens of 64 codes; trains in minutes on two CPU cores."""
-        codec = dataclasses.replace(InstellaT2I.tiny(), quantizer="vq", tokens=16, codebook=64)
-        return cls(codec, TiTokMaskGIT.tiny())
+        """8x8 digits as 4 x 4 tokens of 64 codes; trains in minutes on two CPU cores."""
+        return cls(
+            MaskGITVQGAN.tiny(),
+            PriorShape(4, 4, 32, unroll=4),
+            classes=10,
+            # A small temperature: the order is what the claims are about.
+            settings=MaskedSettings(8, "cosine", guidance=0.0, choice_temperature=1.0, grid=(4, 4)),
+            autoregressive_settings=AutoregressiveSettings(guidance=0.0),
+        )
+
+    @classmethod
+    def imagenet_256(cls) -> "MaskGIT":
+        """The published size at 256 px: 256 tokens, 12 steps, no guidance."""
+        codec = MaskGITVQGAN.imagenet_f16_256()
+        codec = dataclasses.replace(codec, shape=dataclasses.replace(codec.shape, remat=True))
+        return cls(codec, PriorShape(24, 16, 48, remat="dots"))
+
+    @classmethod
+    def imagenet_512(cls) -> "MaskGIT":
+        """The published size at 512 px: 1024 tokens, 12 steps, no guidance."""
+        model = cls.imagenet_256()
+        return dataclasses.replace(model, codec=dataclasses.replace(model.codec, image_size=512))
 
     @property
     def space(self) -> CodeSpace:
@@ -58,9 +90,9 @@ class MaskGIT:
         return self.codec.space
 
     @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.generator.classes
+    def tokens(self) -> int:
+        """N."""
+        return self.codec.tokens
 
     # -- assembly --
 
@@ -68,37 +100,39 @@ class MaskGIT:
         """Images to tokens and back."""
         return self.codec.tokenizer(dtype)
 
+    def network(self, dtype: Any = jnp.float32) -> MaskedTransformer:
+        """The network of the masked prior."""
+        return masked_network(self.prior, self.space, self.tokens, self.classes, self.form, dtype)
+
     def masked(self, dtype: Any = jnp.float32) -> Prior:
-        """The masked prior."""
-        return self.generator.prior(dtype)
+        """The masked prior; its loss has label smoothing 0.1 and weighs every image alike."""
+        rule = Masked(
+            self.space,
+            self.schedule,
+            unmasked_weight=self.unmasked_weight,
+            condition_dropout=self.condition_dropout,
+            settings=self.settings,
+        )
+        return Prior(self.network(dtype), rule)
 
     def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
-        """A next-token prior of the generator's depth and width."""
-        size = self.generator
-        network = LatentTransformer(
-            size.space,
-            size.tokens,
-            size.layers,
-            size.heads,
-            size.width // size.heads,
-            causal=True,
-            timed=False,
-            conditioner=ClassConditioner(size.classes, size.width),
-            remat=size.remat,
-            unroll=size.unroll,
-            dtype=dtype,
-        )
-        return Prior(network, Autoregressive(size.space, settings=self.autoregressive_settings))
+        """A next-token prior of the same depth and width."""
+        settings = self.autoregressive_settings
+        return next_token_prior(self.prior, self.space, self.tokens, self.classes, settings, dtype)
 
     def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
-        """One of `PRIORS` by name."""
+        """One of `PRIORS` by name.
+
+        Raises:
+          ValueError: another name.
+        """
         if name not in PRIORS:
             raise ValueError(f"prior {name!r}; choose one of {PRIORS}")
         return self.masked(dtype) if name == "masked" else self.autoregressive(dtype)
 
     # -- use --
 
-    def encode(self, variables: Any, images: jax.Array) -> Latents:
+    def encode(self, variables: Any, images: Images) -> Latents:
         """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure."""
         return self.codec.encode(variables, images)
 
@@ -110,7 +144,7 @@ class MaskGIT:
 
     def class_condition(self, labels: jax.Array) -> Condition:
         """Condition of class labels int32 [B], with "no class" as null; the same for both priors."""
-        return self.generator.network().class_condition(labels)
+        return self.network().class_condition(labels)
 
     def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
         """Condition of a training batch, for `PriorObjective`."""
@@ -123,7 +157,7 @@ class MaskGIT:
 
     def shapes(self) -> dict[str, Any]:
         """Variables of every component as shapes, nothing is allocated: "tokenizer" and `PRIORS`."""
-        codes = Latents(codes=jnp.zeros((1, self.codec.tokens, self.space.slots), jnp.int32))
+        codes = Latents(codes=jnp.zeros((1, self.tokens, self.space.slots), jnp.int32))
         condition, key = self.class_condition(jnp.zeros((1,), jnp.int32)), jax.random.key(0)
         shapes = {"tokenizer": self.codec.shapes()["tokenizer"]}
         for name in PRIORS:

@@ -11,12 +11,34 @@ from typing import Any
 from jaxtok.systems.image.titok import TiTok
 from jaxtok.systems.image.titok_table import official_components
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.tokenizers.latent_vit import LatentViTShape
 
 TEXT = {"text_length": 77, "text_width": 768}
 
 
 class TATiTok(TiTok):
     """The published sizes; what they are made of is in `TiTok`."""
+
+    @classmethod
+    def tiny(cls) -> "TATiTok":
+        """Captioned shapes of 32x32 pixels as 2 tokens of 64 codes; trains in minutes on two CPU cores."""
+        vit = LatentViTShape(64, 4, 2, unroll=4)
+        return cls(
+            image_size=32,
+            patch=8,
+            decoder_patch=8,
+            tokens=2,
+            codebook=64,
+            width=8,
+            metric="euclidean",
+            learning="cvq",
+            encoder=vit,
+            decoder=vit,
+            head="pixels",
+            trained=(),
+            text_length=72,
+            text_source="bytes",
+        )
 
     @classmethod
     def bl32_vq(cls) -> "TATiTok":

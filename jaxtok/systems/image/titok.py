@@ -14,14 +14,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition, Latents
-from jaxtok.nn.conditioning import ClassConditioner
-from jaxtok.nn.latent_transformer import LatentTransformer
-from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
+from jaxtok.nn.conditioning import TextConditioner
+from jaxtok.nn.masked_transformer import Form
+from jaxtok.nn.text import ByteEncoder
+from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.priors.contract import Prior
+from jaxtok.priors.masked import MaskedSettings
 from jaxtok.quantize.gaussian import GaussianBottleneck
 from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.systems.image.maskgit_vqgan import MaskGITVQGAN
-from jaxtok.systems.image.prior_shape import PriorShape
+from jaxtok.systems.image.prior_shape import PriorShape, class_conditioner, next_token_prior
+from jaxtok.systems.image.titok_maskgit import TiTokMaskGIT
 from jaxtok.systems.image.titok_table import official_components
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.grid import GridDecoder
@@ -30,7 +33,7 @@ from jaxtok.tokenizers.latent_vit import LatentDecoder, LatentEncoder, LatentViT
 from jaxtok.tokenizers.proxy import ProxyDecoder
 from jaxtok.weights import FrozenNetwork, load_table, read_tensors
 
-PRIORS = ("autoregressive",)
+PRIORS = ("masked", "autoregressive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +63,14 @@ class TiTok:
       teacher_path: file of its official weights; without one it is trained too.
       text_length: text tokens that the decoder reads (TA-TiTok); 0 for none.
       text_width: of their features.
-      classes: of the prior's condition.
-      prior: size of the prior.
-      prior_settings: recommended sampler settings of the prior.
+      text_source: what they are: "features" of a frozen text encoder, which whoever uses the tokenizer brings
+        along, or "bytes" of a caption, through a small encoder that is trained along.
+      classes: of the priors' condition.
+      trained: names of the priors that are trained, out of `PRIORS`; of Gaussian latents none is.
+      prior: size of each of them.
+      form: of the masked prior's network, "bert" or "unet".
+      masked_settings: recommended sampler settings of the masked prior.
+      prior_settings: those of the next-token prior.
     """
 
     image_size: int = 256
@@ -86,8 +94,12 @@ class TiTok:
     teacher_path: str = ""
     text_length: int = 0
     text_width: int = 768
+    text_source: Literal["features", "bytes"] = "features"
     classes: int = 1000
+    trained: tuple[Literal["masked", "autoregressive"], ...] = ("masked",)
     prior: PriorShape = PriorShape(24, 16, 48)
+    form: Form = "bert"
+    masked_settings: MaskedSettings = MaskedSettings.titok()
     prior_settings: AutoregressiveSettings = AutoregressiveSettings()
 
     def __post_init__(self):
@@ -97,6 +109,8 @@ class TiTok:
                     f"{name}={getattr(self, name)} does not divide image_size={self.image_size}; choose a "
                     "divisor"
                 )
+        if not set(self.trained) <= set(PRIORS) or len(set(self.trained)) < len(self.trained):
+            raise ValueError(f"trained={self.trained} must name some of {PRIORS}, none twice")
         if self.pooled is not None and self.pooled[0] * self.pooled[1] != self.tokens:
             raise ValueError(f"pooled={self.pooled} makes another number of tokens than tokens={self.tokens}")
         if self.bottleneck == "vae" and self.head == "codes":
@@ -129,6 +143,7 @@ class TiTok:
             teacher=MaskGITVQGAN.tiny(),
             classes=10,
             prior=PriorShape(3, 2, 32, unroll=3),
+            masked_settings=TiTokMaskGIT.tiny().settings,
             prior_settings=AutoregressiveSettings(guidance=1.0),
         )
 
@@ -138,8 +153,9 @@ class TiTok:
         shapes = {
             "encoder": LatentViTShape.named(encoder, remat="dots"),
             "decoder": LatentViTShape.named(decoder, remat="dots"),
+            "prior": PriorShape(24, 16, 48, remat="dots"),
         }
-        return cls(tokens=tokens, **shapes, **options)
+        return cls(tokens=tokens, **{**shapes, **options})
 
     @classmethod
     def _single_stage(cls, encoder: str, tokens: int, **options: Any) -> Any:
@@ -149,17 +165,21 @@ class TiTok:
     @classmethod
     def l32(cls) -> "TiTok":
         """TiTok-L-32 as released: two stages."""
-        return cls._published("large", "large", 32, interleaved=True)
+        settings = TiTokMaskGIT.l32().settings
+        return cls._published("large", "large", 32, interleaved=True, masked_settings=settings)
 
     @classmethod
     def b64(cls) -> "TiTok":
         """TiTok-B-64 as released: two stages."""
-        return cls._published("base", "base", 64, interleaved=True)
+        settings = TiTokMaskGIT.b64().settings
+        return cls._published("base", "base", 64, interleaved=True, masked_settings=settings)
 
     @classmethod
     def s128(cls) -> "TiTok":
         """TiTok-S-128 as released: two stages."""
-        return cls._published("small", "small", 128, interleaved=True)
+        options = {"prior": PriorShape(20, 16, 64, remat="dots"), "form": "unet"}
+        settings = TiTokMaskGIT.s128().settings
+        return cls._published("small", "small", 128, interleaved=True, masked_settings=settings, **options)
 
     @classmethod
     def bl64_vq(cls) -> "TiTok":
@@ -200,8 +220,8 @@ class TiTok:
 
     @property
     def priors(self) -> tuple[str, ...]:
-        """Names of the priors that these latents allow; of continuous ones none."""
-        return PRIORS if self.bottleneck == "vq" else ()
+        """Names of the priors that are trained; of continuous latents none."""
+        return self.trained if self.bottleneck == "vq" else ()
 
     def tokenizer(self, dtype: Any = jnp.float32) -> ImageTokenizer:
         """Encoder, bottleneck and the decoder that makes images."""
@@ -223,6 +243,7 @@ class TiTok:
     def _tokenizer(self, pixels: GridDecoder | None, dtype: Any) -> ImageTokenizer:
         rows = self.image_size // self.decoder_patch
         features = self.width if self.bottleneck == "vq" else 2 * self.width
+        encoder = TextConditioner(ByteEncoder(dtype=dtype)) if self._reads_bytes else None
         decoder = LatentDecoder(
             self.decoder,
             (rows, rows),
@@ -231,6 +252,7 @@ class TiTok:
             self.channels,
             self.teacher.codes,
             self.text_length,
+            encoder,
             dtype,
         )
         if self.head == "codes":
@@ -263,38 +285,46 @@ class TiTok:
             metric=self.metric,
         )
 
-    def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
-        """A next-token prior, conditional on the class.
+    def generator(self) -> TiTokMaskGIT:
+        """The masked prior, for these tokens and codes.
 
         Raises:
           ValueError: Gaussian latents, which have no codes.
         """
-        space, shape = self.space, self.prior
-        if space is None:
-            raise ValueError(f"bottleneck={self.bottleneck!r} makes no codes that this prior could model")
-        network = LatentTransformer(
-            space,
+        shape = self.prior
+        return TiTokMaskGIT(
             self.tokens,
+            self._codes.size,
+            self.classes,
+            self.form,
             shape.layers,
             shape.heads,
-            shape.head_dim,
-            causal=True,
-            timed=False,
-            conditioner=self._classes(),
-            remat=shape.remat,
-            unroll=shape.unroll,
-            dtype=dtype,
+            shape.width,
+            4 * shape.width,
+            self.masked_settings,
+            shape.remat,
+            shape.unroll,
         )
-        return Prior(network, Autoregressive(space, settings=self.prior_settings))
 
     def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
-        """One of `PRIORS` by name."""
+        """One of `PRIORS` by name, conditional on the class.
+
+        Raises:
+          ValueError: another name; Gaussian latents, which have no codes.
+        """
         if name not in PRIORS:
             raise ValueError(f"prior {name!r}; choose one of {PRIORS}")
-        return self.autoregressive(dtype)
+        if name == "masked":
+            return self.generator().prior(dtype)
+        settings = self.prior_settings
+        return next_token_prior(self.prior, self._codes, self.tokens, self.classes, settings, dtype)
 
-    def _classes(self) -> ClassConditioner:
-        return ClassConditioner(self.classes, self.prior.heads * self.prior.head_dim)
+    @property
+    def _codes(self) -> CodeSpace:
+        """The alphabet, where there is one."""
+        if self.space is None:
+            raise ValueError(f"bottleneck={self.bottleneck!r} makes no codes that a prior could model")
+        return self.space
 
     # -- use --
 
@@ -307,14 +337,42 @@ class TiTok:
         variables: Any,
         latents: Latents | jax.Array,
         size: tuple[int, int] | None = None,
-        text: jax.Array | None = None,
+        text: jax.Array | Condition | None = None,
     ) -> jax.Array:
-        """Float images around [-1, 1] of latents or codes; `text` float [B, T, E] if the decoder reads it."""
+        """Float images around [-1, 1] of latents or codes; `text` if the decoder reads it: features float
+        [B, T, E], or the `caption_condition` of bytes.
+        """
         return cast(jax.Array, self.tokenizer().apply(variables, latents, size, text, method="decode"))
 
+    @property
+    def _reads_bytes(self) -> bool:
+        return bool(self.text_length) and self.text_source == "bytes"
+
+    def caption_condition(self, ids: jax.Array, mask: jax.Array) -> Condition:
+        """What a decoder of "bytes" reads: int32 and bool [B, T] from `jaxtok.nn.caption_ids`."""
+        return Condition(jnp.asarray(ids), jnp.asarray(mask))
+
+    def batch_text(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+        """What the decoder reads of a batch, for `TokenizerObjective`; None if it reads nothing.
+
+        Raises:
+          ValueError: the decoder reads features, or the batch has no captions.
+        """
+        del frozen
+        if not self.text_length:
+            return None
+        if not self._reads_bytes:
+            raise ValueError(
+                "the text of this decoder is features of an encoder that is not here; set "
+                "text_source='bytes' to train on captions"
+            )
+        if "text" not in batch:
+            raise ValueError("the decoder reads captions, but the batches have none; set --data.text-length")
+        return self.caption_condition(batch["text"], batch["text_mask"])
+
     def class_condition(self, labels: jax.Array) -> Condition:
-        """What the prior is told by labels int32 [B], with its null class."""
-        return self._classes().condition(labels)
+        """What the priors are told by labels int32 [B], with their null class; the same for both."""
+        return class_conditioner(self.prior, self.classes).condition(labels)
 
     def networks(self) -> dict[str, FrozenNetwork]:
         """Frozen networks that the priors need: none."""
@@ -355,13 +413,16 @@ class TiTok:
         key = jax.random.key(0)
         if name == "teacher":
             return self.teacher.shapes()["tokenizer"]
-        if name in self.priors:
+        if name in PRIORS:
             latents = Latents(codes=jnp.zeros((1, self.tokens, 1), jnp.int32))
             condition = self.class_condition(jnp.zeros((1,), jnp.int32))
             return {"params": jax.eval_shape(self.prior_named(name).init, key, latents, condition)}
         module, text = self.proxy() if name == "proxy" else self.tokenizer(), None
         images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), jnp.float32)
-        if self.text_length:
+        if self._reads_bytes:
+            ids = jax.ShapeDtypeStruct((1, self.text_length), jnp.int32)
+            text = Condition(ids, jax.ShapeDtypeStruct((1, self.text_length), jnp.bool_))
+        elif self.text_length:
             text = jax.ShapeDtypeStruct((1, self.text_length, self.text_width), jnp.float32)
         return jax.eval_shape(lambda x, t: module.init({"params": key}, x, text=t), images, text)
 

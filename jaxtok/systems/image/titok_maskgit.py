@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition, Latents
-from jaxtok.nn.masked_transformer import Form, MaskedTransformer, masked_vocab
+from jaxtok.nn.masked_transformer import Form, MaskedTransformer
 from jaxtok.nn.transformer import Remat
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import Masked, MaskedSettings
+from jaxtok.systems.image.prior_shape import PriorShape, masked_network
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.weights import Entry, Table, dense, squeeze_leading
 
@@ -85,18 +86,9 @@ class TiTokMaskGIT:
 
     def network(self, dtype: Any = jnp.float32) -> MaskedTransformer:
         """The network."""
-        return MaskedTransformer(
-            masked_vocab(self.space, self.classes),
-            self.tokens,
-            self.layers,
-            self.heads,
-            self.width // self.heads,
-            self.hidden,
-            self.form,
-            segments=2 if self.form == "bert" else 0,
-            remat=self.remat,
-            unroll=self.unroll,
-            dtype=dtype,
+        shape = PriorShape(self.layers, self.heads, self.width // self.heads, self.remat, self.unroll)
+        return masked_network(
+            shape, self.space, self.tokens, self.classes, self.form, dtype, hidden=self.hidden
         )
 
     def prior(self, dtype: Any = jnp.float32) -> Prior:
