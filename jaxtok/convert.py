@@ -30,6 +30,7 @@ SYSTEMS = (
     "tatitok",
     "titok",
     "titok_maskgit",
+    "var",
     "vector_quantize_pytorch",
 )
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxtok.nn.constrain import constrain
-from jaxtok.nn.linear import Dense
+from jaxtok.nn.linear import Dense, Initializer
 from jaxtok.nn.normalization import LayerNorm
 
 
@@ -18,18 +18,20 @@ class Modulation(nn.Module):
     Attributes:
       count: number of vectors.
       width: their width.
-      zero_init: start from zero (AdaLN-Zero) instead of Xavier.
+      zero_init: start from zero (AdaLN-Zero) instead of `kernel_init`.
       dtype: computation dtype.
+      kernel_init: initialiser, Xavier uniform by default.
     """
 
     count: int
     width: int
     zero_init: bool = False
     dtype: Any = jnp.float32
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, c: Float[jax.Array, "B E"]) -> list[Float[jax.Array, "B 1 D"]]:
-        init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
+        init = nn.initializers.zeros if self.zero_init else self.kernel_init
         out = Dense(self.count * self.width, kernel_init=init, dtype=self.dtype, name="linear")(nn.silu(c))
         # Vectors are small beside the map that makes them: left alone, the partitioner splits them like it.
         out = constrain(out, ("data", "fsdp"), None)
@@ -42,14 +44,21 @@ class AdaptiveLayerNorm(nn.Module):
 
     Attributes:
       dtype: computation dtype.
+      epsilon: of the norm.
+      kernel_init: of the map that makes scale and shift.
     """
 
     dtype: Any = jnp.float32
+    epsilon: float = 1e-6
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B N D"], c: Float[jax.Array, "B E"]) -> Float[jax.Array, "B N D"]:
-        scale, shift = Modulation(2, x.shape[-1], dtype=self.dtype, name="modulation")(c)
-        return LayerNorm(affine=False, dtype=self.dtype)(x) * (1 + scale) + shift
+        modulation = Modulation(
+            2, x.shape[-1], dtype=self.dtype, kernel_init=self.kernel_init, name="modulation"
+        )
+        scale, shift = modulation(c)
+        return LayerNorm(self.epsilon, affine=False, dtype=self.dtype)(x) * (1 + scale) + shift
 
 
 class TimeEmbedding(nn.Module):
