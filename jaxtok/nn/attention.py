@@ -54,7 +54,7 @@ class CosineScale(nn.Module):
 
     @nn.compact
     def __call__(self, queries: Heads) -> Heads:
-        log_scale = self.param("log_scale", nn.initializers.constant(math.log(4)), (queries.shape[2],))
+        log_scale = self.param("scale", nn.initializers.constant(math.log(4)), (queries.shape[2],))
         factor = jnp.exp(jnp.minimum(log_scale, math.log(100)))[:, None]
         return (unit(queries.astype(jnp.float32)) * factor).astype(self.dtype)
 
@@ -93,9 +93,7 @@ class Attention(nn.Module):
 
     def setup(self):
         def projection(heads, bias=self.use_bias):
-            return Dense(
-                heads * self.head_dim, use_bias=bias, dtype=self.dtype, kernel_init=self.kernel_init
-            )
+            return Dense(heads * self.head_dim, use_bias=bias, dtype=self.dtype, kernel_init=self.kernel_init)
 
         key_heads = self.key_heads or self.heads
         if self.heads % key_heads:

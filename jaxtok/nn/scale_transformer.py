@@ -158,7 +158,8 @@ class ScaleTransformer(nn.Module):
         told, count, first = self._told(condition, codes.shape[0]), codes.shape[1], self.start_table.shape[0]
         if inputs.shape[1] != count - first:
             raise ValueError(
-                f"{inputs.shape[1]} inputs for {count} tokens; all but the {first} of the first scale need one"
+                f"{inputs.shape[1]} inputs for {count} tokens; all but the {first} of the first scale need "
+                "one"
             )
         x = jnp.concatenate([self._first(told), self.word(inputs)], axis=1) + self._places()[:count]
         levels = self.layout.levels[:count]
@@ -210,8 +211,8 @@ class ScaleTransformer(nn.Module):
         """
         if not jnp.issubdtype(inputs.dtype, jnp.floating):
             raise ValueError(
-                f"inputs are {inputs.dtype}, codes perhaps; a next-scale prior reads what the tokenizer makes "
-                "of them, see `ScaleCodec.inputs`"
+                f"inputs are {inputs.dtype}, codes perhaps; a next-scale prior reads what the tokenizer "
+                "makes of them, see `ScaleCodec.inputs`"
             )
         x = self._embed(inputs, positions, cache.told)
         if mask is None:

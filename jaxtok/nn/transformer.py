@@ -114,7 +114,8 @@ class Block(nn.Module):
             through a linear map of their own; "prefix", ready-made keys and values ([B, H, P, head_dim], the
             same); "branches" [2, B], factors of what attention and feed-forward half add (stochastic depth).
           shared: inputs that all layers share: "rope" (`Rope`), "mask" bool [#B, #H, N, P + T + N],
-            "modulation" [B, E] (or see `shared_modulation`), "position_ids" int32 [B, N] into the learned table (0..N-1 if absent).
+            "modulation" [B, E] (or see `shared_modulation`), "position_ids" int32 [B, N] into the learned
+            table (0..N-1 if absent).
           collect: what to return beside x.
 
         Returns:
@@ -148,7 +149,9 @@ class Block(nn.Module):
             name="feed_forward",
         )
         if "branches" in layer:
-            gate1, gate2 = (gate * part[:, None, None] for gate, part in zip((gate1, gate2), layer["branches"]))
+            gate1, gate2 = (
+                gate * part[:, None, None] for gate, part in zip((gate1, gate2), layer["branches"])
+            )
         attend = functools.partial(
             self.attention, prefix=prefix, rope=shared.get("rope"), mask=shared.get("mask")
         )

@@ -108,7 +108,9 @@ class NextScale:
         branches = self.draw_branches(keys) if self.drop_path else None
         logits = apply(params, codes, condition, inputs, branches)
         nll = -log_likelihood(logits, codes, self.space)
-        counts = jnp.ones_like(nll) if latents.mask is None else latents.mask[:, : last.stop].astype(nll.dtype)
+        counts = (
+            jnp.ones_like(nll) if latents.mask is None else latents.mask[:, : last.stop].astype(nll.dtype)
+        )
         weights = np.ones((last.stop, 1), np.float32)
         weights[last] = self.newest_weight
         # As officially: a batch of fewer scales, or of a light one, has a smaller loss.

@@ -2,8 +2,8 @@
 (arXiv 2404.02905, official code FoundationVision/VAR).
 
 The tokenizer is a convolutional autoencoder with a multi-scale residual quantizer between two convolutions.
-The prior is `jaxtok.nn.scale_transformer`. A system of a single scale, a plain grid of codes, has a next-token
-prior in its place ("raster"), of as many parameters, to compare with.
+The prior is `jaxtok.nn.scale_transformer`. A system of a single scale, a plain grid of codes, has a
+next-token prior in its place ("raster"), of as many parameters, to compare with.
 """
 
 import dataclasses
@@ -243,9 +243,7 @@ class VAR:
             dtype,
         )
         dropout = self.condition_dropout if self.classes else 0.0
-        rule = NextScale(
-            self.space, self.layout, features, dropout, shape.drop_paths, settings=self.settings
-        )
+        rule = NextScale(self.space, self.layout, features, dropout, shape.drop_paths, settings=self.settings)
         return Prior(network, rule)
 
     def raster(self, dtype: Any = jnp.float32) -> Prior:
@@ -297,11 +295,11 @@ class VAR:
     def decode(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
-        """Float images around [-1, 1] of latents, or of the codes of all scales or of the first ones; pure."""
+        """Float images around [-1, 1] of latents, or of the codes of all scales or the first ones; pure."""
         return cast(jax.Array, self.tokenizer().apply(variables, latents, size, method="decode"))
 
     def class_condition(self, labels: jax.Array) -> Condition | None:
-        """Condition of labels int32 [B], with "no class" as its null; None where the prior is told nothing."""
+        """Condition of labels int32 [B], with "no class" as null; None where the prior is told nothing."""
         conditioner = self.conditioner()
         return None if conditioner is None else conditioner.condition(labels)
 

@@ -20,7 +20,8 @@ NAMES = {
     )
     for half, side in (("encoder", "down"), ("decoder", "up"))
 }
-# Theirs: gate of both halves, scale of both, shift of both. Ours: shift, scale and gate of one, then the other.
+# Theirs: gate of both halves, scale of both, shift of both. Ours: shift, scale and gate of one, then of the
+# other.
 MODULATION = (4, 2, 0, 5, 3, 1)
 
 
@@ -96,7 +97,7 @@ def transformer_table(depth: int, cosine: bool, heads: int, shared: bool) -> Tab
     ]
     if cosine:
         scale = reshape((heads,), (1, heads, 1, 1))
-        name = f"{attention}/query_norm/log_scale"
+        name = f"{attention}/query_norm/scale"
         entries.append(Entry(f"{theirs}.attn.scale_mul_1H11", name, scale, layers))
     if shared:
         entries += linear("shared_ada_lin.1", "modulation/linear", in_order)
