@@ -190,7 +190,7 @@ class ScaleTransformer(nn.Module):
     def step(
         self,
         cache: ScaleCache,
-        inputs: Float[jax.Array, "B S C"],
+        inputs: jax.Array,
         positions: Int[jax.Array, "B S"],
         mask: Bool[jax.Array, "B S C"] | None = None,
     ) -> tuple[Float[jax.Array, "B S F"], ScaleCache]:
@@ -198,7 +198,7 @@ class ScaleTransformer(nn.Module):
 
         Args:
           cache: from `start` or an earlier step; it holds the tokens before those at `positions`.
-          inputs: as of `__call__`; of tokens of the first scale anything.
+          inputs: float [B, S, C], as of `__call__`; of tokens of the first scale anything.
           positions: 0..N-1, of one scale or of several that follow each other.
           mask: see `KVCache.visible`; default all cached tokens, and the new ones of the same scale or of
             those before it.
