@@ -338,6 +338,11 @@ class Layout:
             start += length
         raise ValueError(f"no segment {name!r}; this layout has {[segment for segment, _ in self.segments]}")
 
+    @property
+    def levels(self) -> np.ndarray:
+        """Which scale each token belongs to, int32 [N]."""
+        return np.repeat(np.arange(len(self.scales), dtype=np.int32), [math.prod(s) for s in self.scales])
+
     def scale(self, index: int) -> slice:
         """Where scale `index` lies on the token axis."""
         sizes = [math.prod(shape) for shape in self.scales]

@@ -31,6 +31,7 @@ SYSTEMS = (
     "tatitok",
     "titok",
     "titok_maskgit",
+    "var",
     "vector_quantize_pytorch",
 )
 

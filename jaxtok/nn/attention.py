@@ -1,5 +1,6 @@
 """Multi-head attention with normalised queries and keys, rotary positions and ready-made extra keys."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxtok.nn.linear import Dense
+from jaxtok.kernels.nearest_code.api import unit
+from jaxtok.nn.linear import Dense, Initializer
 from jaxtok.nn.normalization import make_norm
 from jaxtok.nn.rope import Rope, apply_rope
 
@@ -17,23 +19,45 @@ Keys = Float[
     jax.Array, "B S K D"
 ]  # their number differs from that of the queries, and so may that of their heads
 AttentionFn = Callable[..., jax.Array]
-QKNorm = bool | Literal["rms", "layer"]  # True is "rms"
+QKNorm = bool | Literal["rms", "layer", "plain", "cosine"]  # True is "rms"
 
 
 def dot_product_attention(
-    query: Heads, key: Keys, value: Keys, mask: Bool[jax.Array, "#B #H #N #S"] | None = None
+    query: Heads,
+    key: Keys,
+    value: Keys,
+    mask: Bool[jax.Array, "#B #H #N #S"] | None = None,
+    scale: float | None = None,
 ) -> Heads:
-    """Softmax attention with scale `1 / sqrt(D)`; the seam where a fused implementation can be injected.
+    """Softmax attention; the seam where a fused implementation can be injected.
 
     Args:
       query: [B, N, H, D].
       key, value: [B, S, K, D]; K divides H, and head h of the queries looks at head h // (H / K).
       mask: broadcastable to [B, H, N, S], True where a query may look.
+      scale: factor of the scores; default `1 / sqrt(D)`.
 
     Returns:
       [B, N, H, D].
     """
-    return jax.nn.dot_product_attention(query, key, value, mask=mask)
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
+
+
+class CosineScale(nn.Module):
+    """Queries and keys of unit length, and a learned factor of their cosines per head, at most 100 (Swin V2,
+    arXiv 2111.09883; VAR, arXiv 2404.02905). The factor is part of the queries.
+
+    Attributes:
+      dtype: output dtype; lengths are float32.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, queries: Heads) -> Heads:
+        log_scale = self.param("scale", nn.initializers.constant(math.log(4)), (queries.shape[2],))
+        factor = jnp.exp(jnp.minimum(log_scale, math.log(100)))[:, None]
+        return (unit(queries.astype(jnp.float32)) * factor).astype(self.dtype)
 
 
 class Attention(nn.Module):
@@ -42,14 +66,19 @@ class Attention(nn.Module):
     Attributes:
       heads: number of heads.
       head_dim: channels per head; the output is as wide as the input whatever `heads * head_dim` is.
-      qk_norm: whether each head's queries and keys go through a norm with learned parameters, and which: an
-        RMS norm (True) or the one named.
+      qk_norm: what normalises each head's queries and keys: "rms" (or True) and "layer", with learned
+        parameters; "plain", a layer norm without; "cosine" for unit length and a learned factor of the
+        scores, see `CosineScale`; False for nothing.
       use_bias: whether the projections have biases.
       attention_fn: `(query, key, value, mask) -> output`.
       dtype: computation dtype.
       key_heads: heads of the keys and values, a divisor of `heads` whose consecutive groups share them
         (grouped-query attention, arXiv 2305.13245); None for as many as `heads`.
       out_bias: whether the output projection has a bias; None for the same as the others.
+      key_bias: whether the keys have a bias; None for the same as queries and values.
+      scale: factor of the scores; None for `1 / sqrt(head_dim)`, or 1 of cosines.
+      kernel_init, out_init: of the projections, and of the output projection.
+      norm_epsilon: of the norms of queries and keys.
     """
 
     heads: int
@@ -60,10 +89,15 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
     key_heads: int | None = None
     out_bias: bool | None = None
+    key_bias: bool | None = None
+    scale: float | None = None
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    out_init: Initializer = nn.initializers.xavier_uniform()
+    norm_epsilon: float = 1e-6
 
     def setup(self):
-        def projection(heads):
-            return Dense(heads * self.head_dim, use_bias=self.use_bias, dtype=self.dtype)
+        def projection(heads, bias=self.use_bias):
+            return Dense(heads * self.head_dim, use_bias=bias, dtype=self.dtype, kernel_init=self.kernel_init)
 
         key_heads = self.key_heads or self.heads
         if self.heads % key_heads:
@@ -72,12 +106,17 @@ class Attention(nn.Module):
             )
         self.query, self.key, self.value = (
             projection(self.heads),
-            projection(key_heads),
+            projection(key_heads, self.use_bias if self.key_bias is None else self.key_bias),
             projection(key_heads),
         )
-        if self.qk_norm:
+        if self.qk_norm == "cosine":
+            self.query_norm: Any = CosineScale(dtype=self.dtype)
+            self.key_norm: Any = lambda keys: unit(keys.astype(jnp.float32)).astype(self.dtype)
+        elif self.qk_norm:
             kind = "rms" if self.qk_norm is True else self.qk_norm
-            self.query_norm, self.key_norm = (make_norm(kind, dtype=self.dtype) for _ in range(2))
+            self.query_norm, self.key_norm = (
+                make_norm(kind, epsilon=self.norm_epsilon, dtype=self.dtype) for _ in range(2)
+            )
 
     def keys_values(self, x: Float[jax.Array, "B N E"], rope: Rope | None = None) -> tuple[Keys, Keys]:
         """Keys and values of a sequence, each [B, N, K, head_dim]."""
@@ -117,10 +156,13 @@ class Attention(nn.Module):
         keys, values = own = self.keys_values(x, rope)
         if prefix is not None:
             keys, values = (_prepend(before, new) for before, new in zip(prefix, own))
-        out = self.attention_fn(self.queries(x, rope), keys, values, mask)
+        scale = 1.0 if self.scale is None and self.qk_norm == "cosine" else self.scale
+        scaled = {} if scale is None else {"scale": scale}
+        out = self.attention_fn(self.queries(x, rope), keys, values, mask, **scaled)
         out = out.reshape(*x.shape[:2], self.heads * self.head_dim)
         bias = self.use_bias if self.out_bias is None else self.out_bias
-        return Dense(x.shape[-1], use_bias=bias, dtype=self.dtype, name="out")(out), own
+        project = Dense(x.shape[-1], bias, self.dtype, self.out_init, name="out")
+        return project(out), own
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], -1, self.head_dim)

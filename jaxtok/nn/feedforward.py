@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxtok.nn.linear import Dense
+from jaxtok.nn.linear import Dense, Initializer
 
 
 class FeedForward(nn.Module):
@@ -19,17 +19,20 @@ class FeedForward(nn.Module):
       kind: "swiglu", "gelu" (tanh form) or "gelu_exact".
       use_bias: whether the maps have biases.
       dtype: computation dtype.
+      kernel_init, out_init: of the maps, and of the one that leads out.
     """
 
     hidden: int
     kind: str = "swiglu"
     use_bias: bool = False
     dtype: Any = jnp.float32
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    out_init: Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
-        def dense(features, name):
-            return Dense(features, use_bias=self.use_bias, dtype=self.dtype, name=name)
+        def dense(features, name, init=self.kernel_init):
+            return Dense(features, self.use_bias, self.dtype, init, name=name)
 
         up = dense(self.hidden, "up")(x)
         if self.kind == "swiglu":
@@ -38,4 +41,4 @@ class FeedForward(nn.Module):
             hidden = nn.gelu(up, approximate=self.kind == "gelu")
         else:
             raise ValueError(f"feed-forward kind {self.kind!r}; choose 'swiglu', 'gelu' or 'gelu_exact'")
-        return dense(x.shape[-1], "down")(hidden)
+        return dense(x.shape[-1], "down", self.out_init)(hidden)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxtok.nn.constrain import constrain
-from jaxtok.nn.linear import Dense
+from jaxtok.nn.linear import Dense, Initializer
 from jaxtok.nn.normalization import LayerNorm
 
 
@@ -21,19 +21,21 @@ class Modulation(nn.Module):
     Attributes:
       count: number of vectors.
       width: their width.
-      zero_init: start from zero (AdaLN-Zero) instead of Xavier.
       dtype: computation dtype.
+      kernel_init: Xavier uniform by default; zeros for AdaLN-Zero, where a fresh block does nothing.
     """
 
     count: int
     width: int
-    zero_init: bool = False
     dtype: Any = jnp.float32
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, c: Float[jax.Array, "B *N E"]) -> list[Float[jax.Array, "B _ D"]]:
-        init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
-        out = Dense(self.count * self.width, kernel_init=init, dtype=self.dtype, name="linear")(nn.silu(c))
+        linear = Dense(
+            self.count * self.width, kernel_init=self.kernel_init, dtype=self.dtype, name="linear"
+        )
+        out = linear(nn.silu(c))
         # Vectors are small beside the map that makes them: left alone, the partitioner splits them like it.
         out = constrain(out if c.ndim == 3 else out[:, None], ("data", "fsdp"), None, None)
         return jnp.split(out, self.count, axis=-1)
@@ -45,19 +47,20 @@ class AdaptiveLayerNorm(nn.Module):
 
     Attributes:
       dtype: computation dtype.
-      zero_init: see `Modulation`.
+      epsilon: of the norm.
+      kernel_init: of the map that makes scale and shift.
     """
 
     dtype: Any = jnp.float32
-    zero_init: bool = False
+    epsilon: float = 1e-6
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(
         self, x: Float[jax.Array, "B N D"], c: Float[jax.Array, "B *M E"]
     ) -> Float[jax.Array, "B N D"]:
-        modulation = Modulation(2, x.shape[-1], self.zero_init, self.dtype, name="modulation")
-        scale, shift = modulation(c)
-        return LayerNorm(affine=False, dtype=self.dtype)(x) * (1 + scale) + shift
+        scale, shift = Modulation(2, x.shape[-1], self.dtype, self.kernel_init, name="modulation")(c)
+        return LayerNorm(self.epsilon, affine=False, dtype=self.dtype)(x) * (1 + scale) + shift
 
 
 class TimeEmbedding(nn.Module):

@@ -113,12 +113,12 @@ class PermutedTransformer(nn.Module):
             feed_forward_bias=True,
             modulated=True,
             modulation_affine=True,
-            modulation_zero=True,
+            modulation_init=nn.initializers.zeros,
             dtype=self.dtype,
             parent=None,
         )
         self.stack = Stack(block, self.layers, self.remat, min(self.unroll, self.layers))
-        self.norm = AdaptiveLayerNorm(self.dtype, zero_init=True)
+        self.norm = AdaptiveLayerNorm(self.dtype, kernel_init=nn.initializers.zeros)
         self.out = Dense(head_width(self.space))
 
     def __call__(

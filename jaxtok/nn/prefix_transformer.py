@@ -36,15 +36,17 @@ class ClassPrefix(nn.Module):
       classes: number of classes.
       width: D.
       null: whether there is a "no class", which guidance needs.
+      deviation: of the table's initial values.
     """
 
     classes: int
     width: int
     null: bool = True
+    deviation: float = 0.02
 
     @nn.compact
     def __call__(self, condition: Condition) -> Prefix:
-        start = nn.initializers.normal(0.02)
+        start = nn.initializers.normal(self.deviation)
         embedding = nn.Embed(self.classes + self.null, self.width, embedding_init=start, name="embedding")
         x = embedding(jnp.asarray(condition.features))[:, None]
         return x, jnp.ones(x.shape[:2], bool)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtok.nn.attention import Attention, AttentionFn, QKNorm, dot_product_attention
 from jaxtok.nn.constrain import constrain
 from jaxtok.nn.feedforward import FeedForward
-from jaxtok.nn.linear import Dense
+from jaxtok.nn.linear import Dense, Initializer
 from jaxtok.nn.modulation import Modulation
 from jaxtok.nn.normalization import make_norm
 
@@ -37,16 +37,21 @@ class Block(nn.Module):
       norm: "rms" or "layer".
       norm_epsilon: epsilon of those norms.
       feed_forward: "swiglu", "gelu" or "gelu_exact".
-      qk_norm: RMS norm on each head's queries and keys, or the norm named.
+      qk_norm: norm of each head's queries and keys, see `Attention`.
       attention_bias, feed_forward_bias: biases.
       modulated: shift, scale and gate both halves by vectors made from a conditioning vector (AdaLN); `norm`
         is then a layer norm without its own scale and bias.
       modulation_affine: whether that layer norm keeps them (RAR, arXiv 2411.00776).
-      modulation_zero: whether the vectors start from zero (AdaLN-Zero), so that a fresh block does nothing.
       positions: length of a learned position table, added after the first norm; 0 for none.
       norm_after: `x = norm(x + Attn(x)); x = norm(x + FeedForward(x))` (post-norm, arXiv 1810.04805); without
         modulation and position table.
       out_bias: whether attention's output projection has a bias; None for what `attention_bias` says.
+      key_bias: the same for its keys.
+      attention_scale: factor of the scores, see `Attention`.
+      shared_modulation: `shared["modulation"]` has the six vectors of all layers, [B, 6, D] (shift, scale and
+        gate of attention, then of the feed-forward half), to which each layer adds learned ones of its own.
+      kernel_init, out_init, modulation_init: of the maps, of the two that lead back to the sum, and of the
+        modulation (with `shared_modulation`, of a layer's own vectors [6, D]).
       attention_fn: implementation of attention.
       dtype: computation dtype.
     """
@@ -67,7 +72,12 @@ class Block(nn.Module):
     norm_after: bool = False
     out_bias: bool | None = None
     modulation_affine: bool = False
-    modulation_zero: bool = False
+    key_bias: bool | None = None
+    attention_scale: float | None = None
+    shared_modulation: bool = False
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    out_init: Initializer = nn.initializers.xavier_uniform()
+    modulation_init: Initializer = nn.initializers.xavier_uniform()
 
     def setup(self):
         if self.norm_after and (self.modulated or self.positions):
@@ -83,6 +93,10 @@ class Block(nn.Module):
             self.attention_fn,
             self.dtype,
             out_bias=self.out_bias,
+            key_bias=self.key_bias,
+            scale=self.attention_scale,
+            kernel_init=self.kernel_init,
+            out_init=self.out_init,
         )
         self.context = Dense(self.heads * self.head_dim, dtype=self.dtype)
 
@@ -100,10 +114,10 @@ class Block(nn.Module):
           x: [B, N, D].
           layer: inputs of this layer: "context" [B, T, E], text features that become extra keys and values
             through a linear map of their own; "prefix", ready-made keys and values ([B, H, P, head_dim], the
-            same).
+            same); "branches" [2, B], factors of what attention and feed-forward half add (stochastic depth).
           shared: inputs that all layers share: "rope" (`Rope`), "mask" bool [#B, #H, N, P + T + N],
-            "modulation" [B, E] or [B, N, E], "position_ids" int32 [B, N] into the learned table (0..N-1 if
-            absent).
+            "modulation" [B, E] or [B, N, E] (or see `shared_modulation`), "position_ids" int32 [B, N] into the
+            learned table (0..N-1 if absent).
           collect: what to return beside x.
 
         Returns:
@@ -123,14 +137,22 @@ class Block(nn.Module):
         shift1 = shift2 = 0.0
         scale1 = scale2 = gate1 = gate2 = 1.0
         if self.modulated:
-            modulation = Modulation(6, width, self.modulation_zero, self.dtype, name="modulation")
-            vectors = modulation(shared["modulation"])
-            shift1, scale1, gate1, shift2, scale2, gate2 = vectors
+            shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(shared["modulation"], width)
             scale1, scale2 = 1 + scale1, 1 + scale2
 
         feed_forward = FeedForward(
-            self.hidden, self.feed_forward, self.feed_forward_bias, self.dtype, name="feed_forward"
+            self.hidden,
+            self.feed_forward,
+            self.feed_forward_bias,
+            self.dtype,
+            self.kernel_init,
+            self.out_init,
+            name="feed_forward",
         )
+        if "branches" in layer:
+            gate1, gate2 = (
+                gate * part[:, None, None] for gate, part in zip((gate1, gate2), layer["branches"])
+            )
         attend = functools.partial(
             self.attention, prefix=prefix, rope=shared.get("rope"), mask=shared.get("mask")
         )
@@ -152,6 +174,13 @@ class Block(nn.Module):
             x = x + gate2 * feed_forward(h)
         x = constrain(x, ("data", "fsdp"), None, None)
         return x, {"nothing": None, "hidden": x, "keys_values": own}[collect]
+
+    def _modulation(self, vectors, width):
+        if not self.shared_modulation:
+            own = Modulation(6, width, dtype=self.dtype, kernel_init=self.modulation_init, name="modulation")
+            return own(vectors)
+        offset = self.param("modulation_offset", self.modulation_init, (6, width), jnp.float32)
+        return jnp.split(vectors + offset.astype(self.dtype), 6, axis=1)
 
     def _prefix(self, layer):
         if "prefix" in layer:

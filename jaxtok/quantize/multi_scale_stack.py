@@ -174,6 +174,7 @@ class MultiScaleQuantizer(QuantizerStack):
         codes: Int[jax.Array, "B m Q"],
         mask: Bool[jax.Array, "B *grid"] | None = None,
         kept: jax.Array | int | None = None,
+        present: Bool[jax.Array, "B m"] | None = None,
     ) -> Float[jax.Array, "B *grid D"]:
         """Sum of the scales that `codes` holds, all of them or the first ones; float32.
 
@@ -181,11 +182,25 @@ class MultiScaleQuantizer(QuantizerStack):
           codes: see `encode`.
           mask: that they were made with.
           kept: number of scales to use, int or int32 [B]; default all that there are.
+          present: which of the codes to use; default all. A scale without any adds nothing, not even the
+            bias of its convolution.
 
         Raises:
           ValueError: a number of codes that is not a number of whole scales.
         """
-        return masked(self._running(codes, mask, kept)[-1], mask)
+        return masked(self._running(codes, mask, kept, present)[-1], mask)
+
+    def cell_values(self, codes: Int[jax.Array, "B m Q"], scale: int) -> Float[jax.Array, "B m D"]:
+        """What the codes of one scale stand for in its own grid, before `spread`."""
+        return self._value(scale, codes)
+
+    def spread(self, cells: Float[jax.Array, "B m D"], scale: int) -> Float[jax.Array, "B *grid D"]:
+        """What the values of one scale's cells add to the grid."""
+        return self._spread(scale, cells)
+
+    def pooled(self, total: Float[jax.Array, "B *grid D"], scale: int) -> Float[jax.Array, "B m D"]:
+        """A running sum as a next-scale prior reads it before `scale`: at that scale's size."""
+        return self.pyramid.down(total, scale)[0]
 
     def partial_sums(
         self, codes: Int[jax.Array, "B m Q"], mask: Bool[jax.Array, "B *grid"] | None = None
@@ -274,7 +289,7 @@ class MultiScaleQuantizer(QuantizerStack):
         part = self.pyramid.up(cells, i)
         return part if kept is None else masked(part, i < jnp.broadcast_to(kept, part.shape[:1]))
 
-    def _running(self, codes, mask, kept=None):
+    def _running(self, codes, mask, kept=None, present=None):
         ends = np.cumsum([math.prod(shape) for shape in self.layout.scales])
         if codes.shape[1] not in ends:
             raise ValueError(
@@ -284,7 +299,9 @@ class MultiScaleQuantizer(QuantizerStack):
         for i in range(int(np.searchsorted(ends, codes.shape[1])) + 1):
             cells = None if mask is None else self.pyramid.real_cells(mask, i)
             value = masked(self._value(i, codes[:, start : ends[i]]), cells)
-            total = total + self._spread(i, value, kept)
+            here = None if present is None else present[:, start : ends[i]]
+            part = self._spread(i, masked(value, here), kept)
+            total = total + masked(part, None if here is None else jnp.any(here, axis=1))
             sums.append(total)
             start = ends[i]
         return sums

@@ -18,7 +18,7 @@ from jaxtok.losses import reconstruction
 from jaxtok.losses.alignment import alignment_loss
 from jaxtok.losses.terms import Terms
 from jaxtok.nn.images import to_float
-from jaxtok.priors.contract import Prior
+from jaxtok.priors.contract import Codec, Prior
 from jaxtok.priors.independent import count_codes, independent_nll
 from jaxtok.quantize.health import health
 
@@ -181,12 +181,14 @@ class PriorObjective:
       encode: `(frozen variables of the tokenizer, images) -> Latents`.
       condition: `(batch, frozen) -> Condition | None`.
       tokenizer: name of the stage whose variables are frozen.
+      codec: `(frozen variables of the tokenizer) -> Codec`, for priors that need one.
     """
 
     prior: Prior
     encode: Callable[[Variables, jax.Array], Latents]
     condition: Callable[[Batch, Variables], Condition | None]
     tokenizer: str = "tokenizer"
+    codec: Callable[[Variables], Codec] | None = None
 
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
         """Fresh variables."""
@@ -203,7 +205,7 @@ class PriorObjective:
         """
         latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
         condition, prior = self.condition(batch, frozen), self.prior.at(step)
-        total, metrics = prior.loss(variables["params"], latents, condition, keys)
+        total, metrics = prior.loss(variables["params"], latents, condition, keys, self._codec(frozen))
         return Terms(total, {"loss/nll": total, **metrics}, {}, {})
 
     @property
@@ -212,12 +214,16 @@ class PriorObjective:
         return self.prior.rule.measure
 
     def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
-        """The prior's loss with every caption kept, in nats per slot."""
+        """The prior's loss with every caption and all of the network kept, in nats per slot."""
         latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
         rule: Any = self.prior.rule
-        rule = dataclasses.replace(rule, condition_dropout=0.0)
-        prior = dataclasses.replace(self.prior, rule=rule)
-        return prior.loss(variables["params"], latents, self.condition(batch, frozen), keys)[0]
+        kept: dict[str, Any] = {"drop_path": ()} if hasattr(rule, "drop_path") else {}
+        rule = dataclasses.replace(rule, condition_dropout=0.0, **kept)
+        prior, condition = dataclasses.replace(self.prior, rule=rule), self.condition(batch, frozen)
+        return prior.loss(variables["params"], latents, condition, keys, self._codec(frozen))[0]
+
+    def _codec(self, frozen):
+        return None if self.codec is None else self.codec(frozen[self.tokenizer])
 
     def update_collections(self, collections: Variables, statistics: Variables, key: jax.Array) -> Variables:
         """Priors have none."""

@@ -12,6 +12,7 @@ _CLASSES = {
     "tatitok": "jaxtok.systems.image.tatitok:TATiTok",
     "titok": "jaxtok.systems.image.titok:TiTok",
     "titok_maskgit": "jaxtok.systems.image.titok_maskgit:TiTokMaskGIT",
+    "var": "jaxtok.systems.image.var:VAR",
     "vector_quantize_pytorch": "jaxtok.systems.quantizers.zoo:VectorQuantizePytorch",
 }
 

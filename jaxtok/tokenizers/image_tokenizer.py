@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxtok.codes import CodeSpace, Condition, Latents, Reconstruction
+from jaxtok.codes import CodeSpace, Condition, Latents, Layout, Reconstruction
 from jaxtok.nn.images import to_float
 
 Images = Shaped[jax.Array | np.ndarray, "B H W C"]  # uint8, or float in [-1, 1]
@@ -39,7 +39,12 @@ class ImageTokenizer(nn.Module):
     @property
     def tokens(self) -> int:
         """N, tokens per image."""
-        return self.encoder.tokens
+        return self.layout.tokens
+
+    @property
+    def layout(self) -> Layout:
+        """Structure along the token axis: the scales of a quantizer that has some."""
+        return getattr(self.quantizer, "layout", None) or Layout(self.encoder.tokens)
 
     def __call__(
         self,
@@ -74,12 +79,14 @@ class ImageTokenizer(nn.Module):
 
     def encode(self, images: Images) -> Latents:
         """Codes and their embeddings of uint8 or float [-1, 1] images [B, H, W, C]; values only where latents
-        are continuous.
+        are continuous, codes only where several of them make a value (scales).
         """
         features = self.features(images)
         if self.space is None:
             return Latents(values=self.quantizer.latents(features))
         codes = self.quantizer.encode(features)
+        if self.layout.scales:
+            return Latents(codes=codes)
         return Latents(codes=codes, values=self.quantizer.decode(codes))
 
     def embed(self, codes: jax.Array | np.ndarray) -> Float[jax.Array, "B N D"]:
@@ -93,7 +100,7 @@ class ImageTokenizer(nn.Module):
         text: Float[jax.Array, "B T F"] | Condition | None = None,
     ) -> Float[jax.Array, "B H W C"]:
         """Images of latents or codes, float32 around [-1, 1], at `size` (height, width) pixels; default
-        `image_size`.
+        `image_size`. Of scales the first ones will do.
 
         A `mask` on the latents drops whole tokens: their embeddings become zero. `text` is for decoders that
         read features of text tokens.
@@ -106,9 +113,13 @@ class ImageTokenizer(nn.Module):
             latents = Latents(codes=latents)
         if latents.codes is None and latents.values is None:
             raise ValueError("latents have neither codes nor values; there is nothing to decode")
-        values = jnp.asarray(latents.values) if latents.codes is None else self.embed(latents.codes)
-        if latents.mask is not None:
-            values = values * jnp.all(latents.mask, axis=-1, keepdims=True)
+        if latents.codes is not None and latents.mask is not None and self.layout.scales:
+            present = jnp.all(latents.mask, axis=-1)
+            values = self.quantizer.decode(jnp.asarray(latents.codes), present)
+        else:
+            values = jnp.asarray(latents.values) if latents.codes is None else self.embed(latents.codes)
+            if latents.mask is not None:
+                values = values * jnp.all(latents.mask, axis=-1, keepdims=True)
         height, width = self.image_size if size is None else size
         images, features = self.decoder(values, (height, width), **_text(text))
         if images is None:

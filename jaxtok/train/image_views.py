@@ -21,7 +21,7 @@ from jaxtok.inspect import plot_bit_usage, plot_code_usage, reconstruction_grid,
 from jaxtok.nn.byte_text import byte_string
 from jaxtok.nn.caption_ids import caption_ids
 from jaxtok.nn.images import to_uint8
-from jaxtok.priors.contract import Prior
+from jaxtok.priors.contract import Codec, Prior
 from jaxtok.priors.independent import sample_independent
 from jaxtok.train.config import to_json
 from jaxtok.train.distributed import to_host
@@ -211,11 +211,13 @@ class PriorSampler:
       prior: the prior.
       condition: (ids, mask, frozen) -> condition, or (labels) -> condition of a prior of classes.
       classes: whether it is one of classes.
+      codec: `(frozen variables of the tokenizer) -> Codec`, for priors that need one.
     """
 
     prior: Prior
     condition: Callable[..., Condition | None]
     classes: bool = False
+    codec: Callable[[Any], Codec] | None = None
 
     @property
     def guidances(self) -> tuple[float, ...]:
@@ -244,8 +246,9 @@ class PriorSampler:
         """Samples of captions, or of classes."""
         settings = dataclasses.replace(self.prior.rule.default_settings(), guidance=guidance)
         condition = self.condition(labels) if self.classes else self.condition(ids, mask, frozen)
+        codec = None if self.codec is None else self.codec(frozen["tokenizer"])
         return self.prior.sample(
-            variables["params"], condition, key, batch=labels.shape[0], settings=settings
+            variables["params"], condition, key, batch=labels.shape[0], settings=settings, codec=codec
         )
 
 

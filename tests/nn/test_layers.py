@@ -1,5 +1,6 @@
 """The small layers: dense, norms, feed-forward, modulation, constraints."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,11 +80,8 @@ def test_feed_forward_kinds():
 
 def test_modulation_starts_at_zero_only_if_told():
     c = X[:, 0]
-    init = jax.jit(
-        lambda zero_init: Modulation(2, 8, zero_init).init_with_output(jax.random.key(0), c)[0],
-        static_argnums=0,
-    )
-    zero, xavier = init(True), init(False)
+    init = jax.jit(lambda module: module.init_with_output(jax.random.key(0), c)[0], static_argnums=0)
+    zero, xavier = init(Modulation(2, 8, kernel_init=nn.initializers.zeros)), init(Modulation(2, 8))
     assert len(zero) == 2 and zero[0].shape == (2, 1, 8)
     assert not any(np.any(v) for v in zero) and all(np.any(v) for v in xavier)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtok.codes import Latents
 from jaxtok.nn.caption_ids import caption_ids
 from jaxtok.nn.images import to_float, to_uint8
+from jaxtok.priors.contract import Codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +86,18 @@ class ImageSystem:
             )
         chosen = dataclasses.replace(default, **settings)
         sample, told = self._sampler(prior, chosen), self._told(captions)
-        latents = sample(params, self._networks, told, jax.random.key(seed), given)
+        frozen = {**self._networks, "tokenizer": self._part("tokenizer")} if self._codec else self._networks
+        latents = sample(params, frozen, told, jax.random.key(seed), given)
         return self.decode(latents), latents
 
     @property
     def _has_classes(self) -> bool:
         return hasattr(self.model, "class_condition")
+
+    @property
+    def _codec(self) -> Callable[[Any], Codec] | None:
+        """(variables of the tokenizer) -> what the priors read of it, if they do."""
+        return getattr(self.model, "codec", None)
 
     def _told(self, captions: Sequence[str | int]) -> tuple[jax.Array, ...]:
         """What the condition is made of: labels, or ids and mask of captions."""
@@ -141,7 +148,8 @@ class ImageSystem:
                     condition = self.model.class_condition(*told)
                 else:
                     condition = self.model.caption_condition(*told, frozen)
-                return prior.sample(params, condition, key, given=given, settings=settings)
+                codec = None if self._codec is None else self._codec(frozen["tokenizer"])
+                return prior.sample(params, condition, key, given=given, settings=settings, codec=codec)
 
             self._samplers[name, settings] = sample
         return self._samplers[name, settings]

@@ -87,7 +87,7 @@ def component(config: Mapping[str, Any]) -> OfficialComponent:
 def var_component(config: Mapping[str, Any]) -> OfficialComponent:
     """`OfficialComponent` of the quantizer in VAR's `VQVAE(**config["args"])`, names without prefix."""
     a = config["args"]
-    share = a.get("share_quant_resi", 4)
+    share, ratio = a.get("share_quant_resi", 4), abs(a.get("quant_resi", 0.5))
     module = multi_scale_vq(
         tuple(a["v_patch_nums"]),
         a["vocab_size"],
@@ -95,8 +95,8 @@ def var_component(config: Mapping[str, Any]) -> OfficialComponent:
         metric="cosine" if a.get("using_znorm") else "euclidean",
         own_length=True,
         commitment=a.get("beta", 0.25),
-        residual_ratio=a.get("quant_resi", 0.5),
-        phis=share or len(a["v_patch_nums"]),
+        residual_ratio=ratio,
+        phis=(share or len(a["v_patch_nums"])) if ratio > 1e-6 else 0,
     )
     entries = [Entry("embedding.weight", "quantizers_0/codebook")]
     stem = {0: "quant_resi.{}", 1: "quant_resi.qresi"}.get(share, "quant_resi.qresi_ls.{}")
