@@ -1,7 +1,7 @@
 """Multi-head attention with normalised queries and keys, rotary positions and ready-made extra keys."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxtok.nn.linear import Dense
-from jaxtok.nn.normalization import RMSNorm
+from jaxtok.nn.normalization import make_norm
 from jaxtok.nn.rope import Rope, apply_rope
 
 Heads = Float[jax.Array, "B N H D"]
@@ -35,29 +35,41 @@ def dot_product_attention(
     return jax.nn.dot_product_attention(query, key, value, mask=mask)
 
 
+def mup_attention(
+    query: Heads, key: Keys, value: Keys, mask: Bool[jax.Array, "#B #H #N #S"] | None = None
+) -> Heads:
+    """`dot_product_attention` with scale `8 / D`, so that the best learning rate does not move with the width
+    (arXiv 2203.03466); at 64 channels per head it is the usual scale.
+    """
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=8 / query.shape[-1])
+
+
 class Attention(nn.Module):
     """Attention over a sequence and, optionally, over keys and values that come from elsewhere.
 
     Attributes:
       heads: number of heads.
       head_dim: channels per head; the output is as wide as the input whatever `heads * head_dim` is.
-      qk_norm: whether each head's queries and keys go through an RMS norm with a learned scale.
+      qk_norm: whether each head's queries and keys go through an RMS norm with a learned scale; "plain" for
+        a layer norm without parameters.
       use_bias: whether the projections have biases.
       attention_fn: `(query, key, value, mask) -> output`.
       dtype: computation dtype.
       key_heads: heads of the keys and values, a divisor of `heads` whose consecutive groups share them
         (grouped-query attention, arXiv 2305.13245); None for as many as `heads`.
       out_bias: whether the output projection has a bias; None for the same as the others.
+      norm_epsilon: of the norms of queries and keys.
     """
 
     heads: int
     head_dim: int
-    qk_norm: bool = True
+    qk_norm: bool | Literal["plain"] = True
     use_bias: bool = False
     attention_fn: AttentionFn = dot_product_attention
     dtype: Any = jnp.float32
     key_heads: int | None = None
     out_bias: bool | None = None
+    norm_epsilon: float = 1e-6
 
     def setup(self):
         def projection(heads):
@@ -74,7 +86,10 @@ class Attention(nn.Module):
             projection(key_heads),
         )
         if self.qk_norm:
-            self.query_norm, self.key_norm = RMSNorm(dtype=self.dtype), RMSNorm(dtype=self.dtype)
+            kind = "rms" if self.qk_norm is True else self.qk_norm
+            self.query_norm, self.key_norm = (
+                make_norm(kind, epsilon=self.norm_epsilon, dtype=self.dtype) for _ in range(2)
+            )
 
     def keys_values(self, x: Float[jax.Array, "B N E"], rope: Rope | None = None) -> tuple[Keys, Keys]:
         """Keys and values of a sequence, each [B, N, K, head_dim]."""

@@ -1,10 +1,13 @@
 """Adaptive layer norm (AdaLN, arXiv 2212.09748) and embeddings of a scalar time."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from jaxtok.nn.constrain import constrain
@@ -20,20 +23,47 @@ class Modulation(nn.Module):
       width: their width.
       zero_init: start from zero (AdaLN-Zero) instead of Xavier.
       dtype: computation dtype.
+      segments: how many parts of a sequence have vectors of their own.
     """
 
     count: int
     width: int
     zero_init: bool = False
     dtype: Any = jnp.float32
+    segments: int = 1
 
     @nn.compact
-    def __call__(self, c: Float[jax.Array, "B E"]) -> list[Float[jax.Array, "B 1 D"]]:
+    def __call__(self, c: Float[jax.Array, "B E"]) -> list[Float[jax.Array, "B S D"]]:
         init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
-        out = Dense(self.count * self.width, kernel_init=init, dtype=self.dtype, name="linear")(nn.silu(c))
+        features = self.segments * self.count * self.width
+        out = Dense(features, kernel_init=init, dtype=self.dtype, name="linear")(nn.silu(c))
         # Vectors are small beside the map that makes them: left alone, the partitioner splits them like it.
         out = constrain(out, ("data", "fsdp"), None)
-        return jnp.split(out[:, None, :], self.count, axis=-1)
+        return jnp.split(out.reshape(out.shape[0], self.segments, -1), self.count, axis=-1)
+
+
+def spread(
+    vectors: Float[jax.Array, "B S D"], lengths: Sequence[int] | None
+) -> Float[jax.Array, "B N D"]:
+    """Vectors of the parts of a sequence, repeated for the tokens of each part.
+
+    Args:
+      vectors: one per part.
+      lengths: tokens of each part; None where one vector serves the whole sequence, which stays [B, 1, D].
+
+    Raises:
+      ValueError: lengths of another number of parts.
+    """
+    batch, segments, width = vectors.shape
+    if segments != (1 if lengths is None else len(lengths)):
+        raise ValueError(
+            f"vectors of {segments} parts of a sequence, but lengths={lengths}; give one length per part, and "
+            "None for one part"
+        )
+    if lengths is None:
+        return vectors
+    parts = [jnp.broadcast_to(vectors[:, i : i + 1], (batch, n, width)) for i, n in enumerate(lengths)]
+    return jnp.concatenate(parts, axis=1)
 
 
 class AdaptiveLayerNorm(nn.Module):
@@ -42,14 +72,18 @@ class AdaptiveLayerNorm(nn.Module):
 
     Attributes:
       dtype: computation dtype.
+      zero_init: start as the layer norm alone.
+      epsilon: of the norm.
     """
 
     dtype: Any = jnp.float32
+    zero_init: bool = False
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "B N D"], c: Float[jax.Array, "B E"]) -> Float[jax.Array, "B N D"]:
-        scale, shift = Modulation(2, x.shape[-1], dtype=self.dtype, name="modulation")(c)
-        return LayerNorm(affine=False, dtype=self.dtype)(x) * (1 + scale) + shift
+        scale, shift = Modulation(2, x.shape[-1], self.zero_init, self.dtype, name="modulation")(c)
+        return LayerNorm(self.epsilon, affine=False, dtype=self.dtype)(x) * (1 + scale) + shift
 
 
 class TimeEmbedding(nn.Module):
@@ -72,8 +106,11 @@ class TimeEmbedding(nn.Module):
     def __call__(self, t: Float[jax.Array, " B"]) -> Float[jax.Array, "B D"]:
         features = t[:, None].astype(jnp.float32)
         if self.frequencies:
-            rates = self.max_period ** (-jnp.arange(self.frequencies, dtype=jnp.float32) / self.frequencies)
-            angles = 1000.0 * features * rates
+            # Rounded where the released code rounds (FlexTok): angles reach 1000, where float32 has steps of
+            # 6e-5. The exponential itself is exact.
+            places = np.arange(self.frequencies, dtype=np.float32) * np.float32(-math.log(self.max_period))
+            rates = np.exp((places / np.float32(self.frequencies)).astype(np.float64)).astype(np.float32)
+            angles = features * (np.float32(1000) * rates)
             features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         hidden = nn.silu(Dense(self.width, dtype=self.dtype, name="linear_1")(features))
         hidden = constrain(hidden, ("data", "fsdp"), None)

@@ -16,7 +16,7 @@ from jaxtok.nn.attention import Attention, AttentionFn, dot_product_attention
 from jaxtok.nn.constrain import constrain
 from jaxtok.nn.feedforward import FeedForward
 from jaxtok.nn.linear import Dense
-from jaxtok.nn.modulation import Modulation
+from jaxtok.nn.modulation import Modulation, spread
 from jaxtok.nn.normalization import make_norm
 
 Collect = Literal["nothing", "hidden", "keys_values", "context"]
@@ -34,10 +34,10 @@ class Block(nn.Module):
     Attributes:
       heads, head_dim: attention heads and channels per head.
       hidden: inner width of the feed-forward half.
-      norm: "rms" or "layer".
-      norm_epsilon: epsilon of those norms.
+      norm: "rms", "layer" or "plain", see `make_norm`.
+      norm_epsilon: epsilon of all norms.
       feed_forward: "swiglu", "gelu" or "gelu_exact".
-      qk_norm: RMS norm on each head's queries and keys.
+      qk_norm: RMS norm on each head's queries and keys, see `Attention`.
       attention_bias, feed_forward_bias: biases.
       modulated: shift, scale and gate both halves by vectors made from a conditioning vector (AdaLN); `norm`
         is then a layer norm without its own scale and bias.
@@ -47,6 +47,8 @@ class Block(nn.Module):
       out_bias: whether attention's output projection has a bias; None for what `attention_bias` says.
       attention_fn: implementation of attention.
       dtype: computation dtype.
+      segments: how many parts of the sequence are modulated by vectors of their own.
+      zero_modulation: whether the modulation starts from zero, and the block with it as the identity.
     """
 
     heads: int
@@ -55,7 +57,7 @@ class Block(nn.Module):
     norm: str = "rms"
     norm_epsilon: float = 1e-6
     feed_forward: str = "swiglu"
-    qk_norm: bool = True
+    qk_norm: bool | Literal["plain"] = True
     attention_bias: bool = False
     feed_forward_bias: bool = False
     modulated: bool = False
@@ -64,6 +66,8 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     norm_after: bool = False
     out_bias: bool | None = None
+    segments: int = 1
+    zero_modulation: bool = False
 
     def setup(self):
         if self.norm_after and (self.modulated or self.positions):
@@ -79,6 +83,7 @@ class Block(nn.Module):
             self.attention_fn,
             self.dtype,
             out_bias=self.out_bias,
+            norm_epsilon=self.norm_epsilon,
         )
         self.context = Dense(self.heads * self.head_dim, dtype=self.dtype)
 
@@ -98,7 +103,8 @@ class Block(nn.Module):
             through a linear map of their own; "prefix", ready-made keys and values ([B, H, P, head_dim], the
             same).
           shared: inputs that all layers share: "rope" (`Rope`), "mask" bool [#B, #H, N, P + T + N],
-            "modulation" [B, E], "position_ids" int32 [B, N] into the learned table (0..N-1 if absent).
+            "modulation" [B, E], "segments" (tokens of each modulated part, where there are several),
+            "position_ids" int32 [B, N] into the learned table (0..N-1 if absent).
           collect: what to return beside x.
 
         Returns:
@@ -119,8 +125,13 @@ class Block(nn.Module):
         shift1 = shift2 = 0.0
         scale1 = scale2 = gate1 = gate2 = 1.0
         if self.modulated:
-            vectors = Modulation(6, width, dtype=self.dtype, name="modulation")(shared["modulation"])
-            shift1, scale1, gate1, shift2, scale2, gate2 = vectors
+            modulation = Modulation(
+                6, width, self.zero_modulation, self.dtype, self.segments, name="modulation"
+            )
+            vectors = modulation(shared["modulation"])
+            shift1, scale1, gate1, shift2, scale2, gate2 = (
+                spread(vector, shared.get("segments")) for vector in vectors
+            )
             scale1, scale2 = 1 + scale1, 1 + scale2
 
         feed_forward = FeedForward(
