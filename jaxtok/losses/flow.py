@@ -1,6 +1,6 @@
 """Rectified flow (arXiv 2209.03003): straight lines from data to noise, and the velocity along them.
 
-    x_t = (1 - t) z + t e,    v = e - z,    loss = mean |v_hat(x_t, t) - v|^2
+x_t = (1 - t) z + t e,    v = e - z,    loss = mean |v_hat(x_t, t) - v|^2
 """
 
 from typing import Literal

@@ -13,8 +13,8 @@ Scaling = Literal["absolute", "interpolate"]
 
 
 def sincos_grid(rows: int, columns: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
-    """Sines and cosines of both coordinates of every cell (MoCo v3, arXiv 2104.02057), float32 [rows, columns,
-    width]: [sin a, cos a, sin b, cos b], a quarter of the channels each.
+    """Sines and cosines of both coordinates of every cell (MoCo v3, arXiv 2104.02057): [sin a, cos a, sin b,
+    cos b], a quarter of the channels each, float32 [rows, columns, width].
 
     As in the official code a is the coordinate that the first axis counts.
 
@@ -39,12 +39,14 @@ class GridPositions(nn.Module):
         files can bring their own), or "learned": one table per axis, summed.
       scaling: what smaller grids take: "absolute", the first cells of every axis, or "interpolate", the whole
         table at their resolution.
+      deviation: of learned positions at first.
     """
 
     grid: tuple[int, ...]
     width: int
-    kind: PositionKind = "sincos"
-    scaling: Scaling = "absolute"
+    kind: str = "sincos"
+    scaling: str = "absolute"
+    deviation: float = 0.02
 
     def setup(self):
         if self.kind == "sincos":
@@ -56,7 +58,7 @@ class GridPositions(nn.Module):
             self.table = table.value
         elif self.kind == "learned":
             shape = (len(self.grid), max(self.grid), self.width)
-            self.table = self.param("positions", nn.initializers.normal(0.02), shape, jnp.float32)
+            self.table = self.param("positions", nn.initializers.normal(self.deviation), shape, jnp.float32)
         else:
             raise ValueError(f"kind={self.kind!r}; choose 'sincos' or 'learned'")
 

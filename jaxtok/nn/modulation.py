@@ -42,9 +42,7 @@ class Modulation(nn.Module):
         return jnp.split(out.reshape(out.shape[0], self.segments, -1), self.count, axis=-1)
 
 
-def spread(
-    vectors: Float[jax.Array, "B S D"], lengths: Sequence[int] | None
-) -> Float[jax.Array, "B N D"]:
+def spread(vectors: Float[jax.Array, "B S D"], lengths: Sequence[int] | None) -> Float[jax.Array, "B N D"]:
     """Vectors of the parts of a sequence, repeated for the tokens of each part.
 
     Args:
@@ -57,8 +55,8 @@ def spread(
     batch, segments, width = vectors.shape
     if segments != (1 if lengths is None else len(lengths)):
         raise ValueError(
-            f"vectors of {segments} parts of a sequence, but lengths={lengths}; give one length per part, and "
-            "None for one part"
+            f"vectors of {segments} parts of a sequence, but lengths={lengths}; give one length per part, "
+            "and None for one part"
         )
     if lengths is None:
         return vectors

@@ -176,7 +176,11 @@ class FSQ(FixedStateQuantizer):
         if keys is not None and self.skip:
             skipped = random.uniform(random.fold(keys, 2), (1, 1)) < self.skip
         codes, values = quantize_levels(
-            self._inner(masked(z, mask)), tuple(self.levels) * self.groups, self.symmetric, self.bound, skipped
+            self._inner(masked(z, mask)),
+            tuple(self.levels) * self.groups,
+            self.symmetric,
+            self.bound,
+            skipped,
         )
         if keys is not None and self.noise:
             uniforms = random.uniform(random.fold(keys, 0), values.shape[1:])

@@ -56,8 +56,8 @@ class FlowObjective:
     def __post_init__(self):
         if self.weights.alignment_weight and self.alignment is None:
             raise ValueError(
-                f"alignment_weight={self.weights.alignment_weight}, but no frozen network was given; give its "
-                "weights or set it to 0"
+                f"alignment_weight={self.weights.alignment_weight}, but no frozen network was given; give "
+                "its weights or set it to 0"
             )
 
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
@@ -76,9 +76,7 @@ class FlowObjective:
         uniforms = random.uniform(random.fold(keys, 4), ())
         t = flow_times(uniforms, w.times, w.mode_scale, w.stratified)
         noise = random.normal(random.fold(keys, 5), data.shape[1:])
-        out = self.tokenizer.apply(
-            variables, data, train=True, key=keys, x=flow_point(data, noise, t), t=t
-        )
+        out = self.tokenizer.apply(variables, data, train=True, key=keys, x=flow_point(data, noise, t), t=t)
         total = flow_loss(out.features["velocity"], data, noise)
         metrics = {"loss/flow": total}
         for name, value in out.quantized.losses.items():

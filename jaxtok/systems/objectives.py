@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.codes import CodeSpace, Condition, Latents, Regrouping
 from jaxtok.losses import reconstruction
 from jaxtok.losses.alignment import alignment_loss
 from jaxtok.losses.terms import Terms
@@ -169,12 +169,14 @@ class PriorObjective:
       encode: `(frozen variables of the tokenizer, images) -> Latents`.
       condition: `(batch, frozen) -> Condition | None`.
       tokenizer: name of the stage whose variables are frozen.
+      grouping: how the prior joins the slots of the tokenizer's codes; None for not at all.
     """
 
     prior: Prior
     encode: Callable[[Variables, jax.Array], Latents]
     condition: Callable[[Batch, Variables], Condition | None]
     tokenizer: str = "tokenizer"
+    grouping: Regrouping | None = None
 
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
         """Fresh variables."""
@@ -190,7 +192,7 @@ class PriorObjective:
         in evaluation mode.
         """
         del step
-        latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
+        latents = self._latents(frozen, batch)
         total, metrics = self.prior.loss(variables["params"], latents, self.condition(batch, frozen), keys)
         return Terms(total, {"loss/nll": total, **metrics}, {}, {})
 
@@ -201,11 +203,15 @@ class PriorObjective:
 
     def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
         """The prior's loss with every caption kept, in nats per slot."""
-        latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
+        latents = self._latents(frozen, batch)
         rule: Any = self.prior.rule
         rule = dataclasses.replace(rule, condition_dropout=0.0)
         prior = dataclasses.replace(self.prior, rule=rule)
         return prior.loss(variables["params"], latents, self.condition(batch, frozen), keys)[0]
+
+    def _latents(self, frozen: Variables, batch: Batch) -> Latents:
+        latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
+        return latents if self.grouping is None else Latents(codes=self.grouping.merge(latents.codes))
 
     def update_collections(self, collections: Variables, statistics: Variables, key: jax.Array) -> Variables:
         """Priors have none."""

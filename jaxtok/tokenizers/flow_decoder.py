@@ -63,7 +63,8 @@ class FlowDecoder(nn.Module):
             )
         width, vector = self.shape.width, nn.initializers.truncated_normal(0.02)
         self.inward = Dense(width, dtype=self.dtype)
-        self.token_place = GridPositions((self.tokens,), width, "learned")
+        # As large as what the values of a token become, so that tokens can be told apart from the start.
+        self.token_place = GridPositions((self.tokens,), width, "learned", deviation=0.2)
         self.dropped = self.param("dropped", vector, (width,), jnp.float32)
         self.null = self.param("null", vector, (width,), jnp.float32)
         self.patches = Dense(width, dtype=self.dtype)
@@ -75,6 +76,7 @@ class FlowDecoder(nn.Module):
         self.norm = AdaptiveLayerNorm(self.dtype, zero_init=True, epsilon=NORM_EPSILON)
         self.out = Dense(self.patch**2 * self.channels, kernel_init=nn.initializers.zeros)
         if self.align_after is not None:
+            self.align_norm = make_norm("plain", epsilon=NORM_EPSILON, dtype=self.dtype)
             self.align_1 = Dense(4 * width, dtype=self.dtype)
             self.align_2 = Dense(self.align_width, dtype=self.dtype)
 
@@ -96,7 +98,7 @@ class FlowDecoder(nn.Module):
         """
         if values.shape[1] != self.tokens:
             raise ValueError(
-                f"{values.shape[1]} tokens, but this decoder reads {self.tokens}; keep fewer of them by a mask"
+                f"{values.shape[1]} tokens, but this decoder reads {self.tokens}; a mask keeps fewer"
             )
         x = self.inward(values) + self.token_place((self.tokens,)).astype(self.dtype)
         if kept is not None:
@@ -132,5 +134,5 @@ class FlowDecoder(nn.Module):
         return unpatchify(x, *size, self.patch), features
 
     def _project(self, x):
-        x = nn.silu(self.align_1(make_norm("plain", epsilon=NORM_EPSILON, dtype=self.dtype)(x)))
+        x = nn.silu(self.align_1(self.align_norm(x)))
         return self.align_2(x).astype(jnp.float32)

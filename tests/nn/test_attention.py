@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtok.nn.attention import Attention
+from jaxtok.nn.attention import Attention, dot_product_attention, mup_attention
 from jaxtok.nn.rope import rope_tables
 from tests.filled import filled, normal
 
@@ -77,3 +77,20 @@ def test_half_precision_keeps_its_dtype():
 def test_groups_of_queries_need_whole_keys():
     with pytest.raises(ValueError, match="key_heads=2 does not divide heads=3"):
         jax.eval_shape(Attention(3, HEAD_DIM, key_heads=2).init, jax.random.key(0), X)
+
+
+def test_the_scale_of_mup_is_the_usual_one_at_64_channels():
+    query, key, value = (normal(1, 3, 2, 64, seed=seed) for seed in range(3))
+    usual = dot_product_attention(query, key, value)
+    np.testing.assert_allclose(mup_attention(query, key, value), usual, atol=1e-6)
+    q, k, v = (x[..., :16] for x in (query, key, value))
+    np.testing.assert_allclose(mup_attention(q, k, v), dot_product_attention(2 * q, k, v), atol=1e-6)
+
+
+def test_norms_of_queries_and_keys_may_have_no_parameters():
+    module = Attention(HEADS, HEAD_DIM, qk_norm="plain")
+    variables = filled(module, X)
+    assert set(variables["params"]) == {"query", "key", "value", "out"}
+    keys, _ = module.apply(variables, X, method="keys_values")
+    np.testing.assert_allclose(jnp.mean(keys, axis=-1), 0, atol=1e-6)
+    np.testing.assert_allclose(jnp.var(keys, axis=-1), 1, atol=1e-3)
