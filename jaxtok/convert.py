@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Systems with official weights.
 SYSTEMS = (
+    "flextok",
     "instella_t2i",
     "llamagen",
     "maskgit_vqgan",

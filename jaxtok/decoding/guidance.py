@@ -1,4 +1,4 @@
-"""Classifier-free guidance (arXiv 2207.12598), on logits."""
+"""Classifier-free guidance (arXiv 2207.12598), on logits and on velocities."""
 
 import dataclasses
 from collections.abc import Callable
@@ -46,6 +46,51 @@ def guide(
     """
     check_rule(rule)
     return GUIDANCE_RULES[rule](conditional, unconditional, strength)
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """Adaptive projected guidance (APG, arXiv 2410.02416): strong guidance without over-saturation.
+
+        a <- (c - u) + momentum a          d = a min(1, threshold / |a|)
+        guided = c + (s - 1) (d_perpendicular + parallel d_parallel)          relative to c
+
+    Norms and products are over all axes of an example but the batch, in float32.
+
+    Attributes:
+      momentum: weight of the earlier differences; negative pushes away from them.
+      threshold: largest norm of a difference; 0 for any.
+      parallel: how much is kept of the part along c; 1 for all of it.
+    """
+
+    momentum: float = -0.5
+    threshold: float = 2.5
+    parallel: float = 0.0
+
+    def __call__(
+        self,
+        conditional: Float[jax.Array, "B *shape"],
+        unconditional: Float[jax.Array, "B *shape"],
+        strength: float | jax.Array,
+        average: Float[jax.Array, "B *shape"],
+    ) -> tuple[Float[jax.Array, "B *shape"], Float[jax.Array, "B *shape"]]:
+        """Guided prediction, and the running difference for the next step.
+
+        Args:
+          conditional, unconditional: predictions.
+          strength: s of `u+s(c-u)`; 1 is the conditional model itself.
+          average: running difference of the step before, zeros at first.
+        """
+        axes = tuple(range(1, conditional.ndim))
+        norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
+        difference = average = conditional - unconditional + self.momentum * average
+        if self.threshold:
+            size = jnp.maximum(norm(difference), 1e-12)
+            difference = difference * jnp.minimum(1.0, self.threshold / size)
+        direction = conditional / jnp.maximum(norm(conditional), 1e-12)
+        along = jnp.sum(difference * direction, axis=axes, keepdims=True) * direction
+        change = difference - along + self.parallel * along
+        return conditional + (strength - 1) * change, average
 
 
 def with_unconditional(condition: Condition) -> Condition:

@@ -9,4 +9,5 @@ Import the submodule that you need, for example `from jaxtok.losses import recon
   adversarial      hinge and non-saturating losses, LeCam, adaptive weight, delayed start
   discriminators   PatchGAN
   alignment        REPA: hidden tokens look like the features of a frozen encoder
+  flow             rectified flow: times, points and the loss of a velocity
 """

@@ -3,11 +3,14 @@
 The conditioning vector is one per example, or one per token.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from jaxtok.nn.constrain import constrain
@@ -23,22 +26,51 @@ class Modulation(nn.Module):
       width: their width.
       dtype: computation dtype.
       kernel_init: Xavier uniform by default; zeros for AdaLN-Zero, where a fresh block does nothing.
+      segments: how many parts of a sequence have vectors of their own.
     """
 
     count: int
     width: int
     dtype: Any = jnp.float32
     kernel_init: Initializer = nn.initializers.xavier_uniform()
+    segments: int = 1
 
     @nn.compact
     def __call__(self, c: Float[jax.Array, "B *N E"]) -> list[Float[jax.Array, "B _ D"]]:
-        linear = Dense(
-            self.count * self.width, kernel_init=self.kernel_init, dtype=self.dtype, name="linear"
-        )
-        out = linear(nn.silu(c))
+        features = self.segments * self.count * self.width
+        out = Dense(features, kernel_init=self.kernel_init, dtype=self.dtype, name="linear")(nn.silu(c))
         # Vectors are small beside the map that makes them: left alone, the partitioner splits them like it.
-        out = constrain(out if c.ndim == 3 else out[:, None], ("data", "fsdp"), None, None)
+        if c.ndim == 2:
+            out = constrain(out, ("data", "fsdp"), None).reshape(c.shape[0], self.segments, -1)
+        elif self.segments == 1:
+            out = constrain(out, ("data", "fsdp"), None, None)
+        else:
+            raise ValueError(
+                f"segments={self.segments} with a vector per token; parts of a sequence share one per example"
+            )
         return jnp.split(out, self.count, axis=-1)
+
+
+def spread(vectors: Float[jax.Array, "B S D"], lengths: Sequence[int] | None) -> Float[jax.Array, "B N D"]:
+    """Vectors of the parts of a sequence, repeated for the tokens of each part.
+
+    Args:
+      vectors: one per part.
+      lengths: tokens of each part; None where one vector serves the whole sequence (and stays [B, 1, D]), or
+        where every token has its own.
+
+    Raises:
+      ValueError: lengths of another number of parts.
+    """
+    if lengths is None:
+        return vectors
+    batch, segments, width = vectors.shape
+    if segments != len(lengths):
+        raise ValueError(
+            f"vectors of {segments} parts of a sequence, but lengths={lengths}; give one length per part"
+        )
+    parts = [jnp.broadcast_to(vectors[:, i : i + 1], (batch, n, width)) for i, n in enumerate(lengths)]
+    return jnp.concatenate(parts, axis=1)
 
 
 class AdaptiveLayerNorm(nn.Module):
@@ -83,8 +115,11 @@ class TimeEmbedding(nn.Module):
     def __call__(self, t: Float[jax.Array, " B"]) -> Float[jax.Array, "B D"]:
         features = t[:, None].astype(jnp.float32)
         if self.frequencies:
-            rates = self.max_period ** (-jnp.arange(self.frequencies, dtype=jnp.float32) / self.frequencies)
-            angles = 1000.0 * features * rates
+            # Rounded where the released code rounds (FlexTok): angles reach 1000, where float32 has steps of
+            # 6e-5. The exponential itself is exact.
+            places = np.arange(self.frequencies, dtype=np.float32) * np.float32(-math.log(self.max_period))
+            rates = np.exp((places / np.float32(self.frequencies)).astype(np.float64)).astype(np.float32)
+            angles = features * (np.float32(1000) * rates)
             features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         hidden = nn.silu(Dense(self.width, dtype=self.dtype, name="linear_1")(features))
         hidden = constrain(hidden, ("data", "fsdp"), None)

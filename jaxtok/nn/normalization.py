@@ -61,7 +61,7 @@ def make_norm(
     dtype: Any = jnp.float32,
     name: str | None = None,
 ):
-    """A normalisation layer by name: "rms" or "layer".
+    """A normalisation layer by name: "rms", "layer", or "plain", a layer norm without scale and bias.
 
     Raises:
       ValueError: another name, or an RMS norm without its scale.
@@ -70,6 +70,8 @@ def make_norm(
         return RMSNorm(epsilon=epsilon, dtype=dtype, name=name)
     if kind == "layer":
         return LayerNorm(epsilon=epsilon, affine=affine, dtype=dtype, name=name)
+    if kind == "plain":
+        return LayerNorm(epsilon=epsilon, affine=False, dtype=dtype, name=name)
     raise ValueError(
-        f"norm={kind!r} with affine={affine}; choose 'rms' or 'layer' ('rms' always has its scale)"
+        f"norm={kind!r} with affine={affine}; choose 'rms', 'layer' or 'plain' ('rms' always has its scale)"
     )

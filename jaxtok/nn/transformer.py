@@ -16,7 +16,7 @@ from jaxtok.nn.attention import Attention, AttentionFn, QKNorm, dot_product_atte
 from jaxtok.nn.constrain import constrain
 from jaxtok.nn.feedforward import FeedForward
 from jaxtok.nn.linear import Dense, Initializer
-from jaxtok.nn.modulation import Modulation
+from jaxtok.nn.modulation import Modulation, spread
 from jaxtok.nn.normalization import make_norm
 
 Collect = Literal["nothing", "hidden", "keys_values", "context"]
@@ -34,8 +34,8 @@ class Block(nn.Module):
     Attributes:
       heads, head_dim: attention heads and channels per head.
       hidden: inner width of the feed-forward half.
-      norm: "rms" or "layer".
-      norm_epsilon: epsilon of those norms.
+      norm: "rms", "layer" or "plain", see `make_norm`.
+      norm_epsilon: epsilon of all norms.
       feed_forward: "swiglu", "gelu" or "gelu_exact".
       qk_norm: norm of each head's queries and keys, see `Attention`.
       attention_bias, feed_forward_bias: biases.
@@ -54,6 +54,7 @@ class Block(nn.Module):
         modulation (with `shared_modulation`, of a layer's own vectors [6, D]).
       attention_fn: implementation of attention.
       dtype: computation dtype.
+      segments: how many parts of the sequence are modulated by vectors of their own.
     """
 
     heads: int
@@ -78,6 +79,7 @@ class Block(nn.Module):
     kernel_init: Initializer = nn.initializers.xavier_uniform()
     out_init: Initializer = nn.initializers.xavier_uniform()
     modulation_init: Initializer = nn.initializers.xavier_uniform()
+    segments: int = 1
 
     def setup(self):
         if self.norm_after and (self.modulated or self.positions):
@@ -97,6 +99,7 @@ class Block(nn.Module):
             scale=self.attention_scale,
             kernel_init=self.kernel_init,
             out_init=self.out_init,
+            norm_epsilon=self.norm_epsilon,
         )
         self.context = Dense(self.heads * self.head_dim, dtype=self.dtype)
 
@@ -116,8 +119,9 @@ class Block(nn.Module):
             through a linear map of their own; "prefix", ready-made keys and values ([B, H, P, head_dim], the
             same); "branches" [2, B], factors of what attention and feed-forward half add (stochastic depth).
           shared: inputs that all layers share: "rope" (`Rope`), "mask" bool [#B, #H, N, P + T + N],
-            "modulation" [B, E] or [B, N, E] (or see `shared_modulation`), "position_ids" int32 [B, N] into the
-            learned table (0..N-1 if absent).
+            "modulation" [B, E] or [B, N, E] (or see `shared_modulation`), "segments" (tokens of each
+            modulated part, where there are several), "position_ids" int32 [B, N] into the learned table
+            (0..N-1 if absent).
           collect: what to return beside x.
 
         Returns:
@@ -137,7 +141,10 @@ class Block(nn.Module):
         shift1 = shift2 = 0.0
         scale1 = scale2 = gate1 = gate2 = 1.0
         if self.modulated:
-            shift1, scale1, gate1, shift2, scale2, gate2 = self._modulation(shared["modulation"], width)
+            vectors = self._modulation(shared["modulation"], width)
+            shift1, scale1, gate1, shift2, scale2, gate2 = (
+                spread(vector, shared.get("segments")) for vector in vectors
+            )
             scale1, scale2 = 1 + scale1, 1 + scale2
 
         feed_forward = FeedForward(
@@ -177,7 +184,7 @@ class Block(nn.Module):
 
     def _modulation(self, vectors, width):
         if not self.shared_modulation:
-            own = Modulation(6, width, dtype=self.dtype, kernel_init=self.modulation_init, name="modulation")
+            own = Modulation(6, width, self.dtype, self.modulation_init, self.segments, name="modulation")
             return own(vectors)
         offset = self.param("modulation_offset", self.modulation_init, (6, width), jnp.float32)
         return jnp.split(vectors + offset.astype(self.dtype), 6, axis=1)

@@ -40,6 +40,8 @@ class AutoregressiveSettings:
       min_p: their least probability, relative to the likeliest; 0 for all.
       guidance_schedule: course of the strength over the tokens, "constant" or from 0 to `guidance`.
       guidance_power: of the course "power-cosine".
+      tokens: how many tokens to draw, for decoders that take the first few of them; 0 for all. The others get
+        code 0 and are absent by the mask.
     """
 
     guidance: float = 3.0
@@ -50,6 +52,7 @@ class AutoregressiveSettings:
     min_p: float = 0.0
     guidance_schedule: GuidanceSchedule = "constant"
     guidance_power: float = 1.0
+    tokens: int = 0
 
     def __post_init__(self):
         check_schedule(self.guidance_schedule)
@@ -61,6 +64,8 @@ class AutoregressiveSettings:
             )
         if self.guided_tokens < 0:
             raise ValueError(f"guided_tokens={self.guided_tokens} must be at least 0 (0 guides all of them)")
+        if self.tokens < 0:
+            raise ValueError(f"tokens={self.tokens} must be at least 0 (0 draws all of them)")
         _ = self.rules  # which checks its own numbers
 
     @property
@@ -137,13 +142,20 @@ class Autoregressive:
         settings: AutoregressiveSettings,
         codec: Codec | None,
     ) -> Latents:
-        """Draws the tokens in order, one network evaluation each, see `Prior.sample`."""
+        """Draws the tokens in order, one network evaluation each, see `Prior.sample`.
+
+        Raises:
+          ValueError: more tokens than there are.
+        """
         del codec
+        count = settings.tokens or prior.tokens
+        if count > prior.tokens:
+            raise ValueError(f"tokens={count}, but this prior has {prior.tokens}; draw at most those")
         keys = random.example_keys(key, batch)
         guided = bool(settings.guidance) and condition is not None
         doubled = with_unconditional(condition) if guided and condition is not None else condition
         rows = 2 * batch if guided else batch
-        cache = prior.start(params, doubled, prior.tokens, rows)
+        cache = prior.start(params, doubled, count, rows)
 
         def step(carry, position):
             cache, previous = carry
@@ -169,5 +181,10 @@ class Autoregressive:
             return (cache, codes), codes[:, 0]
 
         first = jnp.zeros((batch, 1, prior.space.slots), jnp.int32)
-        _, codes = jax.lax.scan(step, (cache, first), jnp.arange(prior.tokens))
-        return Latents(codes=jnp.swapaxes(codes, 0, 1))
+        _, codes = jax.lax.scan(step, (cache, first), jnp.arange(count))
+        codes = jnp.swapaxes(codes, 0, 1)
+        if count == prior.tokens:
+            return Latents(codes=codes)
+        codes = jnp.pad(codes, ((0, 0), (0, prior.tokens - count), (0, 0)))
+        present = (jnp.arange(prior.tokens) < count)[:, None]
+        return Latents(codes=codes, mask=jnp.broadcast_to(present, codes.shape))

@@ -27,7 +27,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
@@ -56,7 +56,11 @@ def lattice(codes: Int[jax.Array, "*batch Q"], levels: tuple[int, ...], symmetri
 
 
 def quantize_levels(
-    z: Float[jax.Array, "*batch Q"], levels: tuple[int, ...], symmetric: bool = False, bound: Bound = "tanh"
+    z: Float[jax.Array, "*batch Q"],
+    levels: tuple[int, ...],
+    symmetric: bool = False,
+    bound: Bound = "tanh",
+    skipped: Bool[jax.Array, "*#batch Q2"] | None = None,
 ) -> tuple[Int[jax.Array, "*batch Q"], Float[jax.Array, "*batch Q"]]:
     """Codes, and their values with the gradient of the bounded input (straight-through rounding).
 
@@ -65,6 +69,7 @@ def quantize_levels(
       levels: number of levels of each slot, at least 2.
       symmetric: values symmetric about 0 for even numbers of levels too.
       bound: "tanh", or "clip" to [-1, 1].
+      skipped: where values are bounded but not rounded, broadcastable to z; None for nowhere.
     """
     n = np.asarray(levels, np.float32)
     if symmetric:
@@ -78,7 +83,8 @@ def quantize_levels(
         codes = jnp.round(moved) + n // 2
         bounded = moved / (n // 2)
     codes = jnp.clip(codes, 0, n - 1).astype(jnp.int32)
-    return codes, lattice(codes, levels, symmetric) + (bounded - jax.lax.stop_gradient(bounded))
+    values = lattice(codes, levels, symmetric) + (bounded - jax.lax.stop_gradient(bounded))
+    return codes, values if skipped is None else jnp.where(skipped, bounded, values)
 
 
 def jitter(values: jax.Array, uniforms: jax.Array, moved: jax.Array) -> jax.Array:
@@ -107,6 +113,8 @@ class FSQ(FixedStateQuantizer):
       rotated: whether a fixed random rotation leads in and out, so that levels do not lie along the channels.
       project: "auto" when widths differ, or "always".
       projection_bias: whether the linear maps have one.
+      skip: in training, the probability with which an example keeps values that are not rounded (as the
+        official FlexTok, arXiv 2502.13967, can); the codes stay.
     """
 
     levels: tuple[int, ...]
@@ -118,6 +126,7 @@ class FSQ(FixedStateQuantizer):
     rotated: bool = False
     project: Literal["auto", "always"] = "auto"
     projection_bias: bool = True
+    skip: float = 0.0
 
     @property
     def space(self) -> CodeSpace:
@@ -151,7 +160,7 @@ class FSQ(FixedStateQuantizer):
 
         Args:
           z: features.
-          train: add noise where `noise` says so.
+          train: add noise where `noise` says so, and skip rounding where `skip` does.
           key: scalar key or one key per example, for the noise; default the "quantizer" stream of `rngs`.
           temperature: not used.
           mask: bool [B, N], True where a token is real. Others get code 0 and zeros, and count nowhere.
@@ -161,11 +170,19 @@ class FSQ(FixedStateQuantizer):
           each slot when there are too many of them, see `jaxtok.quantize.counting`.
         """
         del temperature
-        codes, values = quantize_levels(
-            self._inner(masked(z, mask)), tuple(self.levels) * self.groups, self.symmetric, self.bound
-        )
-        if train and self.noise:
+        keys = skipped = None
+        if train and (self.noise or self.skip):
             keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])
+        if keys is not None and self.skip:
+            skipped = random.uniform(random.fold(keys, 2), (1, 1)) < self.skip
+        codes, values = quantize_levels(
+            self._inner(masked(z, mask)),
+            tuple(self.levels) * self.groups,
+            self.symmetric,
+            self.bound,
+            skipped,
+        )
+        if keys is not None and self.noise:
             uniforms = random.uniform(random.fold(keys, 0), values.shape[1:])
             moved = random.uniform(random.fold(keys, 1), values.shape[1:]) < self.noise
             values = jitter(values, uniforms, moved)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.codes import CodeSpace, Condition, Latents, Regrouping
 from jaxtok.losses import reconstruction
 from jaxtok.losses.alignment import alignment_loss
 from jaxtok.losses.terms import Terms
@@ -182,6 +182,7 @@ class PriorObjective:
       condition: `(batch, frozen) -> Condition | None`.
       tokenizer: name of the stage whose variables are frozen.
       codec: `(frozen variables of the tokenizer) -> Codec`, for priors that need one.
+      grouping: how the prior joins the slots of the tokenizer's codes; None for not at all.
     """
 
     prior: Prior
@@ -189,6 +190,7 @@ class PriorObjective:
     condition: Callable[[Batch, Variables], Condition | None]
     tokenizer: str = "tokenizer"
     codec: Callable[[Variables], Codec] | None = None
+    grouping: Regrouping | None = None
 
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
         """Fresh variables."""
@@ -203,8 +205,11 @@ class PriorObjective:
         """The prior's loss on the codes of the batch, or else on codes that are made here, by the tokenizer
         in evaluation mode.
         """
-        latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
-        condition, prior = self.condition(batch, frozen), self.prior.at(step)
+        latents, condition, prior = (
+            self._latents(frozen, batch),
+            self.condition(batch, frozen),
+            self.prior.at(step),
+        )
         total, metrics = prior.loss(variables["params"], latents, condition, keys, self._codec(frozen))
         return Terms(total, {"loss/nll": total, **metrics}, {}, {})
 
@@ -215,7 +220,7 @@ class PriorObjective:
 
     def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
         """The prior's loss with every caption and all of the network kept, in nats per slot."""
-        latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
+        latents = self._latents(frozen, batch)
         rule: Any = self.prior.rule
         kept: dict[str, Any] = {"drop_path": ()} if hasattr(rule, "drop_path") else {}
         rule = dataclasses.replace(rule, condition_dropout=0.0, **kept)
@@ -224,6 +229,10 @@ class PriorObjective:
 
     def _codec(self, frozen):
         return None if self.codec is None else self.codec(frozen[self.tokenizer])
+
+    def _latents(self, frozen: Variables, batch: Batch) -> Latents:
+        latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
+        return latents if self.grouping is None else Latents(codes=self.grouping.merge(latents.codes))
 
     def update_collections(self, collections: Variables, statistics: Variables, key: jax.Array) -> Variables:
         """Priors have none."""

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 _CLASSES = {
+    "flextok": "jaxtok.systems.image.flextok:FlexTok",
     "instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I",
     "llamagen": "jaxtok.systems.image.llamagen:LlamaGen",
     "maskgit": "jaxtok.systems.image.maskgit:MaskGIT",

@@ -7,11 +7,13 @@ from jaxtok.codes import Condition
 from jaxtok.decoding.guidance import (
     GUIDANCE_RULES,
     NEUTRAL_STRENGTH,
+    Projection,
     guidance_strength,
     guide,
     guide_stacked,
     with_unconditional,
 )
+from tests.filled import normal
 
 C, U = jnp.asarray([1.0, -2.0]), jnp.asarray([0.5, 1.0])
 
@@ -58,3 +60,18 @@ def test_schedules_go_from_start_to_strength():
     np.testing.assert_allclose(found["power-cosine"], 1 + 3 * (1 - np.cos(np.pi * r**2)), atol=1e-5)
     with pytest.raises(ValueError, match="schedule 'cosine'; choose one of"):
         guidance_strength(7.0, 0.5, "cosine")
+
+
+def test_projected_guidance_leaves_the_conditional_direction_alone():
+    c, u, before = (normal(3, 4, 5, seed=seed) for seed in range(3))
+    flat = lambda x: np.asarray(x).reshape(3, -1)
+    guided, average = jax.jit(Projection())(c, u, 7.5, before)
+    np.testing.assert_allclose(average, c - u - 0.5 * before, atol=1e-6)
+    np.testing.assert_allclose(np.sum(flat(guided - c) * flat(c), axis=1), 0, atol=1e-4)
+    assert np.all(np.linalg.norm(flat(guided - c), axis=1) <= 6.5 * 2.5 + 1e-4)
+    np.testing.assert_array_equal(Projection()(c, u, 1.0, before)[0], c)
+    # Without momentum, threshold and projection it is the plain rule.
+    plain, _ = Projection(momentum=0.0, threshold=0.0, parallel=1.0)(c, u, 3.0, jnp.zeros_like(c))
+    np.testing.assert_allclose(plain, guide(c, u, 3.0, "u+s(c-u)"), atol=1e-5)
+    short, _ = Projection(momentum=0.0, threshold=0.1, parallel=1.0)(c, u, 2.0, jnp.zeros_like(c))
+    np.testing.assert_allclose(np.linalg.norm(flat(short - c), axis=1), 0.1, rtol=1e-4)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,3 +79,21 @@ def test_half_precision_keeps_its_dtype():
 def test_groups_of_queries_need_whole_keys():
     with pytest.raises(ValueError, match="key_heads=2 does not divide heads=3"):
         jax.eval_shape(Attention(3, HEAD_DIM, key_heads=2).init, jax.random.key(0), X)
+
+
+def test_a_scale_replaces_that_of_the_width():
+    usual = Attention(HEADS, HEAD_DIM, qk_norm=False)
+    variables = filled(usual, X)
+    scaled = dataclasses.replace(usual, scale=3 / HEAD_DIM**0.5)
+    longer = jax.tree.map(lambda leaf: leaf, variables)
+    longer["params"]["query"]["kernel"] = 3 * longer["params"]["query"]["kernel"]
+    np.testing.assert_allclose(scaled.apply(variables, X)[0], usual.apply(longer, X)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_norms_of_queries_and_keys_may_have_no_parameters():
+    module = Attention(HEADS, HEAD_DIM, qk_norm="plain")
+    variables = filled(module, X)
+    assert set(variables["params"]) == {"query", "key", "value", "out"}
+    keys, _ = module.apply(variables, X, method="keys_values")
+    np.testing.assert_allclose(jnp.mean(keys, axis=-1), 0, atol=1e-6)
+    np.testing.assert_allclose(jnp.var(keys, axis=-1), 1, atol=1e-3)

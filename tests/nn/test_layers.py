@@ -63,7 +63,7 @@ def test_statistics_are_float32():
 def test_norms_by_name():
     assert isinstance(make_norm("rms"), RMSNorm) and make_norm("layer", affine=False).affine is False
     for kind, affine in (("batch", True), ("rms", False)):
-        with pytest.raises(ValueError, match="choose 'rms' or 'layer'"):
+        with pytest.raises(ValueError, match="choose 'rms', 'layer' or 'plain'"):
             make_norm(kind, affine=affine)
 
 

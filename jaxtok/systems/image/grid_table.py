@@ -24,6 +24,11 @@ class GridNames:
       middle_attention: its attention.
       adaptive: the normalisation before a level, which has "gamma" and "beta".
       coarse_first: whether levels are counted from the coarsest.
+      norm_out: the last normalisation.
+      shortcut: the convolution on the shortcut of a residual block.
+      attention_norm: the normalisation of an attention.
+      attention_maps: its query, key, value and output.
+      attention_linear: whether those are linear maps, not convolutions.
     """
 
     block: str
@@ -33,6 +38,11 @@ class GridNames:
     middle_attention: str = ""
     adaptive: str = ""
     coarse_first: bool = False
+    norm_out: str = "norm_out"
+    shortcut: str = "nin_shortcut"
+    attention_norm: str = "norm"
+    attention_maps: tuple[str, str, str, str] = ("q", "k", "v", "proj_out")
+    attention_linear: bool = False
 
 
 def conv_entries(theirs: str, ours: str, bias: bool = True) -> list[Entry]:
@@ -72,7 +82,7 @@ def grid_entries(
     decoding = half == "decoder"
     entries = [
         *conv_entries(f"{theirs}conv_in", f"{ours}conv_in", decoding or shape.use_bias),
-        *norm_entries(f"{theirs}norm_out", f"{ours}norm"),
+        *norm_entries(f"{theirs}{names.norm_out}", f"{ours}norm"),
         *conv_entries(f"{theirs}conv_out", f"{ours}conv_out"),
     ]
     last = len(shape.multipliers) - 1
@@ -89,12 +99,13 @@ def grid_entries(
                 theirs + names.block.format(l=level, j=j, n=j + 1),
                 f"{before}/block_{j}",
                 shape,
+                names,
                 width != shape.widths[index],
             )
             width = shape.widths[index]
             if index in shape.attention:
                 name = names.attention.format(l=level, j=j, n=j + 1)
-                entries += _attention(theirs + name, f"{before}/attention_{j}", width)
+                entries += _attention(theirs + name, f"{before}/attention_{j}", names, width)
         if decoding and index:
             entries += conv_entries(theirs + names.resample.format(l=level), f"{before}/up/conv")
         if not decoding and index < last and shape.down != "pool":
@@ -102,25 +113,26 @@ def grid_entries(
     for j in range(shape.middle):
         place = j + (shape.middle_attention and j > 0)
         name = names.middle.format(j=j, n=j + 1, m=place)
-        entries += _block(theirs + name, f"{ours}middle_{j}", shape, projected=False)
+        entries += _block(theirs + name, f"{ours}middle_{j}", shape, names, projected=False)
     if shape.middle_attention:
         name = names.middle_attention.format(m=1)
-        entries += _attention(theirs + name, f"{ours}middle_attention", shape.widths[-1])
+        entries += _attention(theirs + name, f"{ours}middle_attention", names, shape.widths[-1])
     return entries
 
 
-def _block(theirs: str, ours: str, shape: GridShape, projected: bool) -> list[Entry]:
+def _block(theirs: str, ours: str, shape: GridShape, names: GridNames, projected: bool) -> list[Entry]:
     entries = []
     for i in (1, 2):
         entries += norm_entries(f"{theirs}.norm{i}", f"{ours}/norm_{i}")
         entries += conv_entries(f"{theirs}.conv{i}", f"{ours}/conv_{i}", shape.use_bias)
     if projected:
-        entries += conv_entries(f"{theirs}.nin_shortcut", f"{ours}/shortcut", shape.use_bias)
+        entries += conv_entries(f"{theirs}.{names.shortcut}", f"{ours}/shortcut", shape.use_bias)
     return entries
 
 
-def _attention(theirs: str, ours: str, width: int) -> list[Entry]:
-    entries = norm_entries(f"{theirs}.norm", f"{ours}/norm")
-    for a, b in (("q", "query"), ("k", "key"), ("v", "value"), ("proj_out", "out")):
-        entries += dense_entries(f"{theirs}.{a}", f"{ours}/attention/{b}", width)
+def _attention(theirs: str, ours: str, names: GridNames, width: int) -> list[Entry]:
+    entries = norm_entries(f"{theirs}.{names.attention_norm}", f"{ours}/norm")
+    inputs = None if names.attention_linear else width
+    for a, b in zip(names.attention_maps, ("query", "key", "value", "out"), strict=True):
+        entries += dense_entries(f"{theirs}.{a}", f"{ours}/attention/{b}", inputs)
     return entries

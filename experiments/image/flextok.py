@@ -1,0 +1,145 @@
+"""FlexTok: an image as 1 to 256 ordered tokens and a flow that draws it (arXiv 2502.13967).
+
+Register tokens read an image, or the latents of an autoencoder, in a transformer and become six scalars of
+few levels each. A rectified-flow transformer draws images from noise, told by them. Training keeps a random
+number of the first tokens, so that they are ordered from coarse to fine and any prefix decodes; a language
+model then writes as many of them as one wants.
+
+    python experiments/image/flextok.py                             # tiny: 8x8 digits, 2 CPU cores, minutes
+    python experiments/image/flextok.py sample --captions 3 7 --prior autoregressive
+    python experiments/image/flextok.py verify                      # claims in miniature
+    python experiments/image/flextok.py plan --preset d18-d28 --topology v5p:4x4x4
+    python experiments/image/flextok.py --preset d18-d28 --data.path images --model.vae.path vae.safetensors
+
+In Python `system.sample([7] * 8, prior="autoregressive", tokens=4)` of `system = jaxtok.load("runs/...")`
+draws four tokens and decodes those.
+
+The published sizes need an accelerator and the weights of the autoencoder, and nothing was trained at those
+sizes here. The official training code is not public: optimizer, learning rates and steps of the published
+presets are common choices, not the authors'. REPA, the alignment with DINOv2's features, is off, because the
+library has no network of those features; `FlowObjective` takes any.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtok import cli
+from jaxtok.data.config import Data
+from jaxtok.systems.flow_objective import FlowObjective, FlowWeights
+from jaxtok.systems.image.flextok import SIZES, FlexTok
+from jaxtok.systems.objectives import PriorObjective
+from jaxtok.tokenizers.nested_dropout import prefix_lengths
+from jaxtok.train.claims import Arm, Claim
+from jaxtok.train.gradient import gradient
+from jaxtok.train.image_views import PriorSampler, SampleView, judge_named
+from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.prefix_views import PrefixView
+from jaxtok.train.schedules import Fit
+from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
+from jaxtok.train.stage import Stage, StageCodes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what is computed.
+
+    Attributes:
+      data: images and their classes.
+      model: sizes.
+      weights: of the tokenizer's loss, and its times.
+      tokenizer: how the tokenizer is trained.
+      prior: how the prior is trained.
+      judge: what says whether samples show their class.
+      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
+        bfloat16 on accelerators.
+    """
+
+    data: Data
+    model: FlexTok
+    weights: FlowWeights = FlowWeights()
+    tokenizer: Fit = Fit()
+    prior: Fit = Fit()
+    judge: Literal["digits", "none"] = "none"
+    precision: Precision = "auto"
+
+
+TINY = Config(
+    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
+    model=FlexTok.tiny(),
+    tokenizer=Fit(steps=1500, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    prior=Fit(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    judge="digits",
+)
+
+
+def published(size: str) -> Config:
+    """A released size."""
+    return Config(
+        data=Data("folder", image_sizes=(256,), channels=3, batch_size=1024, flip=True),
+        model=FlexTok.published(size),
+        tokenizer=Fit(500_000, 1e-4, warmup_steps=10_000, weight_decay=0.02, ema_decay=0.9999),
+        prior=Fit(300_000, 2e-4, warmup_steps=10_000, weight_decay=0.05, betas=(0.9, 0.95), ema_decay=0.9999),
+    )
+
+
+PRESETS = {"tiny": TINY, **{size: published(size) for size in SIZES}}
+
+
+def stages(config: Config) -> Iterator[Stage]:
+    """Tokenizer, prior."""
+    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    networks = model.tokenizer_networks()
+    objective = FlowObjective(model.tokenizer(dtype), config.weights, model.read, tuple(networks))
+    yield Stage(
+        "tokenizer",
+        gradient(objective, config.tokenizer),
+        config.data,
+        config.tokenizer.steps,
+        networks=networks,
+        rules=TOKENIZER_RULES,
+        view=PrefixView(model, judge),
+    )
+    prior = model.autoregressive(dtype)
+    objective = PriorObjective(prior, model.encode, model.batch_condition, grouping=model.grouping)
+    sampler = PriorSampler(prior, model.class_condition, classes=True)
+    count = (model.classes, 50) if judge else (200, 1)
+    yield Stage(
+        "autoregressive",
+        gradient(objective, config.prior),
+        config.data,
+        config.prior.steps,
+        frozen=("tokenizer",),
+        rules=PRIOR_RULES,
+        view=SampleView(model, config.data, judge, *count, sampler, objective),
+        codes=StageCodes(model.space, model.tokens),
+    )
+
+
+LENGTHS = prefix_lengths(TINY.model.tokens)
+QUARTER = TINY.model.tokens // 4
+LOST = f"tokenizer/psnr_lost_first_{QUARTER}"
+WITHOUT = (("model.nested", "none"),)
+CLAIMS = [
+    Claim(
+        "with nested dropout, more tokens, higher PSNR (dB)",
+        tuple(Arm(f"first {n}", f"tokenizer/psnr_uint8_first_{n}") for n in LENGTHS),
+    ),
+    Claim(
+        "with nested dropout, a quarter of the tokens costs less than 4 dB",
+        (Arm("with nested dropout", LOST), Arm("hypothesis", constant=4.0)),
+    ),
+    Claim(
+        "without nested dropout, keeping a quarter of the tokens costs more (dB lost)",
+        (Arm("with nested dropout", LOST), Arm("without", LOST, WITHOUT)),
+        margin=3.0,
+    ),
+    Claim(
+        "more tokens, less diversity of what the flow draws of them (MSE of two draws)",
+        tuple(Arm(f"first {n}", f"tokenizer/diversity_first_{n}") for n in LENGTHS),
+        relation="decreasing",
+    ),
+]
+
+if __name__ == "__main__":
+    cli.main("flextok", PRESETS, stages, CLAIMS, __doc__)

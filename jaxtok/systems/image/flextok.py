@@ -1,0 +1,417 @@
+"""FlexTok: an image as 1 to 256 ordered tokens, any prefix of which decodes to a plausible image (arXiv
+2502.13967, official code apple/ml-flextok).
+
+Registers read the latents of an autoencoder (or pixels), each becomes six scalars of few levels, and a flow
+transformer draws latents from noise, told by the registers. Nested dropout orders them from coarse to fine.
+The prior reads a token's six slots as one index of 64,000.
+
+What is not here: the muP base shapes, which only matter when the learning rate of one width is used for
+another, and text as a condition of the prior. The released configurations could not be read: what they leave
+open (the scaling of the latents, the layer that is aligned) is a field.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+
+from jaxtok.codes import CodeSpace, Condition, Latents, Regrouping
+from jaxtok.decoding.flow import FlowSettings
+from jaxtok.nn.grid_positions import PositionKind, Scaling
+from jaxtok.nn.images import to_float
+from jaxtok.nn.prefix_transformer import ClassPrefix, PrefixTransformer
+from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
+from jaxtok.priors.contract import Prior
+from jaxtok.quantize.fsq import FSQ
+from jaxtok.systems.image.flextok_table import tokenizer_table
+from jaxtok.systems.image.kl_vae import KLVAE, kl_vae_entries
+from jaxtok.systems.image.prior_shape import PriorShape
+from jaxtok.systems.official import OfficialComponent
+from jaxtok.tokenizers.flow_decoder import FlowDecoder
+from jaxtok.tokenizers.flow_tokenizer import FlowTokenizer, TokenCorruption
+from jaxtok.tokenizers.image_tokenizer import Images
+from jaxtok.tokenizers.nested_dropout import NestedDropout, prefix_mask
+from jaxtok.tokenizers.registers import RegisterEncoder, RegisterMask, RegisterShape
+from jaxtok.weights import FrozenNetwork, Table, load_table, read_tensors
+
+# Layers of encoder and decoder, by the published names.
+SIZES = {"d12-d12": (12, 12), "d18-d18": (18, 18), "d18-d28": (18, 28)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FlexTok:
+    """Sizes of tokenizer and prior; `FlexTok.published("d18-d28")` is a released size.
+
+    Attributes:
+      image_size: side in pixels.
+      channels: image channels.
+      vae: autoencoder whose latents are read and drawn; None for pixels.
+      patch: side of a patch of latents (or pixels).
+      tokens: N, registers.
+      levels: of the slots of a token.
+      encoder: size of the transformer that reads.
+      decoder: size of the flow transformer that draws.
+      mask: who sees whom in the encoder, see `register_mask`.
+      positions: of the patches in (encoder, decoder), see `GridPositions`.
+      scaling: of those.
+      grid: (rows, columns) of patches that there are positions for; None for those of a square image.
+      segments: 2 where patches and registers are modulated apart in the decoder, else 1.
+      nested: which prefixes survive in training.
+      null_probability: of an image to be told nothing in training, which guidance needs.
+      skip: probability with which an image trains on values that are not rounded, see `FSQ`.
+      corruption: of tokens in training.
+      align_after: block of the decoder that is aligned with a frozen encoder's features; None: off.
+      align_width: width of those.
+      flow: recommended settings of the flow's sampler.
+      classes: of the prior's condition.
+      prior: size of the prior.
+      condition_dropout: share of the rows that train without class.
+      prior_settings: recommended sampler settings of the prior.
+    """
+
+    image_size: int = 256
+    channels: int = 3
+    vae: KLVAE | None = KLVAE(16)
+    patch: int = 2
+    tokens: int = 256
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    encoder: RegisterShape = RegisterShape.deep(18)
+    decoder: RegisterShape = RegisterShape.deep(28)
+    mask: RegisterMask = "causal_last"
+    positions: tuple[PositionKind, PositionKind] = ("sincos", "sincos")
+    scaling: Scaling = "absolute"
+    grid: tuple[int, int] | None = None
+    segments: Literal[1, 2] = 2
+    nested: NestedDropout = "uniform"
+    null_probability: float = 0.1
+    skip: float = 0.0
+    corruption: TokenCorruption = TokenCorruption()
+    align_after: int | None = None
+    align_width: int = 1024
+    flow: FlowSettings = FlowSettings()
+    classes: int = 1000
+    prior: PriorShape = PriorShape(24, 16, 64)
+    condition_dropout: float = 0.1
+    prior_settings: AutoregressiveSettings = AutoregressiveSettings()
+
+    def __post_init__(self):
+        unit = self.patch * (self.vae.factor if self.vae else 1)
+        if self.image_size % unit:
+            raise ValueError(f"image_size={self.image_size} must divide by {unit}, the pixels of a patch")
+        if self.vae is not None and self.vae.channels != self.channels:
+            raise ValueError(
+                f"channels={self.channels}, but the autoencoder reads images of {self.vae.channels}"
+            )
+
+    @classmethod
+    def published(cls, size: str) -> "FlexTok":
+        """A released size: "d12-d12", "d18-d18" or "d18-d28".
+
+        Raises:
+          ValueError: another name.
+        """
+        if size not in SIZES:
+            raise ValueError(f"no FlexTok {size!r}; there are {', '.join(SIZES)}")
+        # Blocks are recomputed in the backward pass: at these sizes their inside does not fit.
+        encoder, decoder = (RegisterShape.deep(layers, remat="dots") for layers in SIZES[size])
+        return cls(encoder=encoder, decoder=decoder, prior=PriorShape(24, 16, 64, remat="dots"))
+
+    @classmethod
+    def tiny(cls) -> "FlexTok":
+        """8x8 digits as up to 16 tokens of 64 codes, in pixels; trains in minutes on two CPU cores."""
+        shape = RegisterShape(4, 2, 32, unroll=4)
+        return cls(
+            image_size=8,
+            channels=1,
+            vae=None,
+            tokens=16,
+            levels=(4, 4, 4),
+            encoder=shape,
+            decoder=shape,
+            nested="pow2",
+            flow=FlowSettings(steps=10, guidance=1.0),
+            classes=10,
+            prior=PriorShape(3, 2, 32, unroll=3),
+            prior_settings=AutoregressiveSettings(guidance=1.0),
+        )
+
+    # -- assembly --
+
+    @property
+    def space(self) -> CodeSpace:
+        """Alphabet of one token."""
+        return CodeSpace(self.levels)
+
+    @property
+    def grouping(self) -> Regrouping:
+        """All slots of a token as one index, which the prior reads."""
+        return self.space.regroup((tuple(range(len(self.levels))),))
+
+    @property
+    def side(self) -> int:
+        """Rows and columns of what the tokenizer reads: latents, or pixels."""
+        return self.image_size // (self.vae.factor if self.vae else 1)
+
+    def tokenizer(self, dtype: Any = jnp.float32) -> FlowTokenizer:
+        """Encoder, quantizer and flow decoder."""
+        grid = self.grid or (self.side // self.patch,) * 2
+        return FlowTokenizer(
+            RegisterEncoder(
+                self.encoder,
+                self.tokens,
+                grid,
+                self.patch,
+                len(self.levels),
+                self.mask,
+                self.positions[0],
+                self.scaling,
+                dtype,
+            ),
+            FSQ(self.levels, skip=self.skip),
+            FlowDecoder(
+                self.decoder,
+                self.tokens,
+                grid,
+                self.patch,
+                self.vae.latents if self.vae else self.channels,
+                self.segments,
+                self.positions[1],
+                self.scaling,
+                self.align_after,
+                self.align_width,
+                dtype=dtype,
+            ),
+            (self.side, self.side),
+            self.nested,
+            self.null_probability,
+            self.corruption,
+            self.flow,
+        )
+
+    def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
+        """The prior of the next token, whose slots are one index."""
+        shape, space = self.prior, self.grouping.space
+        width = shape.heads * shape.head_dim
+        network = PrefixTransformer(
+            space,
+            (1, self.tokens),
+            shape.layers,
+            shape.heads,
+            shape.head_dim,
+            int(2 * (4 * width) / 3),
+            self._classes(),
+            remat=shape.remat,
+            unroll=shape.unroll,
+            dtype=dtype,
+        )
+        return Prior(network, Autoregressive(space, self.condition_dropout, self.prior_settings))
+
+    priors = ("autoregressive",)
+
+    def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
+        """One of `priors` by name.
+
+        Raises:
+          ValueError: another name.
+        """
+        if name not in self.priors:
+            raise ValueError(f"prior {name!r}; choose one of {self.priors}")
+        return self.autoregressive(dtype)
+
+    def _classes(self) -> ClassPrefix:
+        return ClassPrefix(self.classes, self.prior.heads * self.prior.head_dim)
+
+    # -- use --
+
+    def read(self, variables: Any, images: Images) -> jax.Array:
+        """What the tokenizer reads of uint8 or float [-1, 1] images: these, or latents of the autoencoder in
+        `variables["vae"]`.
+        """
+        if self.vae is None:
+            return jnp.asarray(to_float(images))
+        return self.vae.encode(variables["vae"], images)
+
+    def encode(self, variables: Any, images: Images) -> Latents:
+        """Latents of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
+        data = self.read(variables, images)
+        return cast(Latents, self.tokenizer().apply(variables, data, method="encode"))
+
+    def decode(
+        self,
+        variables: Any,
+        latents: Latents | jax.Array,
+        size: tuple[int, int] | None = None,
+        key: jax.Array | None = None,
+        settings: FlowSettings | None = None,
+    ) -> jax.Array:
+        """Draws float images around [-1, 1] of latents or codes, of all tokens or the first n; pure.
+
+        Args:
+          variables: of the tokenizer.
+          latents: codes int32 [B, n, Q], or [B, n, 1] as the prior makes them.
+          size: (height, width) in pixels; default `image_size`.
+          key: of the noise, see `FlowTokenizer.decode`.
+          settings: of the flow's sampler.
+
+        Raises:
+          ValueError: a size that does not divide, or see `FlowTokenizer.decode`.
+        """
+        latents = self.split(latents if isinstance(latents, Latents) else Latents(codes=latents))
+        factor = self.vae.factor if self.vae else 1
+        height, width = size or (self.image_size, self.image_size)
+        if height % factor or width % factor:
+            raise ValueError(f"images of {height}x{width}: both sides must divide by {factor}")
+        inner = (height // factor, width // factor)
+        drawn = self.tokenizer().apply(variables, latents, inner, key, settings, method="decode")
+        return cast(jax.Array, drawn) if self.vae is None else self.vae.decode(variables["vae"], drawn)
+
+    def join(self, latents: Latents) -> Latents:
+        """Latents as the prior reads them: the slots of a token as one index; masks stay."""
+        mask = None if latents.mask is None else jnp.all(latents.mask, axis=-1, keepdims=True)
+        return Latents(codes=self.grouping.merge(latents.codes), mask=mask)
+
+    def split(self, latents: Latents) -> Latents:
+        """The inverse of `join`; other latents pass through."""
+        slots = len(self.levels)
+        if latents.codes is None or latents.codes.shape[-1] == slots:
+            return latents
+        mask = latents.mask
+        if mask is not None:
+            mask = jnp.broadcast_to(mask, (*mask.shape[:-1], slots))
+        return Latents(codes=self.grouping.split(latents.codes), mask=mask)
+
+    def first(self, latents: Latents, tokens: int) -> Latents:
+        """Latents of which only the first tokens are there; the shape stays.
+
+        Raises:
+          ValueError: not 1 to N tokens.
+        """
+        if not 1 <= tokens <= self.tokens:
+            raise ValueError(f"tokens={tokens} must be 1 to {self.tokens}")
+        own = latents.codes if latents.codes is not None else latents.values
+        mask = prefix_mask(tokens, own.shape[1])[..., None]
+        mask = jnp.broadcast_to(mask, (*own.shape[:2], 1 if latents.codes is None else own.shape[-1]))
+        return dataclasses.replace(latents, mask=mask if latents.mask is None else mask & latents.mask)
+
+    def class_condition(self, labels: jax.Array) -> Condition:
+        """What the prior is told by labels int32 [B], with its null class."""
+        return self._classes().condition(labels)
+
+    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
+        """Condition of a training batch, for `PriorObjective`."""
+        del frozen
+        return self.class_condition(batch["label"])
+
+    def networks(self) -> dict[str, FrozenNetwork]:
+        """Frozen networks that the prior needs: none."""
+        return {}
+
+    def tokenizer_networks(self) -> dict[str, FrozenNetwork]:
+        """Frozen networks that training the tokenizer needs: the autoencoder, if there is one."""
+        vae = self.vae
+        if vae is None:
+            return {}
+
+        def load():
+            if not vae.path:
+                raise ValueError("the tokenizer reads latents of an autoencoder; set --model.vae.path")
+            return load_table(Table(tuple(kl_vae_entries(vae))), read_tensors(vae.path)[0], vae.shapes())[0]
+
+        return {"vae": FrozenNetwork(load, vae.shapes)}
+
+    def shapes(self) -> dict[str, Any]:
+        """Variables of "tokenizer" and "autoregressive" as shapes, nothing is allocated."""
+        key, data = jax.random.key(0), self.tokenizer()
+        shape = (1, self.side, self.side, data.decoder.channels)
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        times = jax.ShapeDtypeStruct((1,), jnp.float32)
+        tokenizer = jax.eval_shape(lambda x, t: data.init({"params": key}, x, x=x, t=t), images, times)
+        if self.vae is not None:
+            tokenizer = {**tokenizer, "vae": self.vae.shapes()}
+        latents = Latents(codes=jnp.zeros((1, self.tokens, 1), jnp.int32))
+        condition = self.class_condition(jnp.zeros((1,), jnp.int32))
+        prior = jax.eval_shape(self.autoregressive().init, key, latents, condition)
+        return {"tokenizer": tokenizer, "autoregressive": {"params": prior}}
+
+    @staticmethod
+    def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+        """What `jaxtok.convert` needs to know, see `official_components`."""
+        return official_components(config)
+
+
+def from_official(config: Mapping[str, Any]) -> FlexTok:
+    """Our configuration from official constructor arguments.
+
+    Args:
+      config: "channels" and "patch" of the latents, "registers", "enc_dim", "dec_dim", "enc_depth",
+        "dec_depth", "head_dim", "levels", "max_sizes" (cells that there are positions for), "posemb_scaling"
+        ("absolute", "interpolate"), "enc_mask", "adaLN_expansion", "dec_posemb" ("sincos",
+        "learnable_sum"), "latent_hw"; and "vae", the arguments of the autoencoder, without which the
+        tokenizer reads latents as they are. What is left out is as in d18-d28. "names" says what modules
+        are called that the file calls otherwise than `flextok_table.MODULES`.
+
+    Raises:
+      ValueError: a width that the heads do not divide, or an unknown kind of positions.
+    """
+    published, head_dim = FlexTok.published("d18-d28"), config.get("head_dim", 64)
+
+    def half(side: str, default: RegisterShape) -> RegisterShape:
+        width = config.get(f"{side}_dim", default.width)
+        if width % head_dim:
+            raise ValueError(f"{side}_dim={width} must divide by head_dim={head_dim}")
+        return RegisterShape(config.get(f"{side}_depth", default.layers), width // head_dim, head_dim)
+
+    kinds = {"sincos": "sincos", "learnable_sum": "learned"}
+    places = tuple(config.get(f"{side}_posemb", "sincos") for side in ("enc", "dec"))
+    if unknown := set(places) - set(kinds):
+        raise ValueError(f"positions {sorted(unknown)}; choose 'sincos' or 'learnable_sum'")
+    vae, official = None, config.get("vae")
+    channels = config.get("channels", 16)
+    if official is not None:
+        widths = official.get("block_out_channels", [128, 256, 512, 512])
+        vae = KLVAE(
+            official.get("latent_channels", channels),
+            official.get("in_channels", 3),
+            widths[0],
+            tuple(width // widths[0] for width in widths),
+            official.get("layers_per_block", 2),
+            official.get("norm_num_groups", 32),
+            official.get("scaling_factor", KLVAE.scaling),
+        )
+    patch, grid = config.get("patch", published.patch), tuple(config.get("max_sizes", (16, 16)))
+    side = config.get("latent_hw", (grid[0] * patch,))[0]
+    return dataclasses.replace(
+        published,
+        image_size=side * (vae.factor if vae else 1),
+        channels=channels if vae is None else vae.channels,
+        vae=vae,
+        patch=patch,
+        tokens=config.get("registers", published.tokens),
+        levels=tuple(config.get("levels", published.levels)),
+        encoder=half("enc", published.encoder),
+        decoder=half("dec", published.decoder),
+        mask=config.get("enc_mask", published.mask),
+        positions=tuple(kinds[kind] for kind in places),
+        scaling=config.get("posemb_scaling", published.scaling),
+        grid=grid,
+        segments=config.get("adaLN_expansion", published.segments),
+    )
+
+
+def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+    """Module, shapes and table of the official component "model": the whole file."""
+    config = {"vae": {}} if config is None else config
+    model, names = from_official(config), config.get("names", {})
+    table = tokenizer_table(
+        model.encoder,
+        model.decoder,
+        model.segments,
+        (model.positions[0] == "learned", model.positions[1] == "learned"),
+        model.vae,
+        names,
+    )
+    signature = f"encoder.module_dict.{names.get('enc_to_latents', 'enc_to_latents')}.proj.weight"
+    shapes = model.shapes()["tokenizer"]
+    return {"model": OfficialComponent("tokenizer", model.tokenizer(), shapes, table, signature)}
