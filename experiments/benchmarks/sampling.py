@@ -40,7 +40,7 @@ class Options:
     """How to measure.
 
     Attributes:
-      size: "tiny", "small" (6 layers, width 384) or "published" (LlamaGen-B, RAR-B and the generator of
+      size: "tiny", "small" (4 layers, width 256) or "published" (LlamaGen-B, RAR-B and the generator of
         TiTok-L-32, which has 32 tokens and not 256).
       cases: which priors; all if empty.
       batch: images drawn at once.
