@@ -39,9 +39,9 @@ class Size:
     """
 
     published: bool = False
-    layers: int = 6
-    heads: int = 6
-    width: int = 384
+    layers: int = 4
+    heads: int = 4
+    width: int = 256
     side: int = 16
     codes: int = 1024
     classes: int = 1000
