@@ -12,8 +12,7 @@ from jaxtok.codes import Latents
 from jaxtok.decoding.guidance import guide
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.next_scale import NextScaleSettings
-from jaxtok.systems.image.var import SIZES, VAR
-from jaxtok.systems.image.var_official import from_official, official_components
+from jaxtok.systems.image.var import SIZES, VAR, from_official, official_components
 from jaxtok.weights import read_tensors
 from tests.filled import draw_like
 
