@@ -252,11 +252,13 @@ class VAR:
         """A next-token prior of a single scale, row by row: LlamaGen's network with the depth, width and
         number of parameters of the next-scale prior.
 
-        What that one spends on modulation, 6 D^2 per layer, goes to the feed-forward half.
+        What that one spends on modulation, 6 D^2 per layer, goes to the feed-forward half: the class is the
+        first token here and modulates nothing.
 
         Raises:
           ValueError: several scales.
         """
+        side = self.scales[-1]
         if len(self.scales) > 1:
             raise ValueError(f"scales={self.scales}: a raster prior reads a single scale")
         shape = self.prior
@@ -264,7 +266,7 @@ class VAR:
         hidden = round((2 * shape.inner + modulation * shape.width) / 3)
         network = PrefixTransformer(
             self.space,
-            (self.scales[0], self.scales[0]),
+            (side, side),
             shape.layers,
             shape.heads,
             shape.head_dim,
