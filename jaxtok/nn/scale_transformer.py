@@ -193,7 +193,7 @@ class ScaleTransformer(nn.Module):
         inputs: jax.Array,
         positions: Int[jax.Array, "B S"],
         mask: Bool[jax.Array, "B S C"] | None = None,
-    ) -> tuple[Float[jax.Array, "B S F"], ScaleCache]:
+    ) -> tuple[Float[jax.Array, "B S F"], KVCache]:
         """Logits of the tokens at `positions`, given the scales before theirs.
 
         Args:
@@ -225,7 +225,7 @@ class ScaleTransformer(nn.Module):
 
     def step_scale(
         self, cache: ScaleCache, inputs: Float[jax.Array, "B S C"], scale: int
-    ) -> tuple[Float[jax.Array, "B S F"], ScaleCache]:
+    ) -> tuple[Float[jax.Array, "B S F"], KVCache]:
         """`step` with all tokens of one scale, on a cache that holds exactly the scales before it: it looks
         at their keys alone and needs no mask.
 

@@ -160,10 +160,10 @@ class ScaleCodec:
         """Values of the cells of a sum, as the decoder reads them."""
         return self._apply(self.quantizer, self.variables, total, "finish")
 
-    def _scales(self, method, *args):
+    def _scales(self, method, *args) -> Any:
         variables = {name: part["scales"] for name, part in self.variables.items() if "scales" in part}
         return self._apply(self.quantizer.scales, variables, *args, method)
 
-    def _apply(self, module, variables, *args):
+    def _apply(self, module, variables, *args) -> Any:
         *args, method = args
         return jax.lax.stop_gradient(module.apply(variables, *args, method=method))

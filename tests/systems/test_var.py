@@ -12,8 +12,8 @@ from jaxtok.codes import Latents
 from jaxtok.decoding.guidance import guide
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.next_scale import NextScaleSettings
-from jaxtok.systems.image.var import SIZES, VAR
-from jaxtok.systems.image.var_official import from_official, official_components
+from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.systems.image.var import SIZES, VAR, ScalePriorShape, from_official, official_components
 from jaxtok.weights import read_tensors
 from tests.filled import draw_like
 
@@ -210,3 +210,16 @@ def test_official_arguments():
         VAR.published("d17")
     with pytest.raises(ValueError, match=r"the last of scales=\(1, 2\) must be 16"):
         dataclasses.replace(VAR(), scales=(1, 2))
+
+
+@pytest.mark.slow  # the sampler and the decoder are compiled
+def test_a_whole_system_completes_what_is_given(variables):
+    model = dataclasses.replace(TINY, prior=ScalePriorShape(1, 2, 8))
+    prior = draw_like(model.shapes()["next_scale"])
+    system = ImageSystem(model, {"tokenizer": variables, "next_scale": prior})
+    codes = np.random.default_rng(0).integers(0, 64, (2, 21, 1)).astype(np.int32)
+    given = Latents(codes, mask=np.broadcast_to(np.arange(21)[:, None] < 5, codes.shape))
+    images, latents = system.sample([3, 7], "next_scale", given=given, guidance=1.0)
+    assert images.shape == (2, 8, 8, 1) and images.dtype == np.uint8
+    np.testing.assert_array_equal(latents.codes[:, :5], codes[:, :5])
+    assert np.any(np.asarray(latents.codes[:, 5:]) != codes[:, 5:])

@@ -23,7 +23,9 @@ from jaxtok.priors.contract import Prior
 from jaxtok.priors.next_scale import NextScale, NextScaleSettings
 from jaxtok.quantize.multi_scale import multi_scale_vq
 from jaxtok.systems.image.llamagen import halves
+from jaxtok.systems.image.var_table import tokenizer_table, transformer_table
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.quantizers.multi_scale import var_component
 from jaxtok.tokenizers.grid import GridDecoder, GridEncoder, GridShape
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
 from jaxtok.tokenizers.scale_grid import ScaleCodec, ScaleGridQuantizer
@@ -250,11 +252,13 @@ class VAR:
         """A next-token prior of a single scale, row by row: LlamaGen's network with the depth, width and
         number of parameters of the next-scale prior.
 
-        What that one spends on modulation, 6 D^2 per layer, goes to the feed-forward half.
+        What that one spends on modulation, 6 D^2 per layer, goes to the feed-forward half: the class is the
+        first token here and modulates nothing.
 
         Raises:
           ValueError: several scales.
         """
+        side = self.scales[-1]
         if len(self.scales) > 1:
             raise ValueError(f"scales={self.scales}: a raster prior reads a single scale")
         shape = self.prior
@@ -262,7 +266,7 @@ class VAR:
         hidden = round((2 * shape.inner + modulation * shape.width) / 3)
         network = PrefixTransformer(
             self.space,
-            (self.scales[0], self.scales[0]),
+            (side, side),
             shape.layers,
             shape.heads,
             shape.head_dim,
@@ -326,7 +330,100 @@ class VAR:
 
     @staticmethod
     def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
-        """What `jaxtok.convert` needs to know, see `var_official.official_components`."""
-        from jaxtok.systems.image.var_official import official_components
-
+        """What `jaxtok.convert` needs to know, see `official_components`."""
         return official_components(config)
+
+
+def from_official(config: Mapping[str, Any]) -> VAR:
+    """Our configuration from official constructor arguments.
+
+    Args:
+      config: "args" (or "vae", beside a transformer), those of the official `VQVAE`; "var", those of the
+        official `VAR`, where there is one; and "ch_mult" and "num_res_blocks", which the official code fixes.
+        What is left out is as in the published models.
+
+    Raises:
+      ValueError: scales of the transformer that the tokenizer does not have, a width that the heads do not
+        divide, or sizes that contradict each other, see `GridShape` and `VAR`.
+    """
+    a = config.get("vae", config.get("args", {}))
+    published = VAR()
+    shape = published.encoder
+    scales = tuple(a.get("v_patch_nums", published.scales))
+    multipliers = tuple(config.get("ch_mult", shape.multipliers))
+    both = halves(
+        a.get("ch", shape.channels),
+        config.get("num_res_blocks", shape.blocks),
+        a.get("z_channels", shape.features),
+        multipliers,
+        multipliers,
+    )
+    ratio, share = abs(a.get("quant_resi", published.residual_ratio)), a.get("share_quant_resi", 4)
+    if tuple(config.get("patch_nums", scales)) != scales:
+        raise ValueError(
+            f"patch_nums={config['patch_nums']} of the transformer differ from v_patch_nums={scales} of the "
+            "tokenizer"
+        )
+    return dataclasses.replace(
+        published,
+        image_size=scales[-1] * both["encoder"].factor,
+        scales=scales,
+        codes=a.get("vocab_size", published.codes),
+        unit_codes=a.get("using_znorm", published.unit_codes),
+        commitment=a.get("beta", published.commitment),
+        residual_ratio=ratio,
+        phis=(share or len(scales)) if ratio > 1e-6 else 0,
+        window=a.get("quant_conv_ks", published.window),
+        **both,
+        **_transformer(config["var"]) if "var" in config else {},
+    )
+
+
+def _transformer(a: Mapping[str, Any]) -> dict[str, Any]:
+    depth = a.get("depth", 16)
+    width, heads = a.get("embed_dim", 64 * depth), a.get("num_heads", depth)
+    if width % heads:
+        raise ValueError(f"embed_dim={width} must divide by num_heads={heads}")
+    prior = ScalePriorShape(
+        depth,
+        heads,
+        width // heads,
+        round(width * a.get("mlp_ratio", 4.0)),
+        a.get("attn_l2_norm", True),
+        a.get("shared_aln", False),
+        a.get("norm_eps", 1e-6),
+        a.get("drop_path_rate", 0.0),
+    )
+    return {
+        "prior": prior,
+        "classes": a.get("num_classes", 1000),
+        "condition_dropout": a.get("cond_drop_rate", 0.1),
+    }
+
+
+def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+    """The components "vae" and "model", a tokenizer and a transformer; of a configuration of a tokenizer
+    alone "model". Without a configuration VAR-d16 and its tokenizer.
+    """
+    config = {"var": {}} if config is None else config
+    model = from_official(config)
+    shapes, arguments = model.shapes(), dict(config.get("vae", config.get("args", {})))
+    arguments = {"v_patch_nums": model.scales, "vocab_size": model.codes} | arguments
+    arguments = {"z_channels": model.encoder.features} | arguments
+    quantizer = var_component({"args": arguments}).table
+    tokenizer = OfficialComponent(
+        "tokenizer",
+        model.tokenizer(),
+        shapes["tokenizer"],
+        tokenizer_table(model.encoder, model.decoder, quantizer),
+        "quantize.embedding.weight",
+    )
+    if "var" not in config:
+        return {"model": tokenizer}
+    network: ScaleTransformer = model.next_scale().network
+    shape = model.prior
+    table = transformer_table(shape.layers, shape.cosine, shape.heads, shape.shared_modulation)
+    transformer = OfficialComponent(
+        "next_scale", network, shapes["next_scale"], table, "blocks.0.attn.mat_qkv.weight"
+    )
+    return {"model": transformer, "vae": tokenizer}

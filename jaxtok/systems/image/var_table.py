@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxtok.systems.image.grid_table import GridNames, conv_entries, dense_entries, grid_entries
 from jaxtok.tokenizers.grid import GridShape
-from jaxtok.weights import Entry, Table, Transform, dense, reshape, squeeze_leading
+from jaxtok.weights import Entry, Table, Transform, dense, identity, reshape, squeeze_leading
 
 # The names of the original VQGAN.
 NAMES = {
@@ -45,22 +45,21 @@ def tokenizer_table(encoder: GridShape, decoder: GridShape, quantizer: Table) ->
         dataclasses.replace(e, theirs=f"quantize.{e.theirs}", ours=f"quantizer/scales/{e.ours}")
         for e in quantizer.entries
     ]
-    packed = ("attn", "qkv")
-    entries = []
-    for half, shape in (("encoder", encoder), ("decoder", decoder)):
-        entries += [_packed(entry, *packed) for entry in grid_entries(shape, half, NAMES[half])]
+    grids = grid_entries(encoder, "encoder", NAMES["encoder"])
+    grids += grid_entries(decoder, "decoder", NAMES["decoder"])
+    entries = [_packed(entry) for entry in grids]
     entries += conv_entries("quant_conv", "quantizer/inward")
     entries += conv_entries("post_quant_conv", "quantizer/outward")
     return Table((*entries, *own), tuple(rf"quantize\.{name}" for name in quantizer.unused))
 
 
-def _packed(entry: Entry, layer: str, name: str) -> Entry:
+def _packed(entry: Entry) -> Entry:
     """The maps of queries, keys and values of grids are one there."""
     head, _, last = entry.theirs.rpartition(".")
     parent, _, letter = head.rpartition(".")
-    if letter not in ("q", "k", "v") or layer not in parent:
+    if letter not in ("q", "k", "v"):
         return entry
-    return dataclasses.replace(entry, theirs=f"{parent}.{name}.{last}", part=("qkv".index(letter), 3))
+    return dataclasses.replace(entry, theirs=f"{parent}.qkv.{last}", part=("qkv".index(letter), 3))
 
 
 def transformer_table(depth: int, cosine: bool, heads: int, shared: bool) -> Table:
@@ -68,15 +67,13 @@ def transformer_table(depth: int, cosine: bool, heads: int, shared: bool) -> Tab
     layers, theirs, ours = range(depth), "blocks.{i}", "stack/block"
     in_order = reorder(MODULATION)
 
-    def linear(name: str, path: str, order: Transform | None = None, **stack) -> list[Entry]:
-        weight = dense if order is None else order.then(dense)
-        bias = () if order is None else (order,)
+    def linear(name: str, path: str, order: Transform = identity, indices: range | None = None):
         return [
-            Entry(f"{name}.weight", f"{path}/kernel", weight, **stack),
-            Entry(f"{name}.bias", f"{path}/bias", *bias, **stack),
+            Entry(f"{name}.weight", f"{path}/kernel", order.then(dense), indices),
+            Entry(f"{name}.bias", f"{path}/bias", order, indices),
         ]
 
-    stack, attention = {"indices": layers}, f"{ours}/attention"
+    attention = f"{ours}/attention"
     entries = [
         Entry("class_emb.weight", "conditioner/embedding/embedding"),
         Entry("pos_start", "start", squeeze_leading(1)),
@@ -87,11 +84,11 @@ def transformer_table(depth: int, cosine: bool, heads: int, shared: bool) -> Tab
             Entry(f"{theirs}.attn.mat_qkv.weight", f"{attention}/{name}/kernel", dense, layers, (i, 3))
             for i, name in enumerate(("query", "key", "value"))
         ),
-        Entry(f"{theirs}.attn.q_bias", f"{attention}/query/bias", **stack),
-        Entry(f"{theirs}.attn.v_bias", f"{attention}/value/bias", **stack),
-        *linear(f"{theirs}.attn.proj", f"{attention}/out", **stack),
-        *linear(f"{theirs}.ffn.fc1", f"{ours}/feed_forward/up", **stack),
-        *linear(f"{theirs}.ffn.fc2", f"{ours}/feed_forward/down", **stack),
+        Entry(f"{theirs}.attn.q_bias", f"{attention}/query/bias", indices=layers),
+        Entry(f"{theirs}.attn.v_bias", f"{attention}/value/bias", indices=layers),
+        *linear(f"{theirs}.attn.proj", f"{attention}/out", indices=layers),
+        *linear(f"{theirs}.ffn.fc1", f"{ours}/feed_forward/up", indices=layers),
+        *linear(f"{theirs}.ffn.fc2", f"{ours}/feed_forward/down", indices=layers),
         *dense_entries("head_nm.ada_lin.1", "norm/modulation/linear"),
         *linear("head", "out"),
     ]
@@ -104,7 +101,7 @@ def transformer_table(depth: int, cosine: bool, heads: int, shared: bool) -> Tab
         offset = squeeze_leading(2).then(in_order)
         entries.append(Entry(f"{theirs}.ada_gss", f"{ours}/modulation_offset", offset, layers))
     else:
-        entries += linear(f"{theirs}.ada_lin.1", f"{ours}/modulation/linear", in_order, **stack)
+        entries += linear(f"{theirs}.ada_lin.1", f"{ours}/modulation/linear", in_order, indices=layers)
     # The biases of keys are zeros that are not trained; the others follow from the scales.
     unused = (r"blocks\.\d+\.attn\.zero_k_bias", "attn_bias_for_masking", "lvl_1L")
     return Table(tuple(entries), unused)
