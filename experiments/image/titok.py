@@ -13,7 +13,7 @@ teacher's decoder, pixels.
     python experiments/image/titok.py --preset l32 --data.source folder --data.path images
 
 `tiny` takes about three minutes of CPU time. With seed 0 it reached 18.3 dB on held-out digits with all 64
-codes in use, and 91 of 100 samples showed their class (guidance 1).
+codes in use.
 
 The published sizes need an accelerator, and nothing was trained at those sizes here. Their recipes are
 official but for two things: the learning rate falls to zero and not to 1e-5, and the perceptual network is

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,13 @@ def test_published_sizes_train_as_published():
     rule = small.masked().rule
     assert (rule.schedule, rule.unmasked_weight, rule.weights) == ("cosine", 0.0, "sample")
     assert rule.condition_dropout == 0
+
+
+def test_the_published_size_has_the_published_number_of_parameters():
+    shapes = MaskGIT.imagenet_256().shapes()
+    parts = [shapes["tokenizer"], shapes["masked"]]
+    # 227 M of both together are reported; the heads differ by 0.4 M.
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parts)) == pytest.approx(227e6, rel=2e-3)
 
 
 def test_what_does_not_fit_is_refused():
