@@ -58,7 +58,8 @@ class GridPositions(nn.Module):
             self.table = table.value
         elif self.kind == "learned":
             shape = (len(self.grid), max(self.grid), self.width)
-            self.table = self.param("positions", nn.initializers.normal(self.deviation), shape, jnp.float32)
+            init = nn.initializers.normal(self.deviation)
+            self.table = self.param("positions", init, shape, jnp.float32)
         else:
             raise ValueError(f"kind={self.kind!r}; choose 'sincos' or 'learned'")
 
