@@ -215,7 +215,13 @@ def test_the_prior_reads_all_slots_as_one_index():
         SMALL.first(latents, 5)
 
 
-@pytest.fixture(scope="module", params=[SMALL, LATENT], ids=["pixels", "latents"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(SMALL, id="pixels"),
+        pytest.param(LATENT, id="latents", marks=pytest.mark.slow),  # compiled anew
+    ],
+)
 def trained(request):
     """A model, one step of both objectives and a draw of two tokens, in one compiled call."""
     model = request.param
