@@ -67,7 +67,12 @@ class Config:
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
     model=FlexTok.tiny(),
-    tokenizer=Fit(steps=1500, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    weights=FlowWeights("uniform"),
+    # A fresh flow decoder reads no tokens yet. An encoder that moves as fast as it, on what little gradient
+    # that leaves, ends up with one code for all images.
+    tokenizer=Fit(
+        steps=1200, learning_rate=3e-3, warmup_steps=100, ema_decay=0.99, groups=((r"^encoder/", 0.2),)
+    ),
     prior=Fit(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
     judge="digits",
 )

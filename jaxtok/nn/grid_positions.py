@@ -52,13 +52,13 @@ class GridPositions(nn.Module):
         if self.kind == "sincos":
             if len(self.grid) != 2:
                 raise ValueError(f"kind='sincos' needs a grid of two axes, not {self.grid}; use 'learned'")
-            table = self.variable(
-                "constants", "positions", lambda: jnp.asarray(sincos_grid(*self.grid, self.width))
-            )
-            self.table = table.value
+            rows, columns = self.grid
+            fixed = lambda: jnp.asarray(sincos_grid(rows, columns, self.width))
+            self.table = self.variable("constants", "positions", fixed).value
         elif self.kind == "learned":
             shape = (len(self.grid), max(self.grid), self.width)
-            self.table = self.param("positions", nn.initializers.normal(self.deviation), shape, jnp.float32)
+            init = nn.initializers.normal(self.deviation)
+            self.table = self.param("positions", init, shape, jnp.float32)
         else:
             raise ValueError(f"kind={self.kind!r}; choose 'sincos' or 'learned'")
 

@@ -195,7 +195,8 @@ class FlowTokenizer(nn.Module):
         def velocities(x, t):
             twice = lambda y: jnp.concatenate([y, y])
             v, _ = network.apply(variables, twice(x), twice(t), both, method="velocity")
-            return tuple(jnp.split(v, 2))
+            conditional, unconditional = jnp.split(v, 2)
+            return conditional, unconditional
 
         projection = settings.projection if settings.rule == "projected" else None
         return sample_guided_flow(velocities, noise, settings.steps, settings.strength, projection)

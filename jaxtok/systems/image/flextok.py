@@ -121,11 +121,12 @@ class FlexTok:
     @classmethod
     def tiny(cls) -> "FlexTok":
         """8x8 digits as up to 16 tokens of 64 codes, in pixels; trains in minutes on two CPU cores."""
-        shape = RegisterShape(4, 2, 32, unroll=4)
+        shape = RegisterShape(3, 2, 32, unroll=3)
         return cls(
             image_size=8,
             channels=1,
             vae=None,
+            patch=4,
             tokens=16,
             levels=(4, 4, 4),
             encoder=shape,
@@ -156,7 +157,8 @@ class FlexTok:
 
     def tokenizer(self, dtype: Any = jnp.float32) -> FlowTokenizer:
         """Encoder, quantizer and flow decoder."""
-        grid = self.grid or (self.side // self.patch,) * 2
+        rows = self.side // self.patch
+        grid = self.grid or (rows, rows)
         return FlowTokenizer(
             RegisterEncoder(
                 self.encoder,
@@ -264,8 +266,9 @@ class FlexTok:
         if height % factor or width % factor:
             raise ValueError(f"images of {height}x{width}: both sides must divide by {factor}")
         inner = (height // factor, width // factor)
-        drawn = self.tokenizer().apply(variables, latents, inner, key, settings, method="decode")
-        return cast(jax.Array, drawn) if self.vae is None else self.vae.decode(variables["vae"], drawn)
+        tokenizer = self.tokenizer()
+        drawn = cast(jax.Array, tokenizer.apply(variables, latents, inner, key, settings, method="decode"))
+        return drawn if self.vae is None else self.vae.decode(variables["vae"], drawn)
 
     def join(self, latents: Latents) -> Latents:
         """Latents as the prior reads them: the slots of a token as one index; masks stay."""

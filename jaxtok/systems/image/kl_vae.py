@@ -118,7 +118,8 @@ class KLVAE:
         example).
         """
         images = jnp.asarray(to_float(images))
-        mean, log_variance = self.network().apply({"params": params}, images, method="moments")
+        moments: Any = self.network().apply({"params": params}, images, method="moments")
+        mean, log_variance = moments
         if key is not None:
             noise = random.normal(random.example_keys(key, mean.shape[0]), mean.shape[1:])
             mean = mean + jnp.exp(0.5 * log_variance) * noise
