@@ -6,10 +6,11 @@ likeliest value, so there is always something to draw.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 Logits = Float[jax.Array, "*batch K"]
 
@@ -35,7 +36,7 @@ def top_k(logits: Logits, k: int) -> Logits:
         raise ValueError(f"top_k={k} must be at least 0 (0 keeps every value)")
     if k == 0 or k >= logits.shape[-1]:
         return logits
-    return _exclude(logits, logits >= jax.lax.top_k(logits, k)[0][..., -1:])
+    return _exclude(logits, _among_largest(logits, k))
 
 
 def top_p(logits: Logits, p: float) -> Logits:
@@ -95,6 +96,27 @@ class LogitRules:
         if self.temperature != 1:
             logits = temperature(logits, self.temperature)
         return min_p(top_p(top_k(logits, self.top_k), self.top_p), self.min_p)
+
+
+@functools.partial(jax.jit, static_argnums=1)  # so that calls outside of one compile it once
+def _among_largest(logits: Logits, k: int) -> Bool[jax.Array, "*batch K"]:
+    """Which values are at least the k-th largest, exactly and without sorting them.
+
+    Floats whose bits are read as integers, negative ones inverted, keep their order; so the k-th largest is
+    found bit by bit, each with one count. XLA's `top_k` on CPUs took twenty times as long for 2000 of 16384.
+    """
+    values = logits.astype(jnp.float32)
+    values = jnp.where(values == 0, 0.0, values)  # both zeros are one value
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+    sign = jnp.uint32(1 << 31)
+    order = jnp.where(bits >= sign, ~bits, bits | sign)
+
+    def narrow(step, least):
+        higher = least | (sign >> step.astype(jnp.uint32))
+        enough = jnp.sum(order >= higher, axis=-1, keepdims=True) >= k
+        return jnp.where(enough, higher, least)
+
+    return order >= jax.lax.fori_loop(0, 32, narrow, jnp.zeros_like(order[..., :1]))
 
 
 def _exclude(logits, keep):

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -104,3 +105,13 @@ def test_the_filters_of_the_official_code_keep_the_same(shared):
 def test_numbers_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         LogitRules(**arguments)
+
+
+def test_the_largest_are_those_that_sorting_finds():
+    values = np.random.default_rng(0).standard_normal((3, 200)).astype(np.float32)
+    values[0, ::3] = values[1, ::5] = 0.0
+    values[0, ::6], values[1, 1::5], values[2, ::7] = -0.0, -np.inf, 1e30
+    run = jax.jit(top_k, static_argnums=1)
+    for k in (1, 2, 60, 150, 199):
+        least = np.sort(values, axis=-1)[:, -k:][:, :1]
+        np.testing.assert_array_equal(run(values, k), np.where(values >= least, values, -np.inf))
