@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtok.codes import CodeSpace, Condition, Latents
 from jaxtok.nn.conditioning import TextConditioner
@@ -348,11 +349,11 @@ class TiTok:
     def _reads_bytes(self) -> bool:
         return bool(self.text_length) and self.text_source == "bytes"
 
-    def caption_condition(self, ids: jax.Array, mask: jax.Array) -> Condition:
+    def caption_condition(self, ids: jax.Array | np.ndarray, mask: jax.Array | np.ndarray) -> Condition:
         """What a decoder of "bytes" reads: int32 and bool [B, T] from `jaxtok.nn.caption_ids`."""
         return Condition(jnp.asarray(ids), jnp.asarray(mask))
 
-    def batch_text(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+    def batch_text(self, batch: Mapping[str, Any], frozen: Mapping[str, Any]) -> Condition | None:
         """What the decoder reads of a batch, for `TokenizerObjective`; None if it reads nothing.
 
         Raises:

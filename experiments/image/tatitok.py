@@ -1,0 +1,99 @@
+"""TA-TiTok: few tokens of an image, and a decoder that reads the caption too (arXiv 2501.07730).
+
+What the caption says need not be in the tokens. The decoder of a TiTok takes the caption's tokens as well, so
+that the latent tokens are free for the rest; the tokenizer is trained in one stage, and unused codes move to
+features.
+
+    python experiments/image/tatitok.py                       # tiny: captioned shapes, 2 CPU cores, minutes
+    python experiments/image/tatitok.py --model.text-length 0 # the same without the caption
+    python experiments/image/tatitok.py verify                # the paper's claim in miniature
+
+In `tiny` the captions' bytes go through a small encoder that is trained along. The released tokenizers read
+features of a frozen CLIP, which is not part of this library: their sizes are in
+`jaxtok.systems.image.tatitok`, their weights load with `jaxtok.convert`, and they are used with features from
+elsewhere.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtok import cli
+from jaxtok.data.config import Data
+from jaxtok.systems.image.tatitok import TATiTok
+from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
+from jaxtok.train.claims import Arm, Claim
+from jaxtok.train.gradient import gradient
+from jaxtok.train.image_views import TokenizerView, judge_named
+from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.schedules import Fit
+from jaxtok.train.sharding import TOKENIZER_RULES
+from jaxtok.train.stage import Stage
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what is computed.
+
+    Attributes:
+      data: images and captions.
+      model: sizes.
+      weights: of the tokenizer's loss.
+      tokenizer: how it is trained.
+      judge: what says whether reconstructions show what the captions say.
+      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
+        bfloat16 on accelerators.
+    """
+
+    data: Data
+    model: TATiTok
+    weights: TokenizerWeights = TokenizerWeights("l2")
+    tokenizer: Fit = Fit()
+    judge: Literal["shapes", "none"] = "none"
+    precision: Precision = "auto"
+
+
+TINY = Config(
+    data=Data("shapes", image_sizes=(32,), channels=3, batch_size=32, text_length=72),
+    model=TATiTok.tiny(),
+    tokenizer=Fit(steps=500, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    judge="shapes",
+)
+
+PRESETS = {"tiny": TINY}
+
+
+def stages(config: Config) -> Iterator[Stage]:
+    """The tokenizer."""
+    model = config.model
+    text = model.batch_text if model.text_length else None
+    objective = TokenizerObjective(
+        model.tokenizer(compute_dtype(config.precision)), config.weights, text=text
+    )
+    view = TokenizerView(model, judge_named(config.judge), text=text)
+    yield Stage(
+        "tokenizer",
+        gradient(objective, config.tokenizer),
+        config.data,
+        config.tokenizer.steps,
+        rules=TOKENIZER_RULES,
+        view=view,
+    )
+
+
+def with_and_without(metric: str) -> tuple[Arm, Arm]:
+    """Reconstructions of a decoder without the caption, and of one with it."""
+    name = f"tokenizer/{metric}"
+    return Arm("without caption", name, (("model.text_length", 0),)), Arm("with caption", name)
+
+
+CLAIMS = [
+    Claim(
+        "with 2 tokens, a decoder that reads the caption shows more of its colours",
+        with_and_without("reconstruction_scene_colors"),
+    ),
+    Claim("and reconstructs better (PSNR, dB)", with_and_without("psnr_uint8")),
+]
+
+if __name__ == "__main__":
+    cli.main("tatitok", PRESETS, stages, CLAIMS, __doc__)
