@@ -48,6 +48,6 @@ def kept_tokens(
     return kept if mode == "uniform" else jnp.asarray(lengths)[jnp.searchsorted(lengths, kept)]
 
 
-def prefix_mask(kept: Int[jax.Array, " B"] | int, tokens: int) -> Bool[jax.Array, "B N"]:
-    """Which tokens those are: the first ones, bool."""
+def prefix_mask(kept: Int[jax.Array, "*B"] | int, tokens: int) -> Bool[jax.Array, "R N"]:
+    """Which tokens those are: the first ones, bool; one row for a single number."""
     return jnp.arange(tokens) < jnp.reshape(jnp.asarray(kept), (-1, 1))
