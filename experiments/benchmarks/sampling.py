@@ -20,11 +20,10 @@ process's CPU time, which hardly depends on what else the machine does if there 
 
 Another prior is one more function in `sampling_cases.py`.
 
-What came out (`sampling.json`: size "small", batch 8, one thread of a busy machine, whose load it says; CPU
-time, which hardly depends on it): RAR 1.22 times as fast as PyTorch, MaskGIT 0.93, LlamaGen 0.59. Twice as
-fast was the aim, and it is not reached at this width. That was before `jaxtok.decoding.logits.top_k` stopped
-sorting, which took 20 ms of every token of LlamaGen and now takes 1; it is to be measured anew. MaskGIT in 8
-steps is slower than RAR's cached next tokens on a CPU, as every step computes all tokens.
+What came out (`sampling.json`: size "small", batch 8, one thread of a quiet machine): LlamaGen 1.45 times as
+fast as PyTorch, RAR 1.26, MaskGIT 0.93. Twice as fast was the aim for cached next tokens, and it is not
+reached at this width. MaskGIT in 8 steps draws fewer images a second than either on a CPU, as every step
+computes all tokens.
 """
 
 import json
