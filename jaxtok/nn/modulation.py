@@ -38,6 +38,8 @@ class Modulation(nn.Module):
     @nn.compact
     def __call__(self, c: Float[jax.Array, "B *N E"]) -> list[Float[jax.Array, "B _ D"]]:
         features = self.segments * self.count * self.width
+        if c.ndim == 3:  # a vector per token is as large as the tokens, so it has to lie as they do
+            c = constrain(c, ("data", "fsdp"), None, None)
         out = Dense(features, kernel_init=self.kernel_init, dtype=self.dtype, name="linear")(nn.silu(c))
         # Vectors are small beside the map that makes them: left alone, the partitioner splits them like it.
         if c.ndim == 2:
