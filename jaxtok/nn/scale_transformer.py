@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxtok.codes import CodeSpace, Condition, Layout, pytree_dataclass
 from jaxtok.nn.cache import KVCache
+from jaxtok.nn.conditioning import check_condition
 from jaxtok.nn.constrain import constrain
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.modulation import AdaptiveLayerNorm, Modulation
@@ -252,9 +253,7 @@ class ScaleTransformer(nn.Module):
         return (x + self._places()[positions]).astype(self.dtype)
 
     def _told(self, condition, batch):
-        if (condition is None) != (self.conditioner is None):
-            has, given = ("has no", "a") if self.conditioner is None else ("needs a", "no")
-            raise ValueError(f"this prior {has} condition, but {given} condition was given")
+        check_condition(condition, self.conditioner is not None)
         if self.conditioner is None:
             return jnp.broadcast_to(self.told_vector, (batch, self.width))
         return self.conditioner(condition)[0][:, 0]

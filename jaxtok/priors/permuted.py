@@ -132,7 +132,9 @@ class Permuted(Autoregressive):
         arranged = Latents(codes=arrange(given.codes, orders), mask=arrange(given.mask, orders))
         ordered = _InOrder(prior.network, prior.rule, orders)
         drawn = super().sample(ordered, *rest, arranged, settings, codec)
-        return Latents(codes=arrange(drawn.codes, jnp.argsort(orders, axis=1)))
+        back = jnp.argsort(orders, axis=1)
+        mask = None if drawn.mask is None else arrange(drawn.mask, back)
+        return Latents(codes=arrange(drawn.codes, back), mask=mask)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,3 +115,17 @@ def test_given_tokens_come_first_and_steer_all_others():
     np.testing.assert_array_equal(other[2][:, :2], behind[:, :2])
     assert (np.asarray(other[0][:, :2]) != np.asarray(first[:, :2])).any()
     np.testing.assert_array_equal(np.asarray(guided)[mask], 3)
+
+
+def test_of_a_few_drawn_tokens_those_are_present_that_came_first():
+    mask = np.zeros((BATCH, TOKENS, 1), bool)
+    mask[:, 2] = True
+    given = Latents(np.full((BATCH, TOKENS, 1), 3, np.int32), mask=mask)
+    settings = dataclasses.replace(GREEDY, tokens=2)
+    drawn = jax.jit(
+        lambda params: Prior(NETWORK, RULE).sample(
+            params, TOLD, jax.random.key(0), given=given, settings=settings
+        )
+    )(PARAMS)
+    np.testing.assert_array_equal(drawn.mask[..., 0], [[True, False, True, False]] * BATCH)
+    np.testing.assert_array_equal(drawn.codes[:, 2, 0], 3)

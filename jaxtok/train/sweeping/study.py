@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from jaxtok.train.config import differences
+from jaxtok.train.loop import Stopped
 from jaxtok.train.sweeping.space import Choice, Space, listed
 
 SamplerName = Literal["tpe", "random", "grid"]
@@ -21,8 +22,10 @@ Direction = Literal["maximize", "minimize"]
 PrunerName = Literal["none", "median", "halving", "hyperband"]
 
 # What a trial remembers, beside what was drawn.
-WORKER, ALIVE, FOLDER, RETRY_OF, ATTEMPT, ERROR = "worker", "alive", "folder", "retry_of", "attempt", "error"
-MOST_ATTEMPTS = 3  # a trial that kills its worker every time must not do so for ever
+WORKER, ALIVE, FOLDER, ERROR = "worker", "alive", "folder", "error"
+RETRY_OF, ATTEMPTS = "retry_of", "attempts"
+# A trial that kills its worker every time must not do so for ever. Being asked to stop does not count.
+MOST_ATTEMPTS = 5
 MOST_FAILURES = 5  # so many trials that all failed say that the sweep is wrong, not its values
 
 Objective = Callable[[optuna.Trial], float]
@@ -173,10 +176,11 @@ class Worker:
 
         try:
             self.study.optimize(watched, n_trials=1, catch=(Failed,))
-        except Exception:
+        except Exception as error:
             # Asked to stop, or an error of the program: whoever starts the command again continues the trial.
             for number in started:
-                self._again(self.study.get_trials(deepcopy=False)[number])
+                asked = isinstance(error, Stopped)
+                self._again(self.study.get_trials(deepcopy=False)[number], attempts=0 if asked else 1)
             raise
         for number in started:
             self._report(self.study.get_trials(deepcopy=False), number)
@@ -198,13 +202,13 @@ class Worker:
             self.tell(f"trial {trial.number} was left by a worker that is gone")
             self._again(trial)
 
-    def _again(self, trial: FrozenTrial) -> None:
-        attempt = trial.user_attrs.get(ATTEMPT, 1)
-        if attempt >= MOST_ATTEMPTS:
-            self.tell(f"trial {trial.number} was left {attempt} times and is given up")
+    def _again(self, trial: FrozenTrial, attempts: int = 1) -> None:
+        attempts += trial.user_attrs.get(ATTEMPTS, 0)
+        if attempts >= MOST_ATTEMPTS:
+            self.tell(f"trial {trial.number} was left {attempts} times and is given up")
             return
         # What the worker did not come to draw is drawn by the next.
-        attributes = {RETRY_OF: trial.number, ATTEMPT: attempt + 1}
+        attributes = {RETRY_OF: trial.number, ATTEMPTS: attempts}
         folder = trial.user_attrs.get(FOLDER)
         attributes |= {FOLDER: folder} if folder else {}
         self.study.enqueue_trial(trial.params, user_attrs=attributes)

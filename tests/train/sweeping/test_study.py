@@ -9,8 +9,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from jaxtok.train.loop import Stopped
 from jaxtok.train.sweeping.space import Choice, Range
 from jaxtok.train.sweeping.study import (
+    MOST_ATTEMPTS,
     Failed,
     PrunerName,
     SamplerName,
@@ -182,11 +184,23 @@ def test_a_trial_that_kills_every_worker_is_given_up(tmp_path):
     def crash(trial):
         raise Crash
 
-    for _ in range(3):
+    for _ in range(MOST_ATTEMPTS):
         with pytest.raises(Crash):
             worker(tmp_path, 1).work(crash)
     worker(tmp_path, 1).work(bowl)  # nothing is left to do
-    assert len(worker(tmp_path).study.get_trials()) == 3
+    assert len(worker(tmp_path).study.get_trials()) == MOST_ATTEMPTS
+
+
+def test_stops_on_request_do_not_count(tmp_path):
+    def stop(trial):
+        raise Stopped
+
+    for _ in range(MOST_ATTEMPTS + 1):
+        with pytest.raises(Stopped):
+            worker(tmp_path, 1).work(stop)
+    last = worker(tmp_path, 1)
+    last.work(bowl)
+    assert [trial.state for trial in counted_trials(last.study.get_trials())] == [TrialState.COMPLETE]
 
 
 def test_two_workers_share_a_study(tmp_path):
