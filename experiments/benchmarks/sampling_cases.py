@@ -13,14 +13,18 @@ import numpy as np
 import torch
 
 from experiments.benchmarks import torch_sampling as theirs
+from experiments.benchmarks import torch_var as theirs_var
 from jaxtok.codes import Latents
 from jaxtok.nn.rope import grid_coordinates, rope_tables
 from jaxtok.priors.autoregressive import AutoregressiveSettings
-from jaxtok.priors.contract import Prior
+from jaxtok.priors.contract import Codec, Prior
 from jaxtok.priors.masked import MaskedSettings
 from jaxtok.priors.permuted import PermutedSettings
-from jaxtok.systems.image import llamagen, rar_generator, titok_maskgit
+from jaxtok.quantize.pyramid import phi_of_scale
+from jaxtok.systems.image import llamagen, rar_generator, titok_maskgit, var
 from jaxtok.systems.image.llamagen_table import language_model_table
+from jaxtok.systems.image.var_table import transformer_table
+from jaxtok.systems.quantizers.multi_scale import var_component
 from jaxtok.weights import Table, save_table
 
 Generate = Callable[[float], torch.Tensor]  # at a temperature
@@ -61,6 +65,7 @@ class Case:
       settings: of our sampler; has a `temperature`.
       greedy: the same at temperature 0.
       generate: the loop in PyTorch.
+      codec: what our prior needs of a tokenizer, if anything.
     """
 
     prior: Prior
@@ -69,6 +74,7 @@ class Case:
     settings: Any
     greedy: Any
     generate: Generate
+    codec: Codec | None = None
 
     @property
     def description(self) -> dict[str, Any]:
@@ -123,7 +129,7 @@ class Case:
         def sample(params, labels, key):
             told = getattr(network, "conditioner", None)
             condition = network.class_condition(labels) if told is None else told.condition(labels)
-            return self.prior.sample(params, condition, key, settings=settings).codes
+            return self.prior.sample(params, condition, key, settings=settings, codec=self.codec).codes
 
         return sample
 
@@ -137,29 +143,40 @@ def _case(
     table: Table,
     settings: Any,
     loop: Any,
+    codec: Codec | None = None,
 ) -> Case:
     """A case with drawn weights; `loop` is `(labels, temperature) -> codes` of the module."""
     codes = Latents(codes=jnp.zeros((1, prior.tokens, 1), jnp.int32))
     shapes = jax.eval_shape(prior.init, jax.random.key(0), codes, condition(jnp.zeros((1,), jnp.int32)))
     rng = np.random.default_rng(0)
-
-    def drawn(path, leaf):
-        noise, name = rng.standard_normal(leaf.shape, np.float32), path[-1].key
-        if name == "scale":
-            return 1 + 0.1 * noise
-        return noise / math.sqrt(leaf.shape[-2]) if name == "kernel" else 0.3 * noise
-
-    params = jax.tree_util.tree_map_with_path(drawn, shapes)
-    tensors = {name: torch.from_numpy(np.array(x)) for name, x in save_table(table, params, {}).items()}
-    module.load_state_dict(tensors)
-    module.eval()
+    params = _drawn(rng, shapes)
+    _give(module, table, params)
     labels = rng.integers(0, classes, batch).astype(np.int32)
     greedy = dataclasses.replace(settings, temperature=0.0)
     if isinstance(settings, MaskedSettings):
         greedy = dataclasses.replace(greedy, choice_temperature=0.0)
     told = torch.from_numpy(labels).long()
     params = jax.tree.map(jnp.asarray, params)
-    return Case(prior, params, labels, settings, greedy, lambda temperature: loop(told, temperature))
+    return Case(prior, params, labels, settings, greedy, lambda temperature: loop(told, temperature), codec)
+
+
+def _drawn(rng: np.random.Generator, shapes: Any) -> Any:
+    """Parameters of these shapes."""
+
+    def draw(path, leaf):
+        noise, name = rng.standard_normal(leaf.shape, np.float32), path[-1].key
+        if name == "scale":
+            return 1 + 0.1 * noise
+        return noise / math.sqrt(math.prod(leaf.shape[:-1])) if name == "kernel" else 0.3 * noise
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def _give(module: Any, table: Table, params: Any) -> None:
+    """Gives a module the parameters; it must have exactly those."""
+    tensors = {name: torch.from_numpy(np.array(x)) for name, x in save_table(table, params, {}).items()}
+    module.load_state_dict(tensors)
+    module.eval()
 
 
 def llamagen_case(size: Size, batch: int) -> Case:
@@ -231,6 +248,52 @@ def maskgit_case(size: Size, batch: int) -> Case:
     return _case(prior, condition, batch, model.classes, module, table, settings, loop)
 
 
+def var_case(size: Size, batch: int) -> Case:
+    """Next scales of VAR."""
+    model = var.VAR.published("d16")
+    if not size.published:
+        scales = var.SCALES[256] if size.side == var.SCALES[256][-1] else (1, 2, 3, size.side)
+        shape = var.ScalePriorShape(size.layers, size.heads, size.width // size.heads)
+        half = dataclasses.replace(model.encoder, features=8)
+        model = dataclasses.replace(
+            model,
+            image_size=size.side * model.encoder.factor,
+            scales=scales,
+            codes=4 * size.codes,
+            encoder=half,
+            decoder=dataclasses.replace(model.decoder, features=8),
+            classes=size.classes,
+            prior=shape,
+        )
+    shape, features, settings = model.prior, model.encoder.features, model.settings
+    quantizer = var_component(
+        {"args": {"v_patch_nums": model.scales, "vocab_size": model.codes, "z_channels": features}}
+    )
+    values = _drawn(np.random.default_rng(1), quantizer.shapes["params"])
+    phis = phi_of_scale(len(model.scales), model.phis)
+    pyramid = theirs_var.Pyramid(model.scales, model.codes, features, phis, model.residual_ratio)
+    _give(pyramid, quantizer.table, values)
+    codec = model.codec({"params": {"quantizer": {"scales": jax.tree.map(jnp.asarray, values)}}})
+    module = theirs_var.VARGenerator(
+        shape.layers,
+        shape.heads,
+        shape.width,
+        shape.inner,
+        model.scales,
+        model.codes,
+        features,
+        model.classes,
+    )
+
+    def loop(labels, temperature):
+        draw = theirs.draw(temperature, settings.top_k, settings.top_p)
+        return module.generate(labels, settings.guidance, draw, pyramid)
+
+    table = transformer_table(shape.layers, True, shape.heads, False)
+    prior, condition = model.next_scale(), model.class_condition
+    return _case(prior, condition, batch, model.classes, module, table, settings, loop, codec)
+
+
 def _shape(size: Size) -> dict[str, int]:
     return {
         "layers": size.layers,
@@ -246,4 +309,5 @@ CASES: dict[str, Callable[[Size, int], Case]] = {
     "llamagen": llamagen_case,
     "rar": rar_case,
     "maskgit": maskgit_case,
+    "var": var_case,
 }

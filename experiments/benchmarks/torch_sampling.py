@@ -19,7 +19,7 @@ Draw = Callable[[Tensor], Tensor]  # logits [B, K] -> ids [B]
 Cache = tuple[Tensor, Tensor]  # keys and values [B, H, N, head_dim], written in place
 
 
-def draw(temperature: float, top_k: int = 0) -> Draw:
+def draw(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Draw:
     """How a token is drawn from logits; the likeliest one at temperature 0."""
 
     def run(logits: Tensor) -> Tensor:
@@ -29,6 +29,10 @@ def draw(temperature: float, top_k: int = 0) -> Draw:
         if top_k and top_k < logits.shape[-1]:
             least = logits.topk(top_k, dim=-1).values[:, -1:]
             logits = logits.masked_fill(logits < least, -math.inf)
+        if top_p < 1:
+            ascending, order = logits.sort(dim=-1)
+            outside = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+            logits = logits.masked_fill(outside.scatter(-1, order, outside), -math.inf)
         return torch.multinomial(logits.softmax(dim=-1), 1)[:, 0]
 
     return run
