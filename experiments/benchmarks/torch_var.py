@@ -1,5 +1,5 @@
-"""The generator of VAR for `sampling.py`, as one writes it in PyTorch: network, loop over scales, and the part
-of the tokenizer that the loop needs. Names of parameters as in `torch_sampling.py`.
+"""The generator of VAR for `sampling.py`, as one writes it in PyTorch: network, loop over scales, and the
+part of the tokenizer that the loop needs. Names of parameters as in `torch_sampling.py`.
 """
 
 import math
@@ -48,7 +48,7 @@ def _norm(x: Tensor) -> Tensor:
 
 
 class VARGenerator(nn.Module):
-    """Scales are sides of grids; `phis` says which convolution each uses."""
+    """`scales` are sides of grids."""
 
     def __init__(
         self,

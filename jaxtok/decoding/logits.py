@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt32
+from jaxtyping import Bool, Float, Int, UInt32
 
 Logits = Float[jax.Array, "*batch K"]
 _SIGN = np.uint32(1 << 31)  # the sign bit of a float32
@@ -25,7 +25,7 @@ def temperature(logits: Logits, value: float | jax.Array) -> Logits:
       ValueError: a static value that is not positive; taking the likeliest value is no division.
     """
     if not isinstance(value, jax.Array) and value <= 0:
-        raise ValueError(f"temperature={value} must be positive; take the argmax for the likeliest value")
+        raise ValueError(f"temperature={value} must be positive; take `likeliest` instead")
     return logits / value
 
 
@@ -67,6 +67,18 @@ def min_p(logits: Logits, p: float) -> Logits:
     if p == 0:
         return logits
     return _exclude(logits, logits >= jnp.max(logits, axis=-1, keepdims=True) + jnp.log(p))
+
+
+def likeliest(logits: Logits) -> Int[jax.Array, "*batch"]:
+    """Index of the largest value, int32, the lowest of equal ones; what `argmax` gives, in two reductions.
+
+    XLA computes its `argmax` of two outputs without vector instructions on CPUs, and computes again what
+    feeds it: noise and argmax together took four times as long.
+    """
+    places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    largest = logits == jnp.max(logits, axis=-1, keepdims=True)
+    last = logits.shape[-1] - 1  # also where nothing equals the largest value, for it is not a number
+    return jnp.min(jnp.where(largest, places, last), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

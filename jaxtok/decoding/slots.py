@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace
-from jaxtok.decoding.logits import LogitRules
+from jaxtok.decoding.logits import LogitRules, likeliest
 from jaxtok.nn.slots import slot_logits
 
 
@@ -41,7 +41,7 @@ def sample_slots(
     for q, slot in enumerate(slot_logits(logits.astype(jnp.float32), space)):
         if temperature > 0:
             slot = rules(slot / temperature) + random.gumbel(random.fold(keys, q), slot.shape[1:])
-        codes.append(jnp.argmax(slot, axis=-1).astype(jnp.int32))
+        codes.append(likeliest(slot))
     return jnp.stack(codes, axis=-1)
 
 

@@ -94,6 +94,19 @@ class KVCache:
             length=self.length + keys.shape[2],
         )
 
+    def grown(self: Cache, capacity: int) -> Cache:
+        """The same tokens with room for more.
+
+        Raises:
+          ValueError: a smaller capacity.
+        """
+        if capacity < self.capacity:
+            raise ValueError(
+                f"capacity={capacity} is less than the cache has ({self.capacity}); cut tokens with `keep`"
+            )
+        keys, values = with_room(self.keys, self.values, capacity - self.capacity)
+        return dataclasses.replace(self, keys=keys, values=values)
+
     def keep(
         self: Cache, indices: Int[jax.Array, "B M"], length: Int[jax.Array, " B"] | None = None
     ) -> Cache:
@@ -118,7 +131,7 @@ class KVCache:
 def with_room(
     keys: Shaped[jax.Array, "L B H T D"], values: Shaped[jax.Array, "L B H T D"], capacity: int
 ) -> tuple[Shaped[jax.Array, "L B H K D"], Shaped[jax.Array, "L B H K D"]]:
-    """Keys and values of a condition with room for `capacity` tokens behind them, as `KVCache` keeps them."""
+    """Keys and values with room for `capacity` tokens behind them, as `KVCache` keeps them."""
     room = ((0, 0), (0, 0), (0, 0), (0, capacity), (0, 0))
     return jnp.pad(keys, room), jnp.pad(values, room)
 

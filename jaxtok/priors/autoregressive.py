@@ -5,6 +5,7 @@ a categorical over the slot's levels. Tokens are generated in order with a stati
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ from jaxtok.decoding.logits import LogitRules
 from jaxtok.decoding.slots import sample_slots
 from jaxtok.nn.slots import log_likelihood
 from jaxtok.priors.contract import Codec, Metrics, Prior, drop_condition, masked_mean
+
+_SHORTEST_STAGE = 32  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +158,8 @@ class Autoregressive:
         guided = bool(settings.guidance) and condition is not None
         doubled = with_unconditional(condition) if guided and condition is not None else condition
         rows = 2 * batch if guided else batch
-        cache = prior.start(params, doubled, count, rows)
+        ends = _stage_ends(count)
+        cache = prior.start(params, doubled, ends[0], rows)
 
         def step(carry, position):
             cache, previous = carry
@@ -180,11 +184,22 @@ class Autoregressive:
                 codes = jnp.where(mask, known, codes)
             return (cache, codes), codes[:, 0]
 
-        first = jnp.zeros((batch, 1, prior.space.slots), jnp.int32)
-        _, codes = jax.lax.scan(step, (cache, first), jnp.arange(count))
-        codes = jnp.swapaxes(codes, 0, 1)
+        previous, drawn = jnp.zeros((batch, 1, prior.space.slots), jnp.int32), []
+        for start, end in itertools.pairwise((0, *ends)):
+            cache = cache.grown(end) if start else cache
+            (cache, previous), codes = jax.lax.scan(step, (cache, previous), jnp.arange(start, end))
+            drawn.append(codes)
+        codes = jnp.swapaxes(jnp.concatenate(drawn), 0, 1)
         if count == prior.tokens:
             return Latents(codes=codes)
         codes = jnp.pad(codes, ((0, 0), (0, prior.tokens - count), (0, 0)))
         present = (jnp.arange(prior.tokens) < count)[:, None]
         return Latents(codes=codes, mask=jnp.broadcast_to(present, codes.shape))
+
+
+def _stage_ends(count: int) -> tuple[int, ...]:
+    """Where the cache grows while `count` tokens are drawn. Every token reads the whole cache, filled or not;
+    with four sizes that is 5/8 of what it is with one, and the loop is compiled four times.
+    """
+    stages = min(4, max(count // _SHORTEST_STAGE, 1))
+    return tuple(count * (stage + 1) // stages for stage in range(stages))

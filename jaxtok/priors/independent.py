@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Latents, Vocab
+from jaxtok.decoding.logits import likeliest
 
 
 def count_codes(
@@ -46,7 +47,7 @@ def sample_independent(
     """
     keys = random.example_keys(key, labels.shape[0])
     slots = [
-        jnp.argmax(logits + random.gumbel(random.fold(keys, q), logits.shape[1:]), axis=-1)
+        likeliest(logits + random.gumbel(random.fold(keys, q), logits.shape[1:]))
         for q, logits in enumerate(slot_log_probabilities(counts, labels, space))
     ]
     return Latents(codes=jnp.stack(slots, axis=-1).astype(jnp.int32))

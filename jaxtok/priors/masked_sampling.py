@@ -18,7 +18,7 @@ from jaxtok.decoding.guidance import (
     guide_stacked,
     with_unconditional,
 )
-from jaxtok.decoding.logits import LogitRules
+from jaxtok.decoding.logits import LogitRules, likeliest
 from jaxtok.decoding.unmasking import (
     Rounding,
     check_mask_schedule,
@@ -174,10 +174,10 @@ def reveal(
     drawn, confidence = [], jnp.zeros(known.shape)
     for values, noise in zip(slot_logits(logits, space), value_noise, strict=True):
         values = rules(values)
-        code = jnp.argmax(values + temperature * noise, axis=-1)
+        code = likeliest(values + temperature * noise)
         scores = jax.nn.log_softmax(values, axis=-1) if settings.confidence == "probability" else values
         confidence = confidence + jnp.take_along_axis(scores, code[..., None], axis=-1)[..., 0]
-        drawn.append(code.astype(jnp.int32))
+        drawn.append(code)
     codes = jnp.where(known[..., None], codes, jnp.stack(drawn, axis=-1))
     if settings.order == "confidence":
         score = confidence + settings.choice_temperature * (1 - progress) * choice_noise

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxtok.decoding.logits import LogitRules, min_p, temperature, top_k, top_p
+from jaxtok.decoding.logits import LogitRules, likeliest, min_p, temperature, top_k, top_p
 from jaxtok.tensor_files import read_tensors
 
 ROWS = st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=7, max_size=7)
@@ -49,6 +49,17 @@ def test_min_p_compares_with_the_likeliest(row, p):
     ratio = softmax(row) / softmax(row).max()
     if np.min(np.abs(ratio - p)) > 1e-5 or p == 1:
         assert kept(min_p(jnp.asarray(row), p)) == set(np.flatnonzero(ratio >= p).tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_the_likeliest_is_the_argmax_and_of_equal_ones_the_first(row):
+    assert int(likeliest(jnp.asarray(row))) == int(np.argmax(row))
+
+
+def test_without_numbers_the_likeliest_is_still_an_index():
+    found = likeliest(jnp.array([[1.0, jnp.nan, 0.0], [-jnp.inf, -jnp.inf, -jnp.inf]]))
+    assert found.dtype == jnp.int32 and found.tolist() == [2, 0]
 
 
 @settings(max_examples=60, deadline=None)

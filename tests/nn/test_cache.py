@@ -54,6 +54,16 @@ def test_a_mask_of_the_caller_never_shows_what_is_not_there(cache):
     np.testing.assert_array_equal(cache.visible(2, itself)[0, 0, :, 2:].astype(int), itself[0].astype(int))
 
 
+def test_a_grown_cache_holds_the_same_tokens(cache):
+    cache = cache.append(*new([1, 2], [5, 6]))
+    grown = cache.grown(7)
+    assert grown.capacity == 7 and grown.length.tolist() == [2, 2]
+    np.testing.assert_array_equal(grown.keys[:, :, :, :6], cache.keys)
+    np.testing.assert_array_equal(tokens(grown.append(*new([3], [7])))[:, 2], [3, 7])
+    with pytest.raises(ValueError, match=r"capacity=3 is less than the cache has \(4\); cut tokens with"):
+        cache.grown(3)
+
+
 def test_keep_reorders_and_cuts(cache):
     cache = cache.append(*new([1, 2, 3], [5, 6, 7]))
     kept = cache.keep(jnp.array([[2, 0], [1, 0]]), jnp.array([2, 1]))

@@ -11,6 +11,7 @@ from jaxtok.keys import example_keys
 from jaxtok.nn.conditioning import ClassConditioner
 from jaxtok.nn.latent_transformer import LatentTransformer
 from jaxtok.nn.slots import head_width
+from jaxtok.priors import autoregressive
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.contract import Prior
 from tests.filled import filled, normal
@@ -173,8 +174,11 @@ def test_given_codes_are_kept_and_steer_what_follows(sample):
 
 
 @pytest.mark.parametrize("space", [CodeSpace.binary(3), SPACE], ids=lambda s: str(s.levels))
-def test_a_real_network_samples_the_logits_that_it_trains(space):
-    """Greedy samples are the likeliest tokens of the teacher-forced network: the cache changes nothing."""
+def test_a_real_network_samples_the_logits_that_it_trains(space, monkeypatch):
+    """Greedy samples are the likeliest tokens of the teacher-forced network: the cache, which grows with
+    every token here, changes nothing.
+    """
+    monkeypatch.setattr(autoregressive, "_SHORTEST_STAGE", 1)
     conditioner = ClassConditioner(2, 6)
     network = LatentTransformer(space, 4, 1, 1, 4, causal=True, timed=False, conditioner=conditioner)
     prior = Prior(network, Autoregressive(space))
@@ -199,6 +203,14 @@ def test_a_real_network_samples_the_logits_that_it_trains(space):
         likeliest = np.stack([wide[..., :2].argmax(-1), wide[..., 2:].argmax(-1)], axis=-1)
     np.testing.assert_array_equal(codes, likeliest)
     assert drawn.shape == codes.shape and (np.asarray(drawn) < np.array(space.levels)).all()
+
+
+@pytest.mark.parametrize("count", [1, 31, 64, 100, 680])
+def test_the_cache_grows_in_at_most_four_stages_of_32_tokens_or_more(count):
+    ends = autoregressive._stage_ends(count)
+    lengths = np.diff([0, *ends])
+    assert ends[-1] == count and len(ends) == min(4, max(count // 32, 1))
+    assert (lengths >= min(32, count)).all() and lengths.max() - lengths.min() <= 1
 
 
 def test_a_negative_temperature_is_refused():
