@@ -9,7 +9,7 @@ import numpy as np
 from jaxtok.codes import Array
 from jaxtok.evaluate.distributions import class_score, density_coverage, kernel_distance, precision_recall
 from jaxtok.evaluate.features.network import FeatureNetwork
-from jaxtok.evaluate.frechet import Gaussian, Moments, frechet
+from jaxtok.evaluate.frechet import Moments, frechet
 from jaxtok.evaluate.images import to_uint8
 from jaxtok.evaluate.protocol import Result
 from jaxtok.evaluate.references import Reference
@@ -104,7 +104,12 @@ class FeatureSet:
 
 
 def frechet_results(
-    images: FeatureSet, real: Reference, prefix: str, protocol: Mapping[str, Any], suffix: str = ""
+    images: FeatureSet,
+    real: Reference,
+    prefix: str,
+    protocol: Mapping[str, Any],
+    suffix: str = "",
+    parts: bool = True,
 ) -> list[Result]:
     """Frechet distance of a set to a reference, its mean and its covariance term, and the spatial distance;
     lower is better. Covariances divide by N - 1.
@@ -115,6 +120,7 @@ def frechet_results(
       prefix: "r" of reconstructions, "g" of generated images, "p" of perturbed codes.
       protocol: what the set cannot know.
       suffix: end of the names.
+      parts: whether the terms and the spatial distance are given too.
 
     Raises:
       ValueError: the reference was made by another feature network.
@@ -144,15 +150,19 @@ def frechet_results(
         **protocol,
     }
 
-    def results(metric: str, ours: Gaussian, theirs: Gaussian, parts: bool) -> list[Result]:
-        name, distance = network.title(metric, prefix) + suffix, frechet(ours, theirs)
-        stated = {**shared, "dimensions": len(ours.mean)}
-        split = [(f"{name}_mean_term", distance.mean), (f"{name}_covariance_term", distance.covariance)]
-        return [Result(n, v, stated) for n, v in [(name, distance.value), *(split if parts else ())]]
-
-    rows = results("frechet", found.features, real.features, parts=True)
+    distance, stated = frechet(found.features, real.features), {**shared, "dimensions": width}
+    title = network.title("frechet", prefix)
+    rows = [Result(f"{title}{suffix}", distance.value, stated)]
+    if not parts:
+        return rows
+    rows += [
+        Result(f"{title}_mean_term{suffix}", distance.mean, stated),
+        Result(f"{title}_covariance_term{suffix}", distance.covariance, stated),
+    ]
     if real.spatial is not None and found.spatial is not None:
-        rows += results("spatial", found.spatial, real.spatial, parts=False)
+        apart = frechet(found.spatial, real.spatial).value
+        stated = {**shared, "dimensions": len(found.spatial.mean)}
+        rows.append(Result(f"{network.title('spatial', prefix)}{suffix}", apart, stated))
     return rows
 
 
