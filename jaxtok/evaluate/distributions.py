@@ -25,7 +25,7 @@ class Spread(NamedTuple):
     deviation: float
 
 
-def squared_mmd(x: Float[np.ndarray, "A D"], y: Float[np.ndarray, "B D"]) -> float:
+def squared_mmd(x: Float[np.ndarray, "A D"], y: Float[np.ndarray, "B E"]) -> float:
     """Unbiased estimate of the squared MMD with the kernel `(a . b / D + 1)^3`; may be negative.
 
     Raises:
@@ -47,7 +47,7 @@ def squared_mmd(x: Float[np.ndarray, "A D"], y: Float[np.ndarray, "B D"]) -> flo
 
 def kernel_distance(
     x: Float[np.ndarray, "A D"],
-    y: Float[np.ndarray, "B D"],
+    y: Float[np.ndarray, "B E"],
     *,
     subsets: int = 100,
     subset_size: int = 1000,
@@ -115,7 +115,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(
-    generated: Float[np.ndarray, "A D"], real: Float[np.ndarray, "B D"], *, neighbours: int = 3
+    generated: Float[np.ndarray, "A D"], real: Float[np.ndarray, "B E"], *, neighbours: int = 3
 ) -> PrecisionRecall:
     """A row lies within a set if it is inside the ball of one of its rows, which reaches to that row's k-th
     nearest other row.
@@ -141,7 +141,7 @@ class DensityCoverage(NamedTuple):
 
 
 def density_coverage(
-    generated: Float[np.ndarray, "A D"], real: Float[np.ndarray, "B D"], *, neighbours: int = 5
+    generated: Float[np.ndarray, "A D"], real: Float[np.ndarray, "B E"], *, neighbours: int = 5
 ) -> DensityCoverage:
     """Density and coverage by the balls of the real rows, see `precision_recall`.
 

@@ -1,5 +1,6 @@
 """A set of images as its features, and everything that two such sets are compared by."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +38,7 @@ class FeatureSet:
         self._spatial: Moments | None = None
         self._rows: list[np.ndarray] = []
         self._logits: list[np.ndarray] = []
+        self._hash = 0  # a sum, so that neither order nor batches matter
 
     @property
     def count(self) -> int:
@@ -64,6 +66,8 @@ class FeatureSet:
         images = images[batch_mask(mask, len(images))]
         if not len(images):
             return
+        for image in np.ascontiguousarray(images):
+            self._hash += int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "big")
         found = self.network(images)
         if self.moments is None or self._spatial is None:
             self.size = images.shape[1:]
@@ -90,6 +94,7 @@ class FeatureSet:
         self.moments.merge(other.moments)
         self._spatial.merge(other._spatial)
         self._rows, self._logits = self._rows + other._rows, self._logits + other._logits
+        self._hash += other._hash
 
     def reference(self, name: str) -> Reference:
         """The moments, to be compared with or kept in a file.
@@ -99,8 +104,8 @@ class FeatureSet:
         """
         if self.moments is None or self._spatial is None:
             raise ValueError("no images were seen: update() was never called")
-        identity = self.network.identity
-        return Reference(name, self.moments.gaussian(), self._spatial.gaussian(), self.count, identity)
+        gaussians = self.moments.gaussian(), self._spatial.gaussian()
+        return Reference(name, *gaussians, self.count, self.network.identity, f"{self._hash % 2**64:016x}")
 
 
 def frechet_results(

@@ -150,7 +150,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-def frechet_distance(x: Float[np.ndarray, "A D"], y: Float[np.ndarray, "B D"], *, ddof: int = 1) -> float:
+def frechet_distance(x: Float[np.ndarray, "A D"], y: Float[np.ndarray, "B E"], *, ddof: int = 1) -> float:
     """Squared Frechet distance of the Gaussians with the means and covariances of two sets of features.
 
     It is 0 for equal sets. Unlike a class accuracy it sees variety, and whether the parts of an image fit

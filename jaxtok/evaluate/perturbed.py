@@ -17,7 +17,7 @@ from jaxtok.kernels.nearest_code.api import Metric
 from jaxtok.quantize.perturbation import Perturbation
 from jaxtok.quantize.vq import VectorQuantizer
 
-LARGEST_SPACE = 2**16  # codes whose vectors are listed
+_LARGEST_SPACE = 2**16  # codes whose vectors are listed
 
 
 def parse_perturbation(text: str) -> tuple[float, int]:
@@ -41,7 +41,7 @@ def has_neighbours(tokenizer: Any) -> bool:
     codes.
     """
     space: CodeSpace | None = tokenizer.space
-    return space is not None and space.bits <= 16 and not tokenizer.layout.scales
+    return space is not None and space.size <= _LARGEST_SPACE and not tokenizer.layout.scales
 
 
 def code_vectors(tokenizer: Any, variables: Any) -> tuple[Float[jax.Array, "K D"], Metric]:
@@ -82,7 +82,7 @@ def perturbed(
     Raises:
       ValueError: delta is more than there are codes.
     """
-    index = space.join(jnp.asarray(codes))
+    index = cast(jax.Array, space.join(jnp.asarray(codes)))
     wrong = Perturbation(alpha=alpha, beta=1.0, delta=delta)
     other = wrong(vectors[index], index, vectors, key, metric=metric)
-    return space.split(other).astype(jnp.int32)
+    return cast(jax.Array, space.split(other)).astype(jnp.int32)

@@ -2,7 +2,8 @@
 
 The layout is that of ADM and pytorch-fid: an `.npz` with `mu` [D] and `sigma` [D, D] (and `mu_s`, `sigma_s`
 of spatial features). Files of theirs can be read; what we write can be read by them, and says besides what it
-was made of. The hash is of the numbers, so the same statistics have the same one wherever they lie.
+was made of. A reference is known by a hash: of its images where they were seen here, so that it is the same
+on every machine, otherwise of the numbers in the file.
 """
 
 import dataclasses
@@ -10,12 +11,13 @@ import hashlib
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxtok.evaluate.frechet import Gaussian
 
-_FIELDS = ("mu", "sigma", "mu_s", "sigma_s", "name", "images", "network")
+_FIELDS = ("mu", "sigma", "mu_s", "sigma_s", "name", "images", "network", "hash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Reference:
       spatial: Gaussian of the spatial features, or None.
       images: how many images; 0 if the file does not say.
       network: which network, version and resizing; "" if the file does not say.
+      hash: 16 hex digits, of the images; default of the numbers.
     """
 
     name: str
@@ -35,15 +38,15 @@ class Reference:
     spatial: Gaussian | None = None
     images: int = 0
     network: str = ""
+    hash: str = ""
 
-    @property
-    def hash(self) -> str:
-        """16 hex digits of the SHA-256 of the numbers."""
-        digest = hashlib.sha256()
-        for gaussian in (self.features, self.spatial):
-            for part in gaussian or ():
-                digest.update(np.ascontiguousarray(part, "<f8").tobytes())
-        return digest.hexdigest()[:16]
+    def __post_init__(self):
+        if not self.hash:
+            digest = hashlib.sha256()
+            for gaussian in (self.features, self.spatial):
+                for part in gaussian or ():
+                    digest.update(np.ascontiguousarray(part, "<f8").tobytes())
+            object.__setattr__(self, "hash", digest.hexdigest()[:16])
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes an `.npz` file.
@@ -54,12 +57,13 @@ class Reference:
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"statistics are written as .npz, got {path.name}; rename the file")
-        arrays = {
+        arrays: dict[str, Any] = {
             "mu": self.features.mean,
             "sigma": self.features.covariance,
             "images": np.asarray(self.images),
             "name": np.asarray(self.name),
             "network": np.asarray(self.network),
+            "hash": np.asarray(self.hash),
         }
         if self.spatial is not None:
             arrays |= {"mu_s": self.spatial.mean, "sigma_s": self.spatial.covariance}
@@ -92,6 +96,7 @@ def read_reference(path: str | os.PathLike) -> Reference:
         _gaussian(path, arrays, "_s"),
         int(arrays["images"]) if "images" in arrays else 0,
         str(arrays["network"]) if "network" in arrays else "",
+        str(arrays["hash"]) if "hash" in arrays else "",
     )
 
 

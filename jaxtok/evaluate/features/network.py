@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 
 from jaxtok.codes import Array
 from jaxtok.evaluate.resizing import Method, resize_weights
@@ -84,7 +84,7 @@ class FeatureNetwork:
             return name
         return prefix + name
 
-    def __call__(self, images: UInt8[Array, "B H W C"]) -> Features:
+    def __call__(self, images: Shaped[Array, "B H W C"]) -> Features:
         """Features of images, NumPy.
 
         The last batch is filled up, so that one program serves all of them.
