@@ -100,18 +100,25 @@ def test_evaluate_repeats_the_results_of_training(workdir, tmp_path):
     workdir = shutil.copytree(workdir, tmp_path / "run")  # results are written again
     before = read_results(workdir / "results.json")
     output = small_cli("evaluate", "--workdir", workdir)
-    after = read_results(workdir / "results.json")
-    assert [result.name for result in after] == [result.name for result in before]
-    for old, new in zip(before, after):
+    after = {result.name: result for result in read_results(workdir / "results.json")}
+    assert {result.name for result in before} < set(after)
+    for old in before:
+        new = after[old.name]
         assert old.protocol == new.protocol
         if "per_second" not in old.name:
             assert new.value == pytest.approx(old.value, abs=1e-5), old.name
-    weights = {result.name.partition("/")[0]: result.protocol["weights"] for result in after}
+    beside = set(after) - {result.name for result in before}
+    assert {"tokenizer/rfd_digits", "tokenizer/pfd_digits_a0.5_d16", "diffusion/gfd_digits_w3"} <= beside
+    assert not any("fid" in name or "inception" in name for name in after)
+    assert after["tokenizer/rfd_digits"].value <= after["tokenizer/pfd_digits_a0.5_d16"].value
+    weights = {name.partition("/")[0]: result.protocol["weights"] for name, result in after.items()}
     assert weights == {
         "tokenizer": "average", "independent": "raw", "independent_by_class": "raw",
         "diffusion": "average", "autoregressive": "average",
     }  # fmt: skip
-    assert "independent" in output and "results.json" in output
+    assert "independent" in output and "gfd_digits_w3" in output and "results.json" in output
+    small_cli("evaluate", "--workdir", workdir, "--features.off", "--out", tmp_path / "plain.json")
+    assert [r.name for r in read_results(tmp_path / "plain.json")] == [r.name for r in before]
 
 
 @pytest.mark.parametrize("prior", ["diffusion", "autoregressive"])

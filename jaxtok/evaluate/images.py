@@ -6,7 +6,7 @@ numbers compare uint8 images (rounded and clipped, as a saved PNG would be): see
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +41,9 @@ def psnr(
     return 10 * jnp.log10(data_range**2 / jnp.maximum(error, smallest))
 
 
-def ssim_window(height: int, width: int) -> int:
+def ssim_window(height: int, width: int, largest: int = SSIM_WINDOW) -> int:
     """Side of the SSIM window: 11, or the largest odd number that fits a smaller image (7 for 8x8 digits)."""
-    side = min(height, width, SSIM_WINDOW)
+    side = min(height, width, largest)
     return side if side % 2 else side - 1
 
 
@@ -53,9 +53,15 @@ def ssim_name(height: int, width: int) -> str:
 
 
 def ssim(
-    x: Num[Array, "B H W C"], y: Num[Array, "..."], data_range: int | float, *, window: int | None = None
+    x: Num[Array, "B H W C"],
+    y: Num[Array, "..."],
+    data_range: int | float,
+    *,
+    window: int | None = None,
+    kind: Literal["gaussian", "uniform"] = "gaussian",
 ) -> Float[Array, " B"]:
-    """Structural similarity per image (Wang et al. 2004, eq. 13) with the Gaussian window of the paper.
+    """Structural similarity per image (Wang et al. 2004, eq. 13), by default with the Gaussian window of the
+    paper.
 
     Gaussian 11x11 of sigma 1.5, positions where the window fits ("valid"), population variances, K1 = 0.01,
     K2 = 0.03; the mean runs over positions and channels. Images with a side under 11 use the largest odd
@@ -67,6 +73,8 @@ def ssim(
       y: images of the same shape.
       data_range: width of the valid range, as for `psnr`.
       window: odd side of the window; None chooses `ssim_window`.
+      kind: "uniform" is what scikit-image does unless told otherwise: all weights equal (side 7 by default),
+        variances of samples (divided by n - 1). Another metric, too: name it so.
 
     Returns:
       Values in [-1, 1]; 1 for identical images.
@@ -76,7 +84,7 @@ def ssim(
     """
     x, y = _float_pair(x, y)
     height, width = x.shape[1:3]
-    side = ssim_window(height, width) if window is None else window
+    side = ssim_window(height, width, 7 if kind == "uniform" else SSIM_WINDOW) if window is None else window
     if side % 2 == 0 or not 1 <= side <= min(height, width):
         raise ValueError(
             f"window={side}: {height}x{width} images need an odd window of at most {min(height, width)}"
@@ -86,9 +94,13 @@ def ssim(
     # afterwards.
     centre = jnp.mean((x + y) / 2, axis=(1, 2), keepdims=True)
     a, b = x - centre, y - centre
-    moments = _gaussian_filter(jnp.stack([a, b, a * a, b * b, a * b]), side)
-    mean_a, mean_b, aa, bb, ab = moments
-    variance_x, variance_y, covariance = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
+    weights = np.ones(side)
+    if kind == "gaussian":
+        weights = np.exp(-0.5 * ((np.arange(side) - side // 2) / SSIM_SIGMA) ** 2)
+    mean_a, mean_b, aa, bb, ab = _filter(jnp.stack([a, b, a * a, b * b, a * b]), weights)
+    samples = side**2 / (side**2 - 1) if kind == "uniform" and side > 1 else 1.0
+    variance_x, variance_y = samples * (aa - mean_a**2), samples * (bb - mean_b**2)
+    covariance = samples * (ab - mean_a * mean_b)
     mean_x, mean_y = mean_a + centre, mean_b + centre
 
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
@@ -97,18 +109,16 @@ def ssim(
     return jnp.mean(luminance * structure, axis=(1, 2, 3))
 
 
-def _gaussian_filter(maps: Float[Array, "S B H W C"], side: int) -> Float[Array, "S B H2 W2 C"]:
-    """Separable valid Gaussian filter as sums of shifted slices.
+def _filter(maps: Float[Array, "S B H W C"], window: np.ndarray) -> Float[Array, "S B H2 W2 C"]:
+    """Weighted means under the product of two equal windows, where it fits, as sums of shifted slices.
 
     A convolution would run in bfloat16 or TF32 on accelerators unless told otherwise; element-wise sums never
     do.
     """
-    offsets = np.arange(side) - side // 2
-    weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
-    weights = [float(weight) for weight in weights / weights.sum()]
+    weights = [float(weight) for weight in window / window.sum()]
     for axis in (2, 3):
-        size = maps.shape[axis] - side + 1
-        slices = [jax.lax.slice_in_dim(maps, start, start + size, axis=axis) for start in range(side)]
+        size = maps.shape[axis] - len(weights) + 1
+        slices = [jax.lax.slice_in_dim(maps, start, start + size, axis=axis) for start in range(len(weights))]
         maps = functools.reduce(jnp.add, map(jnp.multiply, weights, slices))
     return maps
 

@@ -10,32 +10,16 @@ import functools
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Num, UInt8
+from jaxtyping import Int, UInt8
 from sklearn.svm import SVC
 
 from jaxtok.codes import Array
 from jaxtok.data import Data, open_source
 from jaxtok.evaluate.protocol import Result
+from jaxtok.evaluate.resizing import area_resize
 
 SIDE = 8  # pixels; what the real scans have
 CLASSES = 10
-
-
-def area_resize(images: Num[np.ndarray, "B H W C"], side: int) -> Float[np.ndarray, "B S S C"]:
-    """Resizes by area: each new pixel is the mean of the surface that it covers, float64.
-
-    Exact for whole factors (a nearest-neighbour enlargement is undone), free of ringing for all others.
-    """
-    rows, columns = (_area_weights(length, side) for length in images.shape[1:3])
-    return np.einsum("yh,bhwc,xw->byxc", rows, images.astype(np.float64), columns, optimize=True)
-
-
-def _area_weights(length: int, side: int) -> np.ndarray:
-    """[side, length] overlap of each new interval with each old one, rows summing to 1."""
-    edges = np.linspace(0, length, side + 1)
-    old = np.arange(length)
-    overlap = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
-    return np.maximum(overlap, 0) * (side / length)
 
 
 class DigitJudge:

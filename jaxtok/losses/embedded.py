@@ -3,9 +3,13 @@ weights.
 
 It stands in for VGG where nothing can be downloaded, so that everything that uses a perceptual loss runs and
 can be tested. Numbers made with it are about strokes, not natural images, and must not be called LPIPS.
+
+Its weights lie beside this file, so that it is the same network on every machine: training it anew gives one
+that is as good but differs in its last digits. `python -m jaxtok.losses.embedded` made the file.
 """
 
 import functools
+from pathlib import Path
 from typing import Any, cast
 
 import flax.linen as nn
@@ -15,6 +19,10 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
+from jaxtok.param_trees import flatten, unflatten
+from jaxtok.tensor_files import read_tensors, write_tensors
+
+WEIGHTS = Path(__file__).with_name("digits.safetensors")
 WIDTHS = (16, 32, 64)
 STEPS, BATCH, LEARNING_RATE = 200, 64, 3e-3
 # The same 1500 of 1797 digits that `jaxtok.data` trains with: a loss must not have seen the held-out ones.
@@ -49,7 +57,12 @@ def training_digits() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def trained_variables() -> dict[str, Any]:
-    """The variables of `DigitFeatures` after a few seconds of training; deterministic, kept in memory."""
+    """The variables of `DigitFeatures`, float32, read from the package and kept in memory."""
+    return unflatten(read_tensors(WEIGHTS)[0])
+
+
+def train() -> dict[str, Any]:
+    """Trains `DigitFeatures` anew, in a few seconds; what the weight file was made by."""
     images, labels = map(jnp.asarray, training_digits())
     module, optimizer = DigitFeatures(), optax.adam(LEARNING_RATE)
 
@@ -70,3 +83,7 @@ def trained_variables() -> dict[str, Any]:
     for key in jax.random.split(key_steps, STEPS):
         variables, state = step(variables, state, key)
     return jax.device_get(variables)
+
+
+if __name__ == "__main__":
+    write_tensors(WEIGHTS, flatten(train()), {"format": "jaxtok"})

@@ -52,7 +52,7 @@ class PerceptualNetwork:
     paths: tuple[str, ...] = ()
 
     def variables(self) -> Any:
-        """The frozen variables; loads (or trains) them at the first call.
+        """The frozen variables; loads them at the first call.
 
         Raises:
             ValueError: no files for a network that needs them, or files that do not fit.
@@ -119,7 +119,7 @@ def embedded_features() -> Perceptual:
     """The fallback without weights: LPIPS's distance, all w = 1, in a network trained on the embedded digits.
 
     It takes images of any size and any number of channels; every channel is compared by itself, then
-    averaged. Training takes a few seconds at the first call, is deterministic, and is kept in memory.
+    averaged. The weights are part of the package.
     """
     return Perceptual(digit_distance, trained_variables())
 

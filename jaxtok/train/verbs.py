@@ -20,6 +20,7 @@ from jaxtok.inspect import sample_grid
 from jaxtok.train.claims import measure, with_steps
 from jaxtok.train.config import from_json
 from jaxtok.train.experiment import Experiment, commit_of_source, train, write_json
+from jaxtok.train.feature_views import FeatureMeasures, FeatureOptions
 from jaxtok.train.loop import evaluation_batches, stage_key
 from jaxtok.train.pretrained import load, read_config, restore_stage
 from jaxtok.train.run import Run
@@ -31,13 +32,18 @@ _DECODED_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Measures every trained stage of a run on held-out data, prints a table and writes `results.json`.
+    """Measures every trained stage of a run on held-out data, prints a table and writes `results.json`, which
+    `python -m jaxtok.evaluate compare` compares with that of another run.
 
     Attributes:
       workdir: the run.
+      features: feature networks, for Frechet distances, neighbours and class scores.
+      out: file for the results; default `<workdir>/results.json`.
     """
 
     workdir: str = ""
+    features: FeatureOptions = FeatureOptions()
+    out: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +151,7 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
     workdir = Path(options.workdir)
     record = read_config(workdir)
     config = from_json(type(next(iter(experiment.presets.values()))), record["config"])
+    measures = None if options.features.off else FeatureMeasures(options.features, record["seed"])
     variables: dict[str, Any] = {}
     results: dict[str, list[Result]] = {}
     for stage in experiment.stages(config):
@@ -165,7 +172,8 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
         batches = functools.partial(evaluation_batches, stage.data)
         key = jax.random.fold_in(key, restored.step)
         trained = Trained(restored.variables, frozen, batches, key, restored.averaged)
-        results[stage.name] = stage.view.evaluate(trained)
+        looked = stage.view.evaluate(trained) if measures is None else measures.evaluate(stage.view, trained)
+        results[stage.name] = looked
     if not results:
         raise FileNotFoundError(f"no checkpoint in {workdir}; train first")
     print_results(results)
@@ -174,8 +182,9 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
         for stage, rows in results.items()
         for row in rows
     ]
-    write_results(workdir / "results.json", flat)
-    print(f"with their protocols in {workdir / 'results.json'}")
+    out = Path(options.out or workdir / "results.json")
+    write_results(out, flat)
+    print(f"with their protocols in {out}")
 
 
 def sample_verb(experiment: Experiment, options: Sample) -> None:

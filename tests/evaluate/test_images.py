@@ -26,6 +26,7 @@ def test_fixtures_in_float64():
         x, y = waves()
         np.testing.assert_allclose(images.psnr(x, y, 1.0), [23.178807001553], atol=1e-9)
         np.testing.assert_allclose(images.ssim(x, y, 1.0), [0.836555873148], atol=1e-9)
+        np.testing.assert_allclose(images.ssim(x, y, 1.0, kind="uniform"), [0.894860649976], atol=1e-9)
 
 
 def test_fixtures_in_float32():

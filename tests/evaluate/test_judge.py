@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from jaxtok.data import Data, open_source
-from jaxtok.evaluate.judge import area_resize, digit_judge
+from jaxtok.evaluate.judge import digit_judge
+from jaxtok.evaluate.resizing import area_resize
 
 
 @pytest.fixture(scope="module")
