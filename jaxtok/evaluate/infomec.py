@@ -134,13 +134,9 @@ def normalized_information(
         shared = np.array([[mutual_info_score(s, z) for z in columns] for s in labels])
     else:
         scaled = StandardScaler().fit_transform(latents.astype(np.float64))
+        # Without this flag all dense features count as continuous.
         shared = np.array(
-            [
-                mutual_info_classif(
-                    scaled, s, discrete_features=False, n_neighbors=neighbors, random_state=seed
-                )
-                for s in labels
-            ]
+            [mutual_info_classif(scaled, s, n_neighbors=neighbors, random_state=seed) for s in labels]
         )
     return shared.reshape(len(labels), latents.shape[1]) / entropies[:, None]
 
