@@ -11,6 +11,7 @@ Import the submodule that you need, for example `from jaxtok.evaluate import ima
   infomec     modularity, explicitness and compactness: latents against factors of variation
   dci         the older measure of the same
   probes      labels from latents by a linear map
+  language    token sequences as a language: laws of frequency, entropies, compression, meaning, controls
   judge       an independent classifier that says whether generated digits show what was asked for
   scenes      exact scene accuracy on pictures of coloured shapes
 """

@@ -11,8 +11,8 @@ from jaxtok.evaluate.codes import CodeStatistics
 
 
 class CodeWindow:
-    """The codes of the last `updates` batches, to judge usage while training: one batch has too few codes, and
-    the whole history has codes that died long ago.
+    """The codes of the last `updates` batches, to judge usage while training: one batch has too few codes,
+    and the whole history has codes that died long ago.
     """
 
     def __init__(self, space: CodeSpace, tokens: int, updates: int):

@@ -126,7 +126,7 @@ class CodeStatistics:
             return self.slot_counts(0)
         if self._joint is None:
             raise ValueError(
-                f"{self.space.size} values of a token are too many to count (at most {_LARGEST_JOINT_TABLE}); "
+                f"{self.space.size} values of a token are too many to count (over {_LARGEST_JOINT_TABLE}); "
                 "use slot_counts, or regroup the slots"
             )
         return self._joint
