@@ -5,7 +5,14 @@ Import the submodule that you need, for example `from jaxtok.evaluate import ima
   protocol    `Result` records, comparison that refuses unlike protocols, JSON
   streaming   the masked float64 mean that every per-image metric goes through
   images      PSNR and SSIM of reconstructions
-  codes       usage, perplexity, entropy, bit balance and correlation of discrete latents
+  counts      usage, perplexity and entropies of counts
+  codes       the same of discrete latents, per slot and together; bit balance and correlation
+  rates       bits per token, image and pixel, by the alphabet or by a prior
+  infomec     modularity, explicitness and compactness: latents against factors of variation
+  dci         the older measure of the same
+  probes      labels from latents by a linear map
+  language    token sequences as a language: laws of frequency, entropies, compression, meaning, controls
   judge       an independent classifier that says whether generated digits show what was asked for
+  clip_score  agreement of images and captions by a CLIP model from a local folder
   scenes      exact scene accuracy on pictures of coloured shapes
 """

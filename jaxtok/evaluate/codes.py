@@ -13,60 +13,13 @@ from jaxtyping import Bool, Float, Int
 
 from jaxtok.codes import Array, CodeSpace
 from jaxtok.evaluate.bit_pairs import PairCounts, mean_abs_correlation
+from jaxtok.evaluate.counts import dead_codes, entropy_nats, perplexity, uniform_divergence, usage
 from jaxtok.evaluate.protocol import Result
-
-Value = np.ndarray | np.float64 | np.int64  # NumPy reductions of one row give scalars, not arrays
+from jaxtok.evaluate.rates import bits_per_image
 
 _LARGEST_COUNT_TABLE = 2**24  # entries (128 MB of int64) above which counts are pooled over tokens
+_LARGEST_JOINT_TABLE = 2**22  # values of a whole token up to which they are counted (32 MB)
 _LARGEST_PAIR_TABLE = 2048  # bits per image up to which all pairs are counted (32 MB)
-
-
-def usage(counts: Int[np.ndarray, "*batch K"]) -> Float[Value, "*batch"]:
-    """Fraction of the K codes that occur at least once."""
-    return np.mean(counts > 0, axis=-1)
-
-
-def dead_codes(counts: Int[np.ndarray, "*batch K"]) -> Int[Value, "*batch"]:
-    """Number of codes that never occur."""
-    return np.sum(counts == 0, axis=-1)
-
-
-def entropy_nats(
-    counts: Int[np.ndarray, "*batch K"], *, miller_madow: bool = False
-) -> Float[Value, "*batch"]:
-    """Entropy of the code distribution in nats, `-sum p ln p` with 0 ln 0 = 0.
-
-    Args:
-      counts: occurrences of each code.
-      miller_madow: adds (number of observed codes - 1) / (2 N), the first-order correction of the plug-in
-        estimate's downward bias (Miller 1955).
-
-    Raises:
-      ValueError: a row has no counts at all.
-    """
-    total = counts.sum(axis=-1, keepdims=True, dtype=np.float64)
-    if not np.all(total > 0):
-        raise ValueError("entropy of no codes: every row of counts needs at least one occurrence")
-    p = counts / total
-    plug_in = -np.sum(p * np.log(np.where(counts > 0, p, 1.0)), axis=-1)
-    if not miller_madow:
-        return plug_in + 0.0  # turns -0.0 into 0.0
-    return plug_in + (np.sum(counts > 0, axis=-1) - 1) / (2 * total[..., 0])
-
-
-def perplexity(counts: Int[np.ndarray, "*batch K"]) -> Float[Value, "*batch"]:
-    """exp(plug-in entropy), between 1 and K: the number of equally likely codes with the same entropy."""
-    return np.exp(entropy_nats(counts))
-
-
-def bits_per_image(space: CodeSpace, tokens: int) -> float:
-    """Nominal rate: tokens * log2(size of the space)."""
-    return tokens * space.bits
-
-
-def bits_per_pixel(space: CodeSpace, tokens: int, height: int, width: int) -> float:
-    """Nominal rate per pixel: `bits_per_image / (height * width)`."""
-    return bits_per_image(space, tokens) / (height * width)
 
 
 def describe_levels(levels: tuple[int, ...]) -> str:
@@ -80,7 +33,7 @@ class CodeStatistics:
 
     Counts are kept per (token, slot, value) while that table stays below 128 MB, otherwise pooled over
     tokens. For binary spaces pairs of bits are counted too: all pairs of an image up to 2,048 bits, otherwise
-    pairs inside a token.
+    pairs inside a token. Values of whole tokens (all slots together) are counted up to 2^22 of them.
     """
 
     def __init__(self, space: CodeSpace, tokens: int):
@@ -90,6 +43,8 @@ class CodeStatistics:
         self._edges = np.concatenate([[0], np.cumsum(space.levels)])
         self.per_token = tokens * int(self._edges[-1]) <= _LARGEST_COUNT_TABLE
         self._counts = np.zeros((tokens if self.per_token else 1, int(self._edges[-1])), np.int64)
+        joint = space.slots > 1 and space.size <= _LARGEST_JOINT_TABLE
+        self._joint = np.zeros(space.size, np.int64) if joint else None
         self._pairs = None
         if space.is_binary:
             self._all_pairs = tokens * space.slots <= _LARGEST_PAIR_TABLE
@@ -124,6 +79,9 @@ class CodeStatistics:
             flat = flat + np.arange(self.tokens)[:, None] * self._edges[-1]
         self._counts += np.bincount(flat[kept], minlength=self._counts.size).reshape(self._counts.shape)
         self.images += int(kept.any(axis=(1, 2)).sum())
+        if self._joint is not None:
+            index, count = np.unique(self.space.join(codes[kept.all(axis=2)]), return_counts=True)
+            self._joint[index] += count
         if self._pairs is not None:
             rows = codes.reshape(-1, self._pairs.width), kept.reshape(-1, self._pairs.width)
             self._pairs.update(rows[0][rows[1].all(axis=1)])
@@ -138,6 +96,8 @@ class CodeStatistics:
             raise ValueError("statistics of different code spaces or token counts cannot be merged")
         self._counts += other._counts
         self.images += other.images
+        if self._joint is not None and other._joint is not None:
+            self._joint += other._joint
         if self._pairs is not None and other._pairs is not None:
             self._pairs.merge(other._pairs)
 
@@ -154,6 +114,22 @@ class CodeStatistics:
         if not self.per_token:
             raise ValueError(f"counts of {self.tokens} tokens were pooled over tokens; use slot_counts")
         return self._counts[:, self._edges[slot] : self._edges[slot + 1]]
+
+    def joint_counts(self) -> Int[np.ndarray, " K"]:
+        """Occurrences of each value of a whole token, all slots together, summed over tokens. Tokens with a
+        masked slot are left out.
+
+        Raises:
+          ValueError: there are too many values to count.
+        """
+        if self.space.slots == 1:
+            return self.slot_counts(0)
+        if self._joint is None:
+            raise ValueError(
+                f"{self.space.size} values of a token are too many to count (over {_LARGEST_JOINT_TABLE}); "
+                "use slot_counts, or regroup the slots"
+            )
+        return self._joint
 
     def entropy_bits(self, *, miller_madow: bool = False) -> Float[np.ndarray, "N Q"]:
         """Entropy of each slot in bits, per token (one row when counts are pooled over tokens)."""
@@ -199,8 +175,9 @@ class CodeStatistics:
         """Summary numbers; per-slot tables come from the methods above.
 
         `code_usage`, `code_perplexity` and `dead_codes` are of the alphabet shared by all tokens (mean, mean
-        and sum over slots); `entropy_bits_per_image` sums the entropies of single slots, so it ignores
-        dependence between slots and is an upper bound of the true rate up to estimation error.
+        and sum over slots), and `joint_*` the same of all slots together; `entropy_bits_per_image` sums the
+        entropies of single slots, so it ignores dependence between slots and is an upper bound of the true
+        rate up to estimation error.
 
         Args:
           miller_madow: bias-corrects the entropies.
@@ -225,6 +202,12 @@ class CodeStatistics:
             "bits_per_image": (bits_per_image(self.space, self.tokens), {}),
             "entropy_bits_per_image": (entropies.mean(axis=0).sum() * self.tokens, estimator),
         }
+        if self._joint is not None and self._joint.any():
+            values |= {
+                "joint_code_usage": (float(usage(self._joint)), {}),
+                "joint_code_perplexity": (float(perplexity(self._joint)), {}),
+                "joint_dead_codes": (int(dead_codes(self._joint)), {}),
+            }
         if self._pairs is not None:
             balance = self.bit_balance()
             pairs = {"pairs": "all bits of an image" if self._all_pairs else "bits of one token"}
@@ -237,6 +220,38 @@ class CodeStatistics:
                 "bit_correlation_mean_abs": (mean_abs_correlation(self.bit_correlation()), pairs),
             }
         return [Result(name, float(value), {**shared, **extra}) for name, (value, extra) in values.items()]
+
+    def slot_results(self, **protocol: Any) -> list[Result]:
+        """Of every slot by itself, pooled over tokens: `code_usage_slot_<q>`, `code_perplexity_...`,
+        `dead_codes_...`, `entropy_bits_...` (corrected as Miller and Madow do) and `uniform_kl_bits_...`.
+
+        Args:
+          **protocol: what the counter cannot know: data set, split, weights, seed.
+
+        Raises:
+          ValueError: a slot without any code.
+        """
+        results = []
+        for slot, level in enumerate(self.space.levels):
+            counts = self.slot_counts(slot)
+            values = {
+                "code_usage": usage(counts),
+                "code_perplexity": perplexity(counts),
+                "dead_codes": dead_codes(counts),
+                "entropy_bits": entropy_nats(counts, miller_madow=True) / math.log(2),
+                "uniform_kl_bits": uniform_divergence(counts) / math.log(2),
+            }
+            shared = {
+                "images": self.images,
+                "tokens": self.tokens,
+                "codes": int(counts.sum()),
+                "level": level,
+            }
+            results += [
+                Result(f"{name}_slot_{slot}", float(value), shared | protocol)
+                for name, value in values.items()
+            ]
+        return results
 
 
 def _full_mask(mask: Array | None, shape: tuple[int, ...]) -> np.ndarray:

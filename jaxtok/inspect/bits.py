@@ -8,7 +8,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jaxtok.evaluate.codes import CodeStatistics, perplexity, usage
+from jaxtok.evaluate.codes import CodeStatistics
+from jaxtok.evaluate.counts import perplexity, usage
 from jaxtok.inspect.style import (
     COLOURS,
     DIVERGING,

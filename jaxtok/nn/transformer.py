@@ -36,7 +36,7 @@ class Block(nn.Module):
       hidden: inner width of the feed-forward half.
       norm: "rms", "layer" or "plain", see `make_norm`.
       norm_epsilon: epsilon of all norms.
-      feed_forward: "swiglu", "gelu" or "gelu_exact".
+      feed_forward: "swiglu", "gelu", "gelu_exact" or "gelu_quick", see `FeedForward`.
       qk_norm: norm of each head's queries and keys, see `Attention`.
       attention_bias, feed_forward_bias: biases.
       modulated: shift, scale and gate both halves by vectors made from a conditioning vector (AdaLN); `norm`

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtok.evaluate.codes import CodeStatistics, dead_codes, perplexity, usage
+from jaxtok.evaluate.codes import CodeStatistics
+from jaxtok.evaluate.counts import dead_codes, perplexity, usage
 from jaxtok.evaluate.protocol import Result
 from jaxtok.inspect import plot_code_usage, reconstruction_grid
 from jaxtok.inspect.comparison import (

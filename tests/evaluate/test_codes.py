@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from jaxtok.codes import CodeSpace
 from jaxtok.evaluate import codes as measure
+from jaxtok.evaluate import counts as of_counts
+from jaxtok.evaluate.code_window import CodeWindow
 from jaxtok.evaluate.codes import CodeStatistics
 
 
@@ -14,19 +16,16 @@ def counts_of(indices, size):
 
 def test_fixtures_of_the_sheet():
     counts = counts_of([0, 0, 0, 1, 1, 2, 5, 5, 5, 5], 8)
-    assert measure.usage(counts) == 0.5
-    assert measure.dead_codes(counts) == 4
-    np.testing.assert_allclose(measure.entropy_nats(counts), 1.279854225834, atol=1e-9)
-    np.testing.assert_allclose(measure.perplexity(counts), 3.596115466625, atol=1e-9)
+    assert of_counts.usage(counts) == 0.5
+    assert of_counts.dead_codes(counts) == 4
+    np.testing.assert_allclose(of_counts.entropy_nats(counts), 1.279854225834, atol=1e-9)
+    np.testing.assert_allclose(of_counts.perplexity(counts), 3.596115466625, atol=1e-9)
     counts = np.array([3, 2, 1, 1, 1])
-    np.testing.assert_allclose(measure.entropy_nats(counts), 1.494175138289, atol=1e-9)
-    np.testing.assert_allclose(measure.entropy_nats(counts, miller_madow=True), 1.744175138289, atol=1e-9)
+    np.testing.assert_allclose(of_counts.entropy_nats(counts), 1.494175138289, atol=1e-9)
+    np.testing.assert_allclose(of_counts.entropy_nats(counts, miller_madow=True), 1.744175138289, atol=1e-9)
 
 
-def test_rates():
-    np.testing.assert_allclose(measure.bits_per_pixel(CodeSpace((4096,)), 256, 256, 256), 0.046875)
-    np.testing.assert_allclose(measure.bits_per_pixel(CodeSpace((4096,) * 8), 256, 256, 256), 0.375)
-    assert measure.bits_per_image(CodeSpace((2,) * 64), 128) == 8192
+def test_describes_alphabets():
     assert measure.describe_levels((2, 2, 2, 8, 5)) == "2*3,8,5"
 
 
@@ -117,3 +116,51 @@ def test_bad_codes_are_named():
         statistics.bit_correlation()
     with pytest.raises(ValueError, match="cannot be merged"):
         statistics.merge(CodeStatistics(CodeSpace((4, 2)), 3))
+
+
+def test_whole_tokens_are_counted_where_their_alphabet_is_small(monkeypatch):
+    codes = np.array([[[0, 0], [2, 1]], [[2, 1], [1, 0]]], np.int32)
+    statistics = CodeStatistics(CodeSpace((3, 2)), tokens=2)
+    statistics.update(codes, np.array([[[True, True], [True, True]], [[True, True], [True, False]]]))
+    assert statistics.joint_counts().tolist() == [1, 0, 0, 0, 0, 2]
+    values = {result.name: result.value for result in statistics.results()}
+    assert values["joint_code_usage"] == 1 / 3 and values["joint_dead_codes"] == 4
+    np.testing.assert_allclose(values["joint_code_perplexity"], 3 / 2 ** (2 / 3))
+    monkeypatch.setattr(measure, "_LARGEST_JOINT_TABLE", 5)
+    large = CodeStatistics(CodeSpace((3, 2)), tokens=2)
+    large.update(codes)
+    assert "joint_code_usage" not in {result.name for result in large.results()}
+    with pytest.raises(ValueError, match="too many to count"):
+        large.joint_counts()
+    single = CodeStatistics(CodeSpace((3,)), tokens=2)
+    single.update(codes[..., :1])
+    assert single.joint_counts().tolist() == [1, 1, 2]
+
+
+def test_results_of_single_slots():
+    statistics = CodeStatistics(CodeSpace((8, 2)), tokens=10)
+    first = np.array([0, 0, 0, 1, 1, 2, 5, 5, 5, 5])
+    statistics.update(np.stack([first, first % 2], axis=-1)[None].astype(np.int32))
+    results = {result.name: result for result in statistics.slot_results(split="eval")}
+    assert results["code_usage_slot_0"].value == 0.5 and results["dead_codes_slot_0"].value == 4
+    np.testing.assert_allclose(results["code_perplexity_slot_0"].value, 3.596115466625, atol=1e-9)
+    np.testing.assert_allclose(results["uniform_kl_bits_slot_0"].value, 3 - 1.846439344671, atol=1e-9)
+    corrected = 1.846439344671 + 3 / 20 / np.log(2)
+    np.testing.assert_allclose(results["entropy_bits_slot_0"].value, corrected, atol=1e-9)
+    assert results["dead_codes_slot_1"].value == 0
+    assert results["code_usage_slot_1"].protocol == {
+        "images": 1,
+        "tokens": 10,
+        "codes": 10,
+        "level": 2,
+        "split": "eval",
+    }
+
+
+def test_a_window_forgets():
+    window = CodeWindow(CodeSpace((4,)), tokens=2, updates=2)
+    for value in range(4):
+        window.update(np.full((2, 2, 1), value, np.int32), np.array([True, False]))
+    assert window.statistics().slot_counts(0).tolist() == [0, 0, 2, 2]
+    with pytest.raises(ValueError, match="at least one batch"):
+        CodeWindow(CodeSpace((4,)), tokens=2, updates=0)
