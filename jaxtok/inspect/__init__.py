@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxtok.inspect.grids import prefix_ladder, prefix_lengths, reconstruction_grid, sample_grid
     from jaxtok.inspect.hamming import hamming_matrix, plot_hamming
     from jaxtok.inspect.paths import bit_path, interpolate_bits, plot_interpolation
+    from jaxtok.inspect.report import write_report
 
 _NAMES = {
     "reconstruction_grid": "grids",
@@ -38,6 +39,7 @@ _NAMES = {
     "plot_hamming": "hamming",
     "read_metrics": "curves",
     "training_curves": "curves",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "reconstruction_grid",
     "sample_grid",
     "training_curves",
+    "write_report",
 ]
 
 __getattr__, __dir__ = attach(__name__, _NAMES)
