@@ -74,12 +74,12 @@ def svg_curve(
 def _marks(low: float, high: float, log: bool) -> np.ndarray:
     """Two to five round values in or just around the range."""
     if log:
-        found = LogLocator(numticks=5).tick_values(low, high)
+        found = np.asarray(LogLocator(numticks=5).tick_values(low, high))
         inside = found[(found >= low) & (found <= high)]
         return inside if len(inside) > 1 else np.array([low, high])
     if low == high:
         return np.array([low])
-    found = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    found = np.asarray(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
     inside = found[(found >= low) & (found <= high)]
     return inside if len(inside) > 1 else found
 
