@@ -11,13 +11,39 @@ from typing import TYPE_CHECKING
 from jaxtok._lazy import attach
 
 if TYPE_CHECKING:
+    from jaxtok.inspect.attention import AttentionMap, attention_maps, query_attention
     from jaxtok.inspect.bits import plot_bit_correlation, plot_bit_usage, plot_code_usage
     from jaxtok.inspect.cells import plot_codes
+    from jaxtok.inspect.code_pairs import (
+        cooccurrence,
+        mutual_information,
+        plot_cooccurrence,
+        plot_position_information,
+        position_information,
+    )
     from jaxtok.inspect.curves import read_metrics, training_curves
     from jaxtok.inspect.flips import FlipInfluence, flip_influence, plot_flip_influence
-    from jaxtok.inspect.grids import prefix_ladder, prefix_lengths, reconstruction_grid, sample_grid
+    from jaxtok.inspect.gradients import GradientInfluence, gradient_influence
+    from jaxtok.inspect.grids import (
+        prefix_ladder,
+        prefix_lengths,
+        reconstruction_grid,
+        sample_grid,
+        tokenizer_grid,
+    )
     from jaxtok.inspect.hamming import hamming_matrix, plot_hamming
+    from jaxtok.inspect.neighbours import nearest_codes, plot_neighbours
     from jaxtok.inspect.paths import bit_path, interpolate_bits, plot_interpolation
+    from jaxtok.inspect.report import write_report
+    from jaxtok.inspect.token_maps import plot_token_maps
+    from jaxtok.inspect.traversals import (
+        interpolate_values,
+        plot_traversal,
+        principal_directions,
+        traverse_code,
+        traverse_values,
+    )
+    from jaxtok.inspect.zipf import RankLine, fit_ranks, plot_zipf
 
 _NAMES = {
     "reconstruction_grid": "grids",
@@ -38,27 +64,73 @@ _NAMES = {
     "plot_hamming": "hamming",
     "read_metrics": "curves",
     "training_curves": "curves",
+    "AttentionMap": "attention",
+    "attention_maps": "attention",
+    "query_attention": "attention",
+    "plot_token_maps": "token_maps",
+    "GradientInfluence": "gradients",
+    "gradient_influence": "gradients",
+    "cooccurrence": "code_pairs",
+    "mutual_information": "code_pairs",
+    "plot_cooccurrence": "code_pairs",
+    "plot_position_information": "code_pairs",
+    "position_information": "code_pairs",
+    "RankLine": "zipf",
+    "fit_ranks": "zipf",
+    "plot_zipf": "zipf",
+    "interpolate_values": "traversals",
+    "plot_traversal": "traversals",
+    "principal_directions": "traversals",
+    "traverse_code": "traversals",
+    "traverse_values": "traversals",
+    "nearest_codes": "neighbours",
+    "plot_neighbours": "neighbours",
+    "tokenizer_grid": "grids",
+    "write_report": "report",
 }
 
 __all__ = [
+    "AttentionMap",
     "FlipInfluence",
+    "GradientInfluence",
+    "RankLine",
+    "attention_maps",
     "bit_path",
+    "cooccurrence",
+    "fit_ranks",
     "flip_influence",
+    "gradient_influence",
     "hamming_matrix",
     "interpolate_bits",
+    "interpolate_values",
+    "mutual_information",
+    "nearest_codes",
     "plot_bit_correlation",
     "plot_bit_usage",
     "plot_code_usage",
     "plot_codes",
+    "plot_cooccurrence",
     "plot_flip_influence",
     "plot_hamming",
     "plot_interpolation",
+    "plot_neighbours",
+    "plot_position_information",
+    "plot_token_maps",
+    "plot_traversal",
+    "plot_zipf",
+    "position_information",
     "prefix_ladder",
     "prefix_lengths",
+    "principal_directions",
+    "query_attention",
     "read_metrics",
     "reconstruction_grid",
     "sample_grid",
+    "tokenizer_grid",
     "training_curves",
+    "traverse_code",
+    "traverse_values",
+    "write_report",
 ]
 
 __getattr__, __dir__ = attach(__name__, _NAMES)

@@ -110,13 +110,11 @@ def training_curves(
             marker = "o" if len(values) <= 20 else ""
             axes.plot(steps, values, color=colour, marker=marker, markersize=3, **raw)
             if width > 1:
-                axes.plot(steps, _running_mean(values, width), color=colour, linewidth=1.4, label=label)
+                axes.plot(steps, running_mean(values, width), color=colour, linewidth=1.4, label=label)
             drawn.append(values)
         clean(axes, name)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-        finite = np.concatenate(drawn)
-        finite = finite[np.isfinite(finite)]
-        if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 30:
+        if is_logarithmic(np.concatenate(drawn)):
             axes.set_yscale("log")
     for axes in panels[len(chosen) :]:
         axes.set_axis_off()
@@ -132,7 +130,13 @@ def training_curves(
     return figure
 
 
-def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+def is_logarithmic(values: np.ndarray) -> bool:
+    """Whether values are all positive and span a factor above 30, so that they need a logarithmic axis."""
+    finite = values[np.isfinite(values)]
+    return bool(len(finite) and finite.min() > 0 and finite.max() / finite.min() > 30)
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     """Centred mean over `width` points, over fewer at the ends; a value that is not finite leaves a hole."""
     half = width // 2
     padded = np.concatenate([np.full(half, math.nan), values, np.full(half, math.nan)])

@@ -22,17 +22,22 @@ def decode_all(decode: Decode, codes: np.ndarray, batch_size: int) -> np.ndarray
     Raises:
       ValueError: `batch_size` is not positive, or `decode` returns another shape.
     """
+    return decode_values(decode, codes.astype(np.int32), batch_size)
+
+
+def decode_values(decode: Decode, latents: np.ndarray, batch_size: int) -> np.ndarray:
+    """`decode_all` of latents [M, ...] of any kind, which are passed on as they are."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    batch_size = min(batch_size, len(codes))
+    batch_size = min(batch_size, len(latents))
     decoded = []
-    for start in range(0, len(codes), batch_size):
-        batch = codes[start : start + batch_size]
+    for start in range(0, len(latents), batch_size):
+        batch = latents[start : start + batch_size]
         padding = np.repeat(batch[:1], batch_size - len(batch), axis=0)
-        images = np.asarray(decode(np.concatenate([batch, padding]).astype(np.int32)))
+        images = np.asarray(decode(np.concatenate([batch, padding])))
         if images.ndim != 4 or len(images) != batch_size:
             raise ValueError(
-                f"decode returned shape {images.shape} for {batch_size} codes: expected [B, H, W, C]"
+                f"decode returned shape {images.shape} for {batch_size} latents: expected [B, H, W, C]"
             )
         decoded.append(grey_levels(images[: len(batch)]))
     return np.concatenate(decoded)

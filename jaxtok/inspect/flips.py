@@ -11,6 +11,7 @@ from jaxtok.codes import Array
 from jaxtok.inspect.decoding import Decode, decode_all
 from jaxtok.inspect.style import heat
 from jaxtok.inspect.tiles import ColourScale, tile_figure
+from jaxtok.inspect.token_maps import plot_token_maps
 
 _MOST_TOKENS, _MOST_SLOTS = 32, 24  # above, the maps of a token's slots are averaged
 
@@ -71,9 +72,9 @@ def plot_flip_influence(influence: FlipInfluence, *, columns: int = 16, title: s
     Small latents get one row per token and one column per slot. Above 512 slots the maps of a token are
     averaged, and tokens run row by row, `columns` in each.
     """
-    tokens, slots, height, width = influence.change.shape
-    largest = float(np.quantile(influence.change, 0.999)) or 1.0
+    tokens, slots = influence.change.shape[:2]
     if tokens <= _MOST_TOKENS and slots <= _MOST_SLOTS:
+        largest = float(np.quantile(influence.change, 0.999)) or 1.0
         return tile_figure(
             heat(influence.change, largest),
             row_labels=[f"token {token}" for token in range(tokens)],
@@ -82,15 +83,9 @@ def plot_flip_influence(influence: FlipInfluence, *, columns: int = 16, title: s
             scale=ColourScale(largest, "grey levels"),
             smallest_tile=48,
         )
-    maps = influence.change.mean(axis=1)
-    largest = float(np.quantile(maps, 0.999)) or 1.0
-    columns = min(columns, tokens)
-    rows = -(-tokens // columns)
-    padded = np.concatenate([maps, np.zeros((rows * columns - tokens, height, width), maps.dtype)])
-    return tile_figure(
-        heat(padded.reshape(rows, columns, height, width), largest),
-        row_labels=[f"from token {row * columns}" for row in range(rows)],
+    return plot_token_maps(
+        influence.change.mean(axis=1),
+        columns=columns,
+        unit="grey levels",
         title=title or "mean change when one slot of a token is flipped",
-        scale=ColourScale(largest, "grey levels"),
-        smallest_tile=48,
     )

@@ -67,6 +67,39 @@ def reconstruction_grid(
     )
 
 
+def tokenizer_grid(
+    originals: Shaped[Array, "B H W C"],
+    reconstructions: Mapping[str, tuple[Array, int | float]],
+    *,
+    equal_bits: bool = True,
+    columns: int = 10,
+    error_range: int | float = 64.0,
+    title: str = "",
+) -> Figure:
+    """Several tokenizers on the same images, with what they spend: `reconstruction_grid` of all of them.
+
+    Args:
+      originals: uint8, or floats in [-1, 1].
+      reconstructions: name -> (reconstructions of `originals`, bits per image).
+      equal_bits: refuse tokenizers that spend different numbers of bits; without it the cheapest comes first.
+      columns: at most this many images are shown, the first ones.
+      error_range: error in grey levels that gets the brightest colour.
+      title: one line above the grid.
+
+    Raises:
+      ValueError: the bits differ by more than one percent, or see `reconstruction_grid`.
+    """
+    bits = {name: spent for name, (_, spent) in reconstructions.items()}
+    if equal_bits and bits and max(bits.values()) > 1.01 * min(bits.values()):
+        raise ValueError(
+            f"bits per image differ ({bits}), so the pictures say little about the tokenizers; choose "
+            "sizes of equal bits, or pass equal_bits=False"
+        )
+    ordered = sorted(reconstructions.items(), key=lambda item: item[1][1])
+    named = {f"{name}, {spent:,.4g} bits": images for name, (images, spent) in ordered}
+    return reconstruction_grid(originals, named, columns=columns, error_range=error_range, title=title)
+
+
 def sample_grid(
     images: Shaped[Array, "*shape"], captions: Sequence[str] = (), *, columns: int = 8, title: str = ""
 ) -> Figure:

@@ -143,7 +143,9 @@ def _colour_bar(figure: Figure, scale: ColourScale, left: float, bottom: float, 
     bar_height = min(height, 2.2)
     place = (left / wide, (bottom + (height - bar_height) / 2) / high, 0.12 / wide, bar_height / high)
     bar = figure.colorbar(ScalarMappable(Normalize(0, scale.largest), SEQUENTIAL), cax=figure.add_axes(place))
-    bar.set_label(scale.label, fontsize=TICK_SIZE, color=INK)
+    # Beside a single row of tiles a label may need several lines.
+    fitting = int(len(scale.label) * height / max(text_inches(scale.label, TICK_SIZE), 1e-6))
+    bar.set_label(wrap(scale.label, max(fitting, 8)), fontsize=TICK_SIZE, color=INK)
     bar.ax.tick_params(labelsize=TICK_SIZE, colors=INK)
     bar.outline.set_visible(False)
     bar.locator = _few_ticks()

@@ -156,13 +156,34 @@ class Attention(nn.Module):
         keys, values = own = self.keys_values(x, rope)
         if prefix is not None:
             keys, values = (_prepend(before, new) for before, new in zip(prefix, own))
-        scale = 1.0 if self.scale is None and self.qk_norm == "cosine" else self.scale
-        scaled = {} if scale is None else {"scale": scale}
+        scaled = {} if self._factor is None else {"scale": self._factor}
         out = self.attention_fn(self.queries(x, rope), keys, values, mask, **scaled)
         out = out.reshape(*x.shape[:2], self.heads * self.head_dim)
         bias = self.use_bias if self.out_bias is None else self.out_bias
         project = Dense(x.shape[-1], bias, self.dtype, self.out_init, name="out")
         return project(out), own
+
+    def weights(
+        self,
+        x: Float[jax.Array, "B N E"],
+        prefix: tuple[Float[jax.Array, "B K P D"], Float[jax.Array, "B K P D"]] | None = None,
+        rope: Rope | None = None,
+        mask: Bool[jax.Array, "#B #H #N S"] | None = None,
+    ) -> Float[jax.Array, "B H N S"]:
+        """How much each query takes of each value, in float32; to look at, because no fast attention forms
+        it. The arguments are those of a call.
+        """
+        keys = self.keys_values(x, rope)[0]
+        if prefix is not None:
+            keys = _prepend(prefix[0], keys)
+        keys = jnp.repeat(keys, self.heads // keys.shape[2], axis=2).astype(jnp.float32)
+        scores = jnp.einsum("bnhd,bshd->bhns", self.queries(x, rope).astype(jnp.float32), keys)
+        scores = scores * (self.head_dim**-0.5 if self._factor is None else self._factor)
+        return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, -jnp.inf))
+
+    @property
+    def _factor(self) -> float | None:
+        return 1.0 if self.scale is None and self.qk_norm == "cosine" else self.scale
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], -1, self.head_dim)

@@ -181,7 +181,8 @@ def claim_workdir(workdir: Path, experiment: Experiment, config: Any, run: Run) 
         "commit": commit_of_source(),
         "run": to_json(run),
     }
-    write_json(path, {**identity, **environment})
+    totals = {stage.name: stage.steps for stage in experiment.stages(config)}
+    write_json(path, {**identity, "stages": totals, **environment})
 
 
 def write_json(path: Path, value: Any) -> None:

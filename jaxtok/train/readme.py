@@ -7,29 +7,15 @@ repeats them, between the comments `<!-- claims:begin -->` and `<!-- claims:end 
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxtok.evaluate.headlines import basis, is_headline
 from jaxtok.evaluate.protocol import Result, read_results
 
 SECTIONS = ("claims", "results")
-
-# Which results the README shows, in the order in which they are measured; all others stay in the files. Each
-# is a pattern for the whole name without its stage.
-SHOWN = (
-    r"psnr_.*",
-    r"ssim_.*",
-    r"bits_per_image",
-    r"rfid_.*",
-    r"fid_.*",
-    r"reconstruction_.*accuracy.*",
-    r"(nll|denoising_loss|masked_loss)_nats_per_slot",
-    r"sample_.*accuracy.*",
-    r"samples_per_second.*",
-)
 
 
 def rewrite(text: str, root: Path) -> str:
@@ -131,12 +117,14 @@ def _results(path: Path, results: Sequence[Result], root: Path) -> str:
     rows, last = [], ""
     for result in results:
         stage, _, metric = result.name.rpartition("/")
-        if not any(re.fullmatch(pattern, metric) for pattern in SHOWN):
+        if not is_headline(metric):
             continue
-        rows.append((stage if stage != last else "", f"`{metric}`", _value(result, results), _basis(result)))
+        rows.append((stage if stage != last else "", f"`{metric}`", _value(result, results), basis(result)))
         last = stage
     if not rows:
-        raise ValueError(f"{path} has none of the metrics that the README shows; see SHOWN in {__name__}")
+        raise ValueError(
+            f"{path} has none of the metrics that the README shows; see jaxtok.evaluate.headlines"
+        )
     line = f"`{name}`, one run; every metric with its whole protocol is in [`{path.name}`]({where})."
     return line + "\n\n" + markdown_table(("stage", "metric", "value", "measured on"), rows)
 
@@ -150,22 +138,6 @@ def _value(result: Result, results: Iterable[Result]) -> str:
         other.value for other in results if other.name.rpartition("/")[2].startswith("samples_per_second")
     )
     return f"{_number(result.value / slowest, 2)} x the slowest"
-
-
-def _basis(result: Result) -> str:
-    """What of the protocol a reader needs beside the number."""
-    protocol, words = result.protocol, []
-    if "per_caption" in protocol:
-        words.append(f"{protocol['captions'] * protocol['per_caption']} samples")
-    elif "images" in protocol:
-        words.append(f"{protocol['images']} {'held-out ' * (protocol.get('split') == 'eval')}images")
-    if "guidance" in protocol:
-        words.append(f"guidance {protocol['guidance']:g}")
-    if "judge_accuracy_on_real" in protocol:
-        words.append(f"judge on real images {_number(protocol['judge_accuracy_on_real'])}")
-    if protocol.get("device", "cpu") != "cpu":
-        words.append(str(protocol["device"]))
-    return ", ".join(words)
 
 
 # -- Markdown --

@@ -51,7 +51,7 @@ def test_figure_shows_slots_or_averages(monkeypatch):
     monkeypatch.setattr(flips, "_MOST_TOKENS", 2)
     figure = plot_flip_influence(influence, columns=2)
     render(figure)
-    assert {"from token 0", "from token 2"} <= set(texts(figure))
+    assert {"tokens 0 to 1", "token 2"} <= set(texts(figure))
 
 
 def test_nothing_changes_is_still_a_figure():

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxtok.inspect import prefix_ladder, prefix_lengths, reconstruction_grid, sample_grid
+from jaxtok.inspect import prefix_ladder, prefix_lengths, reconstruction_grid, sample_grid, tokenizer_grid
 from tests.inspect.rendering import contains, render, texts
 
 
@@ -38,6 +38,16 @@ def test_several_reconstructions_are_named(pictures):
     figure = reconstruction_grid(pictures, {"vq": pictures, "binary": 255 - pictures})
     assert any(text.startswith("vq\n100.0 dB") for text in texts(figure))
     assert any(text.startswith("binary\n") for text in texts(figure))
+
+
+def test_tokenizers_side_by_side_spend_equal_bits(pictures):
+    figure = tokenizer_grid(pictures, {"vq": (pictures, 128.0), "fsq": (255 - pictures, 127.5)})
+    rows = [text for text in texts(figure) if "bits" in text]
+    assert [row.split("\n")[0] for row in rows] == ["fsq, 127.5 bits", "vq, 128 bits"]
+    unlike = {"vq": (pictures, 128), "large": (pictures, 256)}
+    with pytest.raises(ValueError, match="bits per image differ"):
+        tokenizer_grid(pictures, unlike)
+    assert any("256 bits" in text for text in texts(tokenizer_grid(pictures, unlike, equal_bits=False)))
 
 
 def test_floats_and_colour_are_accepted(pictures):

@@ -55,6 +55,28 @@ def test_queries_and_keys_are_rotated_and_values_are_not(attention):
     np.testing.assert_array_equal(plain[1], turned[1])
 
 
+@pytest.mark.parametrize(
+    "kind", [{}, {"qk_norm": "cosine"}, {"qk_norm": False, "scale": 0.3}, {"key_heads": 1}]
+)
+def test_the_weights_are_those_that_mix_the_values(kind):
+    heads = kind.get("key_heads", HEADS)
+    module, prefix = Attention(HEADS, HEAD_DIM, **kind), tuple(array[:, :heads] for array in PREFIX)
+    variables = filled(module, X)
+
+    @jax.jit
+    def both(variables):
+        told = X, prefix, ROPE, MASK
+        weights = module.apply(variables, *told, method="weights")
+        return weights, module.apply(variables, *told)
+
+    weights, (out, (_, own)) = both(variables)
+    values = jnp.concatenate([prefix[1].swapaxes(1, 2), own], axis=1)
+    values = np.repeat(values, HEADS // heads, axis=2)
+    mixed = np.einsum("bhns,bshd->bnhd", weights, values).reshape(2, 5, -1)
+    np.testing.assert_allclose(mixed @ variables["params"]["out"]["kernel"], out, atol=1e-5)
+    assert (np.asarray(weights)[~np.broadcast_to(MASK, weights.shape)] == 0).all()
+
+
 def test_another_implementation_can_be_injected():
     seen = {}
 
