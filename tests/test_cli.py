@@ -117,7 +117,8 @@ def test_evaluate_repeats_the_results_of_training(workdir, tmp_path):
         "diffusion": "average", "autoregressive": "average",
     }  # fmt: skip
     assert "independent" in output and "gfd_digits_w3" in output and "results.json" in output
-    small_cli("evaluate", "--workdir", workdir, "--features.off", "--out", tmp_path / "plain.json")
+    plain = ("--features.network", "none", "--out", tmp_path / "plain.json")
+    small_cli("evaluate", "--workdir", workdir, *plain)
     assert [r.name for r in read_results(tmp_path / "plain.json")] == [r.name for r in before]
 
 

@@ -36,7 +36,8 @@ def squared_mmd(x: Float[np.ndarray, "A D"], y: Float[np.ndarray, "B E"]) -> flo
         raise ValueError(f"sets of {len(x)} and {len(y)} rows; an unbiased MMD needs at least two of each")
 
     def kernel(a, b):
-        return (a @ b.T / x.shape[1] + 1) ** 3
+        products = a @ b.T / x.shape[1] + 1
+        return products * products * products  # NumPy's cube is many times slower
 
     def within(a):
         values = kernel(a, a)

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from jaxtok.codes import Array
-from jaxtok.evaluate.distributions import class_score, density_coverage, kernel_distance, precision_recall
+from jaxtok.evaluate.distributions import (
+    class_score,
+    density_coverage,
+    kernel_distance,
+    precision_recall,
+    squared_mmd,
+)
 from jaxtok.evaluate.features.network import FeatureNetwork
 from jaxtok.evaluate.frechet import Moments, frechet
 from jaxtok.evaluate.images import to_uint8
@@ -21,6 +27,7 @@ log = logging.getLogger(__name__)
 KEPT_ROWS = 10_000  # features that are kept for neighbours and kernels; moments see all
 NEIGHBOURS, BALLS = 3, 5  # of precision and recall, of density and coverage
 _FEW = 5000  # images under which the class score has one split, not ten
+_WHOLE = 2000  # images up to which the kernel distance is of all, not of 100 subsets of 1000
 
 
 class FeatureSet:
@@ -193,11 +200,14 @@ def set_results(
         "reference_images": len(theirs),
         **protocol,
     }
-    results, size = [], min(len(ours), len(theirs), 1000)
-    if size > 1:
-        one = size == len(ours) == len(theirs)
-        kernel = {"kernel": "(a.b/D + 1)^3, unbiased", "subsets": 1 if one else 100, "subset_size": size}
-        value = kernel_distance(ours, theirs).mean
+    results, kernel = [], {"kernel": "(a.b/D + 1)^3, unbiased"}
+    if min(len(ours), len(theirs)) > 1:
+        if max(len(ours), len(theirs)) <= _WHOLE:
+            value, kernel = squared_mmd(ours, theirs), {**kernel, "subsets": 1, "subset_size": "all"}
+        else:
+            size = min(len(ours), len(theirs), 1000)
+            value = kernel_distance(ours, theirs, subset_size=size).mean
+            kernel = {**kernel, "subsets": 100, "subset_size": size}
         results.append(Result(network.title("kernel", prefix), value, {**shared, **kernel}))
     if min(len(ours), len(theirs)) > BALLS:
         near = precision_recall(ours, theirs, neighbours=NEIGHBOURS)

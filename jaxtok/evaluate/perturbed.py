@@ -41,7 +41,8 @@ def has_neighbours(tokenizer: Any) -> bool:
     codes.
     """
     space: CodeSpace | None = tokenizer.space
-    return space is not None and space.size <= _LARGEST_SPACE and not tokenizer.layout.scales
+    scales = getattr(getattr(tokenizer, "layout", None), "scales", ())
+    return space is not None and space.size <= _LARGEST_SPACE and not scales
 
 
 def code_vectors(tokenizer: Any, variables: Any) -> tuple[Float[jax.Array, "K D"], Metric]:

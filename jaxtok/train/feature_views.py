@@ -49,9 +49,10 @@ class FeatureOptions:
     """Feature networks and numbers of images.
 
     Attributes:
-      off: leave these metrics out.
+      network: "auto" is Inception where its weights are given, otherwise the embedded network; "none" leaves
+        these metrics out.
       inception: local weight file of InceptionV3 (`pt_inception-2015-12-05-6726825d.pth`), for FID, sFID, KID
-        and the Inception score; without it the embedded network of digits is used, and named.
+        and the Inception score.
       preprocessing: of Inception: "tf1" as torch-fidelity and ADM, "torch" as pytorch-fid.
       lpips: local weight files of VGG16 and of LPIPS; without them the embedded network is used, and named.
       reference: `.npz` file of statistics that samples are compared with, as ADM has them; without it the
@@ -63,7 +64,7 @@ class FeatureOptions:
         a list of codes.
     """
 
-    off: bool = False
+    network: Literal["auto", "none"] = "auto"
     inception: str = ""
     preprocessing: Literal["tf1", "torch"] = "tf1"
     lpips: tuple[str, ...] = ()

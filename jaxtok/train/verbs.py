@@ -151,7 +151,8 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
     workdir = Path(options.workdir)
     record = read_config(workdir)
     config = from_json(type(next(iter(experiment.presets.values()))), record["config"])
-    measures = None if options.features.off else FeatureMeasures(options.features, record["seed"])
+    measured = options.features.network != "none"
+    measures = FeatureMeasures(options.features, record["seed"]) if measured else None
     variables: dict[str, Any] = {}
     results: dict[str, list[Result]] = {}
     for stage in experiment.stages(config):

@@ -4,6 +4,7 @@ import logging
 import numpy as np
 import pytest
 
+from jaxtok.evaluate import feature_sets
 from jaxtok.evaluate.distributions import class_score
 from jaxtok.evaluate.feature_sets import FeatureSet, frechet_results, score_result, set_results
 from jaxtok.evaluate.features.digits import digit_network
@@ -72,14 +73,14 @@ def test_equal_sets_are_no_distance_apart(digits):
     near = by_name(set_results(whole, whole, "same", "r", {}))
     assert near["r_precision_digits"].value == near["r_recall_digits"].value == 1
     assert near["r_coverage_digits"].value == 1 and near["rkd_digits"].value < 0
-    assert near["rkd_digits"].protocol["subsets"] == 1 and near["rkd_digits"].protocol["subset_size"] == 297
+    assert near["rkd_digits"].protocol["subsets"] == 1 and near["rkd_digits"].protocol["subset_size"] == "all"
     score = score_result(whole, {"seed": 1})
     assert score.name == "class_score_digits" and 8 < score.value <= 10
     assert score.value == pytest.approx(class_score(whole.logits, splits=1).mean)
     assert score.protocol["splits"] == 1
 
 
-def test_noise_is_far_and_small_sets_are_warned_of(digits, caplog):
+def test_noise_is_far_and_small_sets_are_warned_of(digits, caplog, monkeypatch):
     noise = seen(np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8))
     real = seen(digits)
     with caplog.at_level(logging.WARNING):
@@ -87,7 +88,12 @@ def test_noise_is_far_and_small_sets_are_warned_of(digits, caplog):
     assert "64 images in 64 dimensions: the covariance is singular" in caplog.text
     near = by_name(frechet_results(seen(digits[::2]), real.reference("real"), "g", {}))
     assert far["gfd_digits"].value > 20 * near["gfd_digits"].value
-    assert by_name(set_results(noise, real, "real", "g", {}))["precision_digits"].value < 0.2
+    beside = by_name(set_results(noise, real, "real", "g", {}))
+    assert beside["precision_digits"].value < 0.2
+    monkeypatch.setattr(feature_sets, "_WHOLE", 100)
+    subsets = by_name(set_results(noise, real, "real", "g", {}))["gkd_digits"]
+    assert subsets.protocol["subsets"] == 100 and subsets.protocol["subset_size"] == 64
+    assert subsets.value == pytest.approx(beside["gkd_digits"].value, rel=0.05)
 
 
 def test_features_of_another_network_are_refused(digits):

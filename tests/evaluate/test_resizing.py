@@ -25,6 +25,7 @@ def test_the_two_bilinear_ones_differ_by_half_a_pixel():
     np.testing.assert_allclose(resize_weights(8, 2, "area") @ np.arange(8), [1.5, 5.5])
 
 
+@pytest.mark.slow
 def test_bilinear_equals_torch():
     torch = pytest.importorskip("torch")
     image = np.random.default_rng(0).random((2, 3, 7, 20), np.float32)

@@ -70,7 +70,7 @@ def trained():
 @pytest.fixture(scope="module")
 def measures(tmp_path_factory):
     file = tmp_path_factory.mktemp("reference") / "digits.npz"
-    options = FeatureOptions(perturb=("0.5:3", "1:5"), save_reference=str(file))
+    options = FeatureOptions(perturb=("0.5:3",), save_reference=str(file))
     return FeatureMeasures(options, seed=7), file
 
 
@@ -86,10 +86,7 @@ def by_name(results):
 
 def test_reconstructions(measures, trained):
     results = by_name(measures[0].evaluate(TokenizerView(MODEL), trained))
-    distances = [
-        results[f"{name}"].value for name in ("rfd_digits", "pfd_digits_a0.5_d3", "pfd_digits_a1_d5")
-    ]
-    assert 0 < distances[0] < distances[1] < distances[2]
+    assert 0 < results["rfd_digits"].value < results["pfd_digits_a0.5_d3"].value
     assert results["psnr_uint8"].value > 15 and 0 < results["perceptual_digits"].value < 0.2
     assert results["r_precision_digits"].value > 0.9 and results["rsfd_digits"].value > 0
     protocol = results["pfd_digits_a0.5_d3"].protocol
@@ -142,8 +139,9 @@ def test_inceptions_numbers_have_inceptions_names(monkeypatch, trained):
     tokenizer = by_name(measures.evaluate(TokenizerView(MODEL), trained))
     assert {"rfid", "rsfid", "rkid", "r_precision_inception", "pfid_a0.5_d5"} <= set(tokenizer)
     assert tokenizer["rfid"].protocol["images"] == 100  # of 297
-    view = SampleView(MODEL, DATA, captions=10, per_caption=10, sampler=Recaller((3.0,)))
-    assert {"gfid", "sfid", "gkid", "inception_score"} <= set(by_name(measures.evaluate(view, trained)))
+    images = np.asarray(trained.variables["params"])[:100]
+    samples = by_name(measures.samples(DATA, images, np.zeros(100), []))
+    assert {"gfid", "sfid", "gkid", "precision_inception", "inception_score"} <= set(samples)
 
 
 def test_errors(trained):
