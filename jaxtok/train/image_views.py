@@ -84,11 +84,11 @@ class TokenizerView:
         """PSNR and SSIM, statistics of the codes (if there are any), and the judge's opinion of
         reconstructions, over the evaluation split.
         """
-        reconstruct, variables, space = _reconstructor(self.model), self._variables(trained), self.model.space
+        reconstruct, variables, space = reconstructor(self.model), self.variables(trained), self.model.space
         meter, statistics = ReconstructionMeter(), None
         images, labels, captions = [], [], []
         for batch in trained.batches():
-            codes, restored = to_host(reconstruct(variables, batch["image"], self._text(batch, trained)))
+            codes, restored = to_host(reconstruct(variables, batch["image"], self.told(batch, trained)))
             meter.update(batch["image"], restored, batch["mask"])
             if space is not None:
                 statistics = statistics or CodeStatistics(space, codes.shape[1])
@@ -109,10 +109,10 @@ class TokenizerView:
 
     def figures(self, trained: Trained) -> dict[str, Any]:
         """A grid of reconstructions and how the codes (if there are any) are used."""
-        reconstruct, variables, space = _reconstructor(self.model), self._variables(trained), self.model.space
+        reconstruct, variables, space = reconstructor(self.model), self.variables(trained), self.model.space
         statistics, figures = None, {}
         for batch in trained.batches():
-            codes, restored = to_host(reconstruct(variables, batch["image"], self._text(batch, trained)))
+            codes, restored = to_host(reconstruct(variables, batch["image"], self.told(batch, trained)))
             if not figures:
                 count = min(20, int(batch["mask"].sum()))
                 pairs = batch["image"][:count], restored[:count]
@@ -128,10 +128,12 @@ class TokenizerView:
             figures["codes"] = usage(statistics, title="codes of held-out images")
         return figures
 
-    def _text(self, batch: Any, trained: Trained) -> Any:
+    def told(self, batch: Any, trained: Trained) -> Any:
+        """Text of a batch for a decoder that reads some, or None."""
         return None if self.text is None else self.text(batch, trained.frozen)
 
-    def _variables(self, trained: Trained) -> Any:
+    def variables(self, trained: Trained) -> Any:
+        """What `encode` and `decode` of the model take."""
         if not self.frozen:
             return trained.variables
         return {"own": trained.variables, **{name: trained.frozen[name] for name in self.frozen}}
@@ -141,7 +143,7 @@ class TokenizerView:
 
 
 @functools.lru_cache(maxsize=8)
-def _reconstructor(model: ImageModel) -> Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]:
+def reconstructor(model: ImageModel) -> Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]:
     """(tokenizer variables, images, text or None) -> codes (None of continuous latents) and uint8 images."""
 
     @jax.jit

@@ -66,7 +66,7 @@ class PrefixView(TokenizerView):
         them (dB), and diversity: the mean squared difference, in pixels of [-1, 1], of two draws.
         """
         results, lengths = super().evaluate(trained), prefix_lengths(self.model.tokens)
-        variables, draw = self._variables(trained), _prefix_drawer(self.model)
+        variables, draw = self.variables(trained), _prefix_drawer(self.model)
         meters = [ReconstructionMeter() for _ in lengths]
         spreads, count = [StreamingMean() for _ in lengths], 0
         for number, batch in enumerate(trained.batches()):
@@ -101,7 +101,7 @@ class PrefixView(TokenizerView):
         batch = next(iter(trained.batches()), None)
         if batch is not None:
             draw = _prefix_drawer(self.model)
-            drawn, _ = to_host(draw(self._variables(trained), batch["image"], trained.key))
+            drawn, _ = to_host(draw(self.variables(trained), batch["image"], trained.key))
             names = ("held out", *(f"{n} token{'s' * (n > 1)}" for n in lengths))
             kept = batch["mask"].nonzero()[0][:_SHOWN]
             rows = np.concatenate([batch["image"][None], drawn])[:, kept]

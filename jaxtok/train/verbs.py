@@ -20,6 +20,7 @@ from jaxtok.inspect import sample_grid
 from jaxtok.train.claims import measure, with_steps
 from jaxtok.train.config import from_json
 from jaxtok.train.experiment import Experiment, commit_of_source, train, write_json
+from jaxtok.train.latent_views import LatentMeasures, LatentOptions
 from jaxtok.train.loop import evaluation_batches, stage_key
 from jaxtok.train.pretrained import load, read_config, restore_stage
 from jaxtok.train.run import Run
@@ -35,9 +36,11 @@ class Evaluate:
 
     Attributes:
       workdir: the run.
+      latents: what else to measure of codes, and CLIP.
     """
 
     workdir: str = ""
+    latents: LatentOptions = LatentOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +148,7 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
     workdir = Path(options.workdir)
     record = read_config(workdir)
     config = from_json(type(next(iter(experiment.presets.values()))), record["config"])
+    latents = LatentMeasures(options.latents)
     variables: dict[str, Any] = {}
     results: dict[str, list[Result]] = {}
     for stage in experiment.stages(config):
@@ -165,7 +169,9 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
         batches = functools.partial(evaluation_batches, stage.data)
         key = jax.random.fold_in(key, restored.step)
         trained = Trained(restored.variables, frozen, batches, key, restored.averaged)
-        results[stage.name] = stage.view.evaluate(trained)
+        view = latents.judged(stage.view)
+        results[stage.name] = view.evaluate(trained)
+        results[stage.name] += latents.results(view, trained, stage.data, results[stage.name])
     if not results:
         raise FileNotFoundError(f"no checkpoint in {workdir}; train first")
     print_results(results)
