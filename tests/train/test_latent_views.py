@@ -30,26 +30,26 @@ def test_nothing_is_measured_unasked():
 
 
 def test_codes_of_held_out_images():
-    results = measured(TokenizerView(GridOfPixels()), slots=True, language=True, images=100)
-    assert results["code_usage_slot_0"].protocol["images"] == 100
+    results = measured(TokenizerView(GridOfPixels()), slots=True, language=True, images=50)
+    assert results["code_usage_slot_0"].protocol["images"] == 50
     # Rows of a digit are no random order of its pixels.
     rows, mixed = (results[f"language_conditional_entropy_2_{name}"] for name in ("rows", "shuffled"))
     assert rows.value < mixed.value - 0.2
-    assert rows.protocol["split"] == "eval" and rows.protocol["images"] == 100
-    assert "language_zlib_share_given" in measured(TokenizerView(Pixels()), language=True, images=20)
+    assert rows.protocol["split"] == "eval" and rows.protocol["images"] == 50
+    assert "language_zlib_share_given" in measured(TokenizerView(Pixels()), language=True, images=5)
 
 
 def test_probes_are_trained_on_the_training_split():
-    results = measured(TokenizerView(Pixels()), probes=True, images=250)
+    results = measured(TokenizerView(Pixels()), probes=True, images=160)
     assert set(results) == {
         f"probe_{kind}_accuracy_{n}pct" for kind in ("one_hot", "bits") for n in (10, 100)
     }
     best = results["probe_bits_accuracy_100pct"]
-    assert best.value > 0.6 > results["probe_bits_accuracy_10pct"].protocol["majority_accuracy"]
-    assert best.protocol["train_examples"] == best.protocol["test_examples"] == 250
+    assert best.value > 0.5 > results["probe_bits_accuracy_10pct"].protocol["majority_accuracy"]
+    assert best.protocol["train_examples"] == best.protocol["test_examples"] == 160
     view = TokenizerView(Values(), frozen=("teacher",))
     there = dataclasses.replace(trained(), frozen={"teacher": {"shift": np.float32(3)}})
-    values = LatentMeasures(LatentOptions(probes=True, slots=True, images=250)).results(view, there, DATA, [])
+    values = LatentMeasures(LatentOptions(probes=True, slots=True, images=160)).results(view, there, DATA, [])
     assert by_name(values)["probe_values_accuracy_100pct"].value > 0.8
 
 
