@@ -3,6 +3,7 @@
 Import the submodule that you need, for example `from jaxtok.evaluate import images`:
 
   protocol    `Result` records, comparison that refuses unlike protocols, JSON
+  comparison  bootstrap intervals and paired seeds: whether a difference is more than noise
   streaming   the masked float64 mean that every per-image metric goes through
   images      PSNR and SSIM of reconstructions
   counts      usage, perplexity and entropies of counts
@@ -14,5 +15,6 @@ Import the submodule that you need, for example `from jaxtok.evaluate import ima
   language    token sequences as a language: laws of frequency, entropies, compression, meaning, controls
   judge       an independent classifier that says whether generated digits show what was asked for
   clip_score  agreement of images and captions by a CLIP model from a local folder
+  composition GenEval's rules on objects that any detector has found
   scenes      exact scene accuracy on pictures of coloured shapes
 """

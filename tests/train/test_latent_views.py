@@ -33,23 +33,23 @@ def test_codes_of_held_out_images():
     results = measured(TokenizerView(GridOfPixels()), slots=True, language=True, images=50)
     assert results["code_usage_slot_0"].protocol["images"] == 50
     # Rows of a digit are no random order of its pixels.
-    rows, mixed = (results[f"language_conditional_entropy_2_{name}"] for name in ("rows", "shuffled"))
-    assert rows.value < mixed.value - 0.2
+    rows, mixed = (results[f"language_zlib_share_{name}"] for name in ("rows", "shuffled"))
+    assert rows.value < mixed.value - 0.05
     assert rows.protocol["split"] == "eval" and rows.protocol["images"] == 50
     assert "language_zlib_share_given" in measured(TokenizerView(Pixels()), language=True, images=5)
 
 
 def test_probes_are_trained_on_the_training_split():
-    results = measured(TokenizerView(Pixels()), probes=True, images=160)
+    results = measured(TokenizerView(Pixels()), probes=True, images=100)
     assert set(results) == {
         f"probe_{kind}_accuracy_{n}pct" for kind in ("one_hot", "bits") for n in (10, 100)
     }
     best = results["probe_bits_accuracy_100pct"]
     assert best.value > 0.5 > results["probe_bits_accuracy_10pct"].protocol["majority_accuracy"]
-    assert best.protocol["train_examples"] == best.protocol["test_examples"] == 160
+    assert best.protocol["train_examples"] == best.protocol["test_examples"] == 100
     view = TokenizerView(Values(), frozen=("teacher",))
     there = dataclasses.replace(trained(), frozen={"teacher": {"shift": np.float32(3)}})
-    values = LatentMeasures(LatentOptions(probes=True, slots=True, images=160)).results(view, there, DATA, [])
+    values = LatentMeasures(LatentOptions(probes=True, slots=True, images=100)).results(view, there, DATA, [])
     assert by_name(values)["probe_values_accuracy_100pct"].value > 0.8
 
 
