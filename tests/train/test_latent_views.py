@@ -1,13 +1,15 @@
 """Measures of latents on request, of tokenizers that are made by hand."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
-from jaxtok.evaluate.protocol import Result
+from jaxtok.evaluate.protocol import Result, read_results
 from jaxtok.train.image_views import SampleView, TokenizerView
 from jaxtok.train.latent_views import LatentMeasures, LatentOptions
+from tests.small_run import small_cli
 from tests.train.test_image_views import DATA, HeldOut, Pixels, Recaller, Values, by_name, trained
 
 
@@ -77,3 +79,20 @@ def test_clip_is_one_more_judge(monkeypatch):
     results = by_name(view.evaluate(trained()))
     assert results["reconstruction_clip_score_x100"].value == 297 and "reconstruction_own" in results
     assert LatentMeasures(LatentOptions()).judged(view) is view
+
+
+@pytest.mark.slow
+def test_evaluate_takes_the_options(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")  # results are written again
+    flags = [f"--latents.{name}" for name in ("slots", "language", "probes", "rates")]
+    output = small_cli("evaluate", "--workdir", workdir, *flags, "--latents.images", "60")
+    names = {result.name for result in read_results(workdir / "results.json")}
+    assert {
+        "tokenizer/code_usage_slot_3",
+        "tokenizer/language_entropy_bits",
+        "tokenizer/language_lz78_share_shuffled",
+        "tokenizer/probe_bits_accuracy_100pct",
+        "independent/entropy_coded_bits_per_image",
+        "autoregressive/entropy_coded_share",
+    } <= names
+    assert "language_zipf_exponent" in output and "diffusion/entropy_coded_share" not in names
