@@ -15,19 +15,17 @@ latent knows it; the same holds for InfoC and a single active latent. If nothing
 
 import dataclasses
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Num, Shaped
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import mutual_info_classif
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, mutual_info_score
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from jaxtok.codes import Array
 from jaxtok.evaluate.protocol import Result
+from jaxtok.evaluate.regression import logistic_regression
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,11 +211,7 @@ def explicitness(
     features = encoder.fit_transform(latents if discrete else latents.astype(np.float64))
     shares = []
     for column in labels:
-        # C = inf is no penalty, under a name that old and new versions of scikit-learn share.
-        model = LogisticRegression(C=np.inf, class_weight="balanced", max_iter=100, tol=1e-4)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(features, column)
+        model = logistic_regression(features, column, balanced=True)
         null = math.log(column.max() + 1)
         shares.append((null - log_loss(column, model.predict_proba(features))) / null)
     return np.array(shares)

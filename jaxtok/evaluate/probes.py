@@ -8,20 +8,18 @@ part is used once.
     linear_probe(features[0], train_labels, features[1], test_labels, fractions=(0.01, 0.1, 1.0))
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
 from jaxtok.codes import Array, CodeSpace
 from jaxtok.evaluate.protocol import Result
+from jaxtok.evaluate.regression import logistic_regression
 
 Matrix = Any  # np.ndarray or a SciPy sparse matrix, [B, features]
 
@@ -102,7 +100,7 @@ def linear_probe(
         scaler: Any = MaxAbsScaler() if sparse.issparse(own) else StandardScaler()
         own, held_out = scaler.fit_transform(own), scaler.transform(test)
         penalty = _best_penalty(own, labels, penalties, iterations, seed)
-        model = _fit(own, labels, penalty, iterations)
+        model = logistic_regression(own, labels, penalty=penalty, iterations=iterations)
         accuracy = float(np.mean(model.predict(held_out) == test_labels))
         values, counts = np.unique(train_labels, return_counts=True)
         shared = {
@@ -137,17 +135,11 @@ def _best_penalty(
     if len(penalties) == 1 or smallest < 2 or len(labels) < 5 * classes:
         return float(penalties[len(penalties) // 2])
     fit, score = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=seed, stratify=labels)
-    right = [
-        np.mean(_fit(features[fit], labels[fit], p, iterations).predict(features[score]) == labels[score])
-        for p in penalties
-    ]
+    right = []
+    for penalty in penalties:
+        model = logistic_regression(features[fit], labels[fit], penalty=penalty, iterations=iterations)
+        right.append(np.mean(model.predict(features[score]) == labels[score]))
     return float(penalties[int(np.argmax(right))])
-
-
-def _fit(features: Matrix, labels: np.ndarray, penalty: float, iterations: int) -> LogisticRegression:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=penalty, max_iter=iterations).fit(features, labels)
 
 
 def _check(

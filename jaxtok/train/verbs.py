@@ -21,6 +21,7 @@ from jaxtok.train.claims import measure, with_steps
 from jaxtok.train.config import from_json
 from jaxtok.train.experiment import Experiment, commit_of_source, train, write_json
 from jaxtok.train.feature_views import FeatureMeasures, FeatureOptions
+from jaxtok.train.latent_views import LatentMeasures, LatentOptions
 from jaxtok.train.loop import evaluation_batches, stage_key
 from jaxtok.train.pretrained import load, read_config, restore_stage
 from jaxtok.train.run import Run
@@ -38,11 +39,13 @@ class Evaluate:
     Attributes:
       workdir: the run.
       features: feature networks, for Frechet distances, neighbours and class scores.
+      latents: what else to measure of codes, and CLIP.
       out: file for the results; default `<workdir>/results.json`.
     """
 
     workdir: str = ""
     features: FeatureOptions = FeatureOptions()
+    latents: LatentOptions = LatentOptions()
     out: str = ""
 
 
@@ -153,6 +156,7 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
     config = from_json(type(next(iter(experiment.presets.values()))), record["config"])
     measured = options.features.network != "none"
     measures = FeatureMeasures(options.features, record["seed"]) if measured else None
+    latents = LatentMeasures(options.latents)
     variables: dict[str, Any] = {}
     results: dict[str, list[Result]] = {}
     for stage in experiment.stages(config):
@@ -173,8 +177,9 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
         batches = functools.partial(evaluation_batches, stage.data)
         key = jax.random.fold_in(key, restored.step)
         trained = Trained(restored.variables, frozen, batches, key, restored.averaged)
-        looked = stage.view.evaluate(trained) if measures is None else measures.evaluate(stage.view, trained)
-        results[stage.name] = looked
+        view = latents.judged(stage.view)
+        found = view.evaluate(trained) if measures is None else measures.evaluate(view, trained)
+        results[stage.name] = found + latents.results(view, trained, stage.data, found)
     if not results:
         raise FileNotFoundError(f"no checkpoint in {workdir}; train first")
     print_results(results)

@@ -9,6 +9,7 @@ kind. Import the submodule that you need:
   innovation   new types: Heaps, innovation per image, Yule and Simon
   information  block entropies, information against distance, Huffman and compressed lengths
   granularity  what a token stands for: purity, information about labels of cells
+  grammar      held-out perplexity of a small context-free grammar
   topology     co-occurrence embeddings, Procrustes, centred kernel alignment
   table        all of it for one tokenizer, with its controls
 

@@ -1,0 +1,185 @@
+"""What `evaluate` says about latents on request: single slots, codes as a language, labels by a linear probe,
+what a prior makes of their rate, and whether a CLIP model sees captions in the images.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxtok.data.config import Data
+from jaxtok.data.pipeline import Pipeline
+from jaxtok.evaluate.codes import CodeStatistics
+from jaxtok.evaluate.language.table import language_statistics
+from jaxtok.evaluate.protocol import Result
+from jaxtok.evaluate.rates import entropy_coded_rates
+from jaxtok.train.distributed import to_host
+from jaxtok.train.image_views import Judge, SampleView, TokenizerView
+from jaxtok.train.stage import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentOptions:
+    """Measures of latents beside those that an experiment has.
+
+    Attributes:
+      slots: usage, perplexity, dead codes and entropy of every slot by itself, on held-out images.
+      language: statistics of held-out codes as a language, with their controls.
+      probes: labels from latents by a linear map, trained on the training split and scored on the other.
+      rates: bits per token, image and pixel of an entropy coder that uses a prior, from its likelihood.
+      clip: local folder of a CLIP model in Hugging Face format, which scores images against their captions.
+      images: how many images of a split at most.
+    """
+
+    slots: bool = False
+    language: bool = False
+    probes: bool = False
+    rates: bool = False
+    clip: str = ""
+    images: int = 4096
+
+
+class LatentMeasures:
+    """Measures as the options say.
+
+    Args:
+      options: which.
+
+    Raises:
+      ValueError: no images to measure.
+      FileNotFoundError: no CLIP model in that folder.
+    """
+
+    def __init__(self, options: LatentOptions):
+        if options.images < 1:
+            raise ValueError(f"images={options.images}: measures of latents need at least one image")
+        self.options, self._scorer = options, None
+        if options.clip:
+            from jaxtok.evaluate.clip_score import ClipScorer
+
+            self._scorer = ClipScorer(options.clip)
+
+    def judged(self, view: Any) -> Any:
+        """The same view, with CLIP as one more judge of its images."""
+        if self._scorer is None or not isinstance(view, TokenizerView | SampleView):
+            return view
+        return dataclasses.replace(view, judge=functools.partial(_with_clip, view.judge, self._scorer))
+
+    def results(self, view: Any, trained: Trained, data: Data, found: Sequence[Result]) -> list[Result]:
+        """What the options ask for of a stage.
+
+        Args:
+          view: of the stage.
+          trained: the stage.
+          data: what it was trained on.
+          found: what the view has measured: the rate of a prior comes from its likelihood.
+        """
+        if isinstance(view, SampleView):
+            return _rates(view, found) if self.options.rates else []
+        if not isinstance(view, TokenizerView):
+            return []
+        options, space = self.options, view.model.space
+        codes_wanted = space is not None and (options.slots or options.language)
+        if not (codes_wanted or options.probes):
+            return []
+        held_out = _encoded(view, trained, trained.batches(), options.images)
+        if held_out is None:
+            return []
+        latents, labels = held_out
+        shared: dict[str, Any] = {"weights": "average" if trained.averaged else "raw"}
+        results = []
+        if space is not None and options.slots:
+            statistics = CodeStatistics(space, latents.shape[1])
+            statistics.update(latents)
+            results += statistics.slot_results(**shared, split="eval")
+        if space is not None and options.language:
+            grid = _grid(view.model, latents.shape[1])
+            results += language_statistics(latents, space, grid=grid, **shared, split="eval")
+        if options.probes:
+            training = _encoded(view, trained, Pipeline(data, "train").evaluation_batches(), options.images)
+            if training is not None:
+                results += _probes(space, training, (latents, labels), shared)
+        return results
+
+
+def _with_clip(
+    judge: Judge | None, scorer: Any, images: np.ndarray, labels: np.ndarray, captions: Sequence[str]
+) -> list[Result]:
+    own = [] if judge is None else judge(images, labels, captions)
+    return [*own, *(scorer.results(captions, images) if captions else [])]
+
+
+@functools.lru_cache(maxsize=8)
+def _encoder(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
+    """(variables, images) -> codes, or the values of continuous latents."""
+
+    @jax.jit
+    def encode(variables, images):
+        latents = model.encode(variables, images)
+        return latents.values if latents.codes is None else latents.codes
+
+    return encode
+
+
+def _encoded(
+    view: TokenizerView, trained: Trained, batches: Iterable[Any], images: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Latents [B, N, ...] and labels [B] of the first images; None if there are none."""
+    encode, variables = _encoder(view.model), view.variables(trained)
+    latents, labels, count = [], [], 0
+    for batch in batches:
+        kept = batch["mask"] & (count + np.cumsum(batch["mask"]) <= images)
+        latents.append(to_host(encode(variables, batch["image"]))[kept])
+        labels.append(np.asarray(batch["label"])[kept])
+        count += int(kept.sum())
+        if count >= images:
+            break
+    return (np.concatenate(latents), np.concatenate(labels)) if count else None
+
+
+def _grid(model: Any, tokens: int) -> tuple[int, int] | None:
+    """Rows and columns of tokens that lie on a grid, as models of grids say."""
+    grid = getattr(model, "grid", None)
+    on_grid = isinstance(grid, tuple) and len(grid) == 2 and grid[0] * grid[1] == tokens
+    return (int(grid[0]), int(grid[1])) if on_grid and grid is not None else None
+
+
+def _probes(
+    space: Any,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    shared: dict[str, Any],
+) -> list[Result]:
+    """Probes of every form in which the latents can be read; none where images have no labels."""
+    from jaxtok.evaluate.probes import linear_probe, probe_features  # scikit-learn is slow to import
+
+    labels = np.concatenate([train[1], test[1]])
+    if labels.min() < 0 or len(np.unique(train[1])) < 2:
+        return []
+    if space is None:
+        forms = {"values": [latents.reshape(len(latents), -1) for latents in (train[0], test[0])]}
+    else:
+        kinds = ("bits",) if space.is_binary else ("one_hot", "bits")
+        forms = {kind: [probe_features(part[0], space, kind) for part in (train, test)] for kind in kinds}
+    results = []
+    for kind, (own, other) in forms.items():
+        results += linear_probe(
+            own, train[1], other, test[1], name=f"probe_{kind}", trained_on="train", split="eval", **shared
+        )
+    return results
+
+
+def _rates(view: SampleView, found: Sequence[Result]) -> list[Result]:
+    """Rates of a prior of which the likelihood is known."""
+    likelihood = next((result for result in found if result.name == "nll_nats_per_slot"), None)
+    tokens = getattr(view.model, "tokens", None)
+    grouping = getattr(view.objective, "grouping", None)
+    space = view.model.space if grouping is None else grouping.space
+    if likelihood is None or space is None or not isinstance(tokens, int) or likelihood.value < 0:
+        return []
+    side = max(view.data.image_sizes)
+    shared = {key: value for key, value in likelihood.protocol.items() if key != "size"}
+    return entropy_coded_rates(likelihood.value, space, tokens, side, side, **shared)
