@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from jaxtok.inspect.hamming import hamming_matrix, plot_hamming
     from jaxtok.inspect.neighbours import nearest_codes, plot_neighbours
     from jaxtok.inspect.paths import bit_path, interpolate_bits, plot_interpolation
+    from jaxtok.inspect.recording import record_calls
     from jaxtok.inspect.report import write_report
     from jaxtok.inspect.token_maps import plot_token_maps
+    from jaxtok.inspect.trajectories import Trajectory, bit_trajectory, flow_trajectory, plot_trajectory
     from jaxtok.inspect.traversals import (
         interpolate_values,
         plot_traversal,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         traverse_code,
         traverse_values,
     )
+    from jaxtok.inspect.trees import show
     from jaxtok.inspect.zipf import RankLine, fit_ranks, plot_zipf
 
 _NAMES = {
@@ -86,6 +89,12 @@ _NAMES = {
     "nearest_codes": "neighbours",
     "plot_neighbours": "neighbours",
     "tokenizer_grid": "grids",
+    "Trajectory": "trajectories",
+    "bit_trajectory": "trajectories",
+    "flow_trajectory": "trajectories",
+    "plot_trajectory": "trajectories",
+    "show": "trees",
+    "record_calls": "recording",
     "write_report": "report",
 }
 
@@ -94,11 +103,14 @@ __all__ = [
     "FlipInfluence",
     "GradientInfluence",
     "RankLine",
+    "Trajectory",
     "attention_maps",
     "bit_path",
+    "bit_trajectory",
     "cooccurrence",
     "fit_ranks",
     "flip_influence",
+    "flow_trajectory",
     "gradient_influence",
     "hamming_matrix",
     "interpolate_bits",
@@ -116,6 +128,7 @@ __all__ = [
     "plot_neighbours",
     "plot_position_information",
     "plot_token_maps",
+    "plot_trajectory",
     "plot_traversal",
     "plot_zipf",
     "position_information",
@@ -125,7 +138,9 @@ __all__ = [
     "query_attention",
     "read_metrics",
     "reconstruction_grid",
+    "record_calls",
     "sample_grid",
+    "show",
     "tokenizer_grid",
     "training_curves",
     "traverse_code",
