@@ -9,6 +9,9 @@ from jaxtok.codes import Latents
 from jaxtok.inspect import show
 
 pytest.importorskip("treescope")
+# 2026-11-28, treescope 0.1.10 with NumPy 2.5: it lists all names of NumPy, a deprecated one among them. Try
+# without when treescope is newer.
+pytestmark = pytest.mark.filterwarnings("ignore:The chararray class is deprecated:DeprecationWarning")
 CODES = np.arange(24, dtype=np.int32).reshape(2, 4, 3)
 
 
