@@ -2,8 +2,12 @@
 
 Functions named `plot_*`, the grids and `training_curves` return a `matplotlib.figure.Figure`; nothing uses
 pyplot or any other global state, so they work in worker threads and without a display. The other functions
-return arrays to look at. A `decode` argument is always a function from codes `int32[B, N, Q]` to images `[B,
-H, W, C]` (floats in [-1, 1] or uint8).
+return arrays to look at. A `decode` argument is a function from codes `int32[B, N, Q]`, or from continuous
+latents where that is said, to images `[B, H, W, C]` (floats in [-1, 1] or uint8).
+
+`attention_maps`, `flow_trajectory` and `bit_trajectory` look into a call of a model as it is (see
+`record_calls`). `show` draws trees of arrays in notebooks with treescope. `write_report`, and `python -m
+jaxtok.inspect REPORT.html --workdir runs/x`, write one HTML page about a run.
 """
 
 from typing import TYPE_CHECKING
