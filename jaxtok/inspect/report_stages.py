@@ -74,7 +74,7 @@ def _protocol(entries: Mapping[str, Any]) -> str:
 def stage_section(stage: StageFiles, place: int) -> str:
     """How far a stage is, its curves and its pictures; `place` is its number in the page."""
     parts = [f'<h2 id="stage-{place}" style="font-size:18px">{text(stage.name)}</h2>', _state(stage)]
-    evaluated = {f"eval/{k}": curve for k, curve in stage.evaluated.items() if len(curve[0]) > 1}
+    evaluated = {f"eval/{k}": curve for k, curve in stage.evaluated.items() if len(set(curve[1])) > 1}
     ordered = sorted({**stage.curves, **evaluated}.items(), key=lambda item: _rank(item[0]))
     panels = [_curve(name, *curve, stage.step) for name, curve in ordered]
     if panels:
