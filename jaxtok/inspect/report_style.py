@@ -23,7 +23,7 @@ code, .mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monosp
 nav { display: flex; flex-wrap: wrap; gap: 6px 16px; margin: 16px 0 0; font-size: 14px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px;
   margin: 12px 0; }
-.card h3:first-child { margin-top: 0; }
+.card > h3:first-child, .columns > section:first-child > h3 { margin-top: 0; }
 .results { columns: 2 440px; column-gap: 14px; }
 .results .card { margin: 0 0 14px; break-inside: avoid; }
 .absent { background: var(--warn-soft); color: var(--warn); border-radius: 8px; padding: 8px 12px;
