@@ -2,8 +2,12 @@
 
 Functions named `plot_*`, the grids and `training_curves` return a `matplotlib.figure.Figure`; nothing uses
 pyplot or any other global state, so they work in worker threads and without a display. The other functions
-return arrays to look at. A `decode` argument is always a function from codes `int32[B, N, Q]` to images `[B,
-H, W, C]` (floats in [-1, 1] or uint8).
+return arrays to look at. A `decode` argument is a function from codes `int32[B, N, Q]`, or from continuous
+latents where that is said, to images `[B, H, W, C]` (floats in [-1, 1] or uint8).
+
+`attention_maps`, `flow_trajectory` and `bit_trajectory` look into a call of a model as it is (see
+`record_calls`). `show` draws trees of arrays in notebooks with treescope. `write_report`, and `python -m
+jaxtok.inspect REPORT.html --workdir runs/x`, write one HTML page about a run.
 """
 
 from typing import TYPE_CHECKING
@@ -34,8 +38,10 @@ if TYPE_CHECKING:
     from jaxtok.inspect.hamming import hamming_matrix, plot_hamming
     from jaxtok.inspect.neighbours import nearest_codes, plot_neighbours
     from jaxtok.inspect.paths import bit_path, interpolate_bits, plot_interpolation
+    from jaxtok.inspect.recording import record_calls
     from jaxtok.inspect.report import write_report
     from jaxtok.inspect.token_maps import plot_token_maps
+    from jaxtok.inspect.trajectories import Trajectory, bit_trajectory, flow_trajectory, plot_trajectory
     from jaxtok.inspect.traversals import (
         interpolate_values,
         plot_traversal,
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
         traverse_code,
         traverse_values,
     )
+    from jaxtok.inspect.trees import show
     from jaxtok.inspect.zipf import RankLine, fit_ranks, plot_zipf
 
 _NAMES = {
@@ -86,6 +93,12 @@ _NAMES = {
     "nearest_codes": "neighbours",
     "plot_neighbours": "neighbours",
     "tokenizer_grid": "grids",
+    "Trajectory": "trajectories",
+    "bit_trajectory": "trajectories",
+    "flow_trajectory": "trajectories",
+    "plot_trajectory": "trajectories",
+    "show": "trees",
+    "record_calls": "recording",
     "write_report": "report",
 }
 
@@ -94,11 +107,14 @@ __all__ = [
     "FlipInfluence",
     "GradientInfluence",
     "RankLine",
+    "Trajectory",
     "attention_maps",
     "bit_path",
+    "bit_trajectory",
     "cooccurrence",
     "fit_ranks",
     "flip_influence",
+    "flow_trajectory",
     "gradient_influence",
     "hamming_matrix",
     "interpolate_bits",
@@ -116,6 +132,7 @@ __all__ = [
     "plot_neighbours",
     "plot_position_information",
     "plot_token_maps",
+    "plot_trajectory",
     "plot_traversal",
     "plot_zipf",
     "position_information",
@@ -125,7 +142,9 @@ __all__ = [
     "query_attention",
     "read_metrics",
     "reconstruction_grid",
+    "record_calls",
     "sample_grid",
+    "show",
     "tokenizer_grid",
     "training_curves",
     "traverse_code",

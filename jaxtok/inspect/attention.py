@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
-import jax
 import numpy as np
 from jaxtyping import Float
 
+from jaxtok.inspect.recording import record_calls
 from jaxtok.nn.attention import Attention
 
 
@@ -30,9 +29,8 @@ def attention_maps(call: Callable[[], Any]) -> list[AttentionMap]:
 
         maps = attention_maps(lambda: system.encode(images))
 
-    Models and their compiled functions stay as they are: the call runs operation by operation, and each
-    layer's weights are computed beside it. That is slow and takes B * H * N * S floats per layer, so a few
-    images are enough.
+    The call runs as in `record_calls`, and each layer's weights are computed beside it: B * H * N * S floats
+    per layer, so a few images are enough.
 
     Args:
       call: takes nothing; what it returns is ignored.
@@ -40,23 +38,9 @@ def attention_maps(call: Callable[[], Any]) -> list[AttentionMap]:
     Raises:
       ValueError: nothing in the call attends.
     """
-    maps: list[AttentionMap] = []
-
-    def record(next_fun, args, kwargs, context):
-        out, module = next_fun(*args, **kwargs), context.module
-        if isinstance(module, Attention) and context.method_name == "__call__":
-            name = "/".join(module.path)
-
-            def keep(weights):
-                maps.append(AttentionMap(name, np.asarray(weights, np.float32)))
-
-            # A callback, because rematerialised layers are traced even where nothing is compiled.
-            jax.debug.callback(keep, module.weights(*args, **kwargs), ordered=True)
-        return out
-
-    with jax.disable_jit(), nn.intercept_methods(record):
-        call()
-    jax.effects_barrier()
+    take = lambda module, args, kwargs, out: module.weights(*args, **kwargs)
+    _, kept = record_calls(call, Attention, "__call__", take)
+    maps = [AttentionMap(name, weights.astype(np.float32)) for name, weights in kept]
     if not maps:
         raise ValueError(
             "the call ran no attention layer of jaxtok.nn; pass for example lambda: system.encode(images)"

@@ -23,7 +23,7 @@ code, .mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monosp
 nav { display: flex; flex-wrap: wrap; gap: 6px 16px; margin: 16px 0 0; font-size: 14px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px;
   margin: 12px 0; }
-.card h3:first-child { margin-top: 0; }
+.card > h3:first-child, .columns > section:first-child > h3 { margin-top: 0; }
 .results { columns: 2 440px; column-gap: 14px; }
 .results .card { margin: 0 0 14px; break-inside: avoid; }
 .absent { background: var(--warn-soft); color: var(--warn); border-radius: 8px; padding: 8px 12px;
@@ -47,7 +47,7 @@ svg .dot { fill: var(--accent); }
 figure { margin: 0; max-width: 100%; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; padding: 10px; }
 figure .frame { overflow-x: auto; background: #ffffff; border-radius: 6px; }
-figure img { display: block; max-width: 100%; height: auto; max-height: 620px; margin: 0 auto; }
+figure img { display: block; max-width: 100%; height: auto; max-height: 500px; margin: 0 auto; }
 figcaption { margin-top: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 td, th { text-align: left; padding: 5px 10px 5px 0; border-top: 1px solid var(--line);
@@ -57,7 +57,8 @@ td.value { text-align: right; font-variant-numeric: tabular-nums; white-space: n
 td.key { color: var(--faint); width: 45%; }
 tr.main td:first-child > code { font-weight: 600; color: var(--accent); }
 .columns { columns: 2; column-gap: 32px; }
-.columns > section { break-inside: avoid; }
+.columns h3 { break-after: avoid; }
+.columns tr { break-inside: avoid; }
 .bar { height: 6px; border-radius: 3px; background: var(--line); overflow: hidden; margin: 6px 0; }
 .bar i { display: block; height: 100%; background: var(--accent); }
 summary { cursor: pointer; font-size: 14px; color: var(--accent); margin: 10px 0; }
