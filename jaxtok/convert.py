@@ -127,6 +127,35 @@ def save(loaded: Loaded | Mapping[str, Loaded]) -> dict[str, np.ndarray]:
     return {name: tensor for component in loaded.values() for name, tensor in save(component).items()}
 
 
+def export(
+    system: str, variables: Mapping[str, Any], config: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Official state dict of variables that were trained here, for those who use the official code.
+
+    Args:
+      system: name of the system, one of `SYSTEMS`.
+      variables: {"params": ...} and further collections by the checkpoint's components, such as "model"; the
+        names of several stand before their tensors, as in `load`.
+      config: official constructor arguments of the model that was trained; default: the published ones.
+
+    Raises:
+      ValueError: an unknown system or component, or variables of another configuration; all differences are
+        listed.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
+    components = system_class(system).official_components(config)
+    if unknown := sorted(variables.keys() - components):
+        raise ValueError(f"{system} has no components {unknown}; it has {sorted(components)}")
+    state: dict[str, np.ndarray] = {}
+    for name, own in variables.items():
+        tensors = save_table(components[name].table, merge_collections(own), {})
+        _load_component(components[name], tensors, "")  # which names what has another shape
+        prefix = f"{name}." if len(components) > 1 else ""
+        state |= {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
+    return state
+
+
 def _load_component(component: OfficialComponent, tensors: Mapping[str, np.ndarray], prefix: str) -> Loaded:
     tensors = {**component.defaults, **tensors}
     tree, extras = load_table(component.table, tensors, merge_collections(component.shapes))

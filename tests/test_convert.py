@@ -4,8 +4,9 @@ import logging
 import numpy as np
 import pytest
 
-from jaxtok.convert import load, save
+from jaxtok.convert import export, load, save
 from jaxtok.systems.image.instella_t2i import official_components
+from jaxtok.systems.quantizers.zoo import VectorQuantizePytorch
 from jaxtok.weights import flatten, read_tensors, save_table, write_tensors
 from tests.filled import draw_like
 
@@ -146,3 +147,26 @@ def test_official_files_survive_the_round_trip(shared, name):
     path = shared(f"goldens/{name}.safetensors")
     tensors = {key: value for key, value in read_tensors(path)[0].items() if not key.startswith("io.")}
     equal(save(load("instella_t2i", tensors, read_tensors(path)[1]["config"])), tensors)
+
+
+def test_what_was_trained_here_gets_official_names():
+    one = {"class": "VectorQuantize", "args": {"dim": 2, "codebook_size": 3}}
+    config = {"coarse": one, "fine": {"class": "SimVQ", "args": {"dim": 4, "codebook_size": 5}}}
+    parts = VectorQuantizePytorch.official_components(config)
+    variables = {name: draw_like(part.shapes) for name, part in parts.items()}
+    state = export("vector_quantize_pytorch", variables, config)
+    assert {name.split(".")[1] for name in state} == {"coarse", "fine"}
+    back = load("vector_quantize_pytorch", state, config)
+    for name, tree in variables.items():
+        equal(flatten(back[name].variables), flatten(tree))
+    # One component needs no prefix.
+    alone = export("vector_quantize_pytorch", {"model": variables["model.coarse"]}, one)
+    prefix = "model.coarse."
+    equal(alone, {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)})
+    with pytest.raises(ValueError, match=r"has no components \['vae'\]; it has \['model'\]"):
+        export("vector_quantize_pytorch", {"vae": {}}, one)
+    with pytest.raises(ValueError, match="no converter for 'dalle'"):
+        export("dalle", {}, config)
+    other = {"class": "VectorQuantize", "args": {"dim": 2, "codebook_size": 4}}
+    with pytest.raises(ValueError, match="mis-shaped tensors"):
+        export("vector_quantize_pytorch", {"model": variables["model.coarse"]}, other)

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
         plot_position_information,
         position_information,
     )
+    from jaxtok.inspect.comparison import (
+        QuantizerRow,
+        plot_prefix_psnr,
+        plot_usage_and_error,
+        plot_usage_history,
+    )
     from jaxtok.inspect.curves import read_metrics, training_curves
     from jaxtok.inspect.flips import FlipInfluence, flip_influence, plot_flip_influence
     from jaxtok.inspect.gradients import GradientInfluence, gradient_influence
@@ -38,8 +44,12 @@ if TYPE_CHECKING:
     from jaxtok.inspect.hamming import hamming_matrix, plot_hamming
     from jaxtok.inspect.neighbours import nearest_codes, plot_neighbours
     from jaxtok.inspect.paths import bit_path, interpolate_bits, plot_interpolation
+    from jaxtok.inspect.plane import plot_plane
+    from jaxtok.inspect.plans import plot_chip_memory, plot_least_times
     from jaxtok.inspect.recording import record_calls
     from jaxtok.inspect.report import write_report
+    from jaxtok.inspect.settings import plot_setting
+    from jaxtok.inspect.sweeps import importance_figure, parallel_coordinates
     from jaxtok.inspect.token_maps import plot_token_maps
     from jaxtok.inspect.trajectories import Trajectory, bit_trajectory, flow_trajectory, plot_trajectory
     from jaxtok.inspect.traversals import (
@@ -100,12 +110,23 @@ _NAMES = {
     "show": "trees",
     "record_calls": "recording",
     "write_report": "report",
+    "QuantizerRow": "comparison",
+    "plot_prefix_psnr": "comparison",
+    "plot_usage_and_error": "comparison",
+    "plot_usage_history": "comparison",
+    "plot_plane": "plane",
+    "plot_chip_memory": "plans",
+    "plot_least_times": "plans",
+    "plot_setting": "settings",
+    "importance_figure": "sweeps",
+    "parallel_coordinates": "sweeps",
 }
 
 __all__ = [
     "AttentionMap",
     "FlipInfluence",
     "GradientInfluence",
+    "QuantizerRow",
     "RankLine",
     "Trajectory",
     "attention_maps",
@@ -117,23 +138,32 @@ __all__ = [
     "flow_trajectory",
     "gradient_influence",
     "hamming_matrix",
+    "importance_figure",
     "interpolate_bits",
     "interpolate_values",
     "mutual_information",
     "nearest_codes",
+    "parallel_coordinates",
     "plot_bit_correlation",
     "plot_bit_usage",
+    "plot_chip_memory",
     "plot_code_usage",
     "plot_codes",
     "plot_cooccurrence",
     "plot_flip_influence",
     "plot_hamming",
     "plot_interpolation",
+    "plot_least_times",
     "plot_neighbours",
+    "plot_plane",
     "plot_position_information",
+    "plot_prefix_psnr",
+    "plot_setting",
     "plot_token_maps",
     "plot_trajectory",
     "plot_traversal",
+    "plot_usage_and_error",
+    "plot_usage_history",
     "plot_zipf",
     "position_information",
     "prefix_ladder",

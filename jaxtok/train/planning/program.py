@@ -40,6 +40,17 @@ class Memory:
     code: int
     total: int
 
+    @property
+    def parts(self) -> dict[str, int]:
+        """What makes the total, shared memory once; of a program that was refused, only the total."""
+        parts = {
+            "arguments": self.arguments,
+            "outputs": self.outputs - self.aliased,
+            "temporaries": self.temporaries,
+            "code": self.code,
+        }
+        return parts if sum(parts.values()) == self.total else {"refused": self.total}
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:

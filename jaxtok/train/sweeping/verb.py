@@ -5,7 +5,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,28 @@ class Sweep:
             raise ValueError(f"patience is {self.patience}; it has to be positive.")
 
 
-def sweep_verb(experiment: Experiment, config: Any, options: Sweep) -> None:
-    """Works on a study until it is complete, then writes and prints what came out.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a sweep found.
+
+    Attributes:
+      metric: what counted.
+      trials: (what was drawn, result) of the finished trials, the best first, for `parallel_coordinates`.
+      log: what was drawn logarithmically.
+      shares: of every field in the variance of the results, for `importance_figure`; empty where there are
+        too few trials to tell.
+      config: the best configuration.
+    """
+
+    metric: str
+    trials: Sequence[tuple[Mapping[str, Any], float]]
+    log: frozenset[str]
+    shares: Mapping[str, float]
+    config: Any
+
+
+def sweep_verb(experiment: Experiment, config: Any, options: Sweep) -> Outcome:
+    """Works on a study until it is complete, then writes, prints and returns what came out.
 
     Raises:
       ValueError: no metric, nothing to vary, or a study that was begun with other settings.
@@ -149,8 +169,9 @@ def sweep_verb(experiment: Experiment, config: Any, options: Sweep) -> None:
         lambda line: print(line, flush=True),
     )
     worker.work(lambda trial: run_trial(trial, experiment, config, space, options))
-    write_outcome(study, experiment, config, space, options)
+    outcome = write_outcome(study, experiment, config, space, options)
     print(f"{time.monotonic() - start:.0f} s; trials.csv, best.json and figures are in {workdir}")
+    return outcome
 
 
 def run_trial(
@@ -215,7 +236,7 @@ def metric_of(metric: str, results: Any) -> float:
 
 def write_outcome(
     study: optuna.Study, experiment: Experiment, config: Any, space: Space, options: Sweep
-) -> None:
+) -> Outcome:
     """`trials.csv`, `best.json`, figures, and a table on the screen."""
     workdir = Path(options.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -231,11 +252,12 @@ def write_outcome(
     if not finished:
         raise ValueError(f"no trial gave {options.metric}; the reasons are in {workdir / 'trials.csv'}")
     value, best = finished[0]
+    found = configured(config, space, best.params)
     write_json(
         workdir / "best.json",
         {
             "experiment": experiment.name,
-            "config": to_json(configured(config, space, best.params)),
+            "config": to_json(found),
             "seed": options.seed,
             "metric": options.metric,
             "value": value,
@@ -246,8 +268,9 @@ def write_outcome(
     if not options.keep_checkpoints:
         _remove_checkpoints(workdir, trials, best)
     rows = [(dict(trial.params), value) for value, trial in finished]
-    log = {path for path, what in space.items() if not isinstance(what, Choice) and what.log}
+    log = frozenset(path for path, what in space.items() if not isinstance(what, Choice) and what.log)
     figures = {"parallel": parallel_coordinates(rows, options.metric, log)}
+    shares: Mapping[str, float] = {}
     if len(finished) > len(space) and len({value for value, _ in finished}) > 1:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
@@ -259,6 +282,7 @@ def write_outcome(
     for value, trial in finished[:_ROWS]:
         table.add_row(str(trial.number), _text(value), *(_text(trial.params[path]) for path in space))
     Console(width=None if Console().is_terminal else 110).print(table)
+    return Outcome(options.metric, rows, log, shares, found)
 
 
 def _write_table(path: Path, trials: Sequence[FrozenTrial], space: Space) -> None:

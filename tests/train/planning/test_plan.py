@@ -245,6 +245,13 @@ def test_a_prior_on_token_files_runs_no_tokenizer(tmp_path):
     assert of_tokens["program"]["jaxpr_flops"] < 0.1 * of_images["program"]["jaxpr_flops"]
 
 
+def test_the_parts_of_memory_make_the_total():
+    memory = program.Memory(arguments=10, outputs=8, aliased=6, temporaries=5, code=1, total=18)
+    assert memory.parts == {"arguments": 10, "outputs": 2, "temporaries": 5, "code": 1}
+    refused = program._refused("RESOURCE_EXHAUSTED: Used 2K of 1K", 0.0, 0.0).memory
+    assert refused.parts == {"refused": 2048}
+
+
 @pytest.mark.parametrize("more", [{"search": True}, {"verb": "sample"}])
 def test_token_files_are_planned_for_training_only(more):
     with pytest.raises(ValueError, match="--tokens plans training as given"):

@@ -1,6 +1,7 @@
 """The verb `sweep` with real trainings, in processes that die."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -8,14 +9,50 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 
 from jaxtok.evaluate.protocol import read_results
+from jaxtok.train.experiment import Experiment
+from jaxtok.train.sweeping.space import Choice, Range
+from jaxtok.train.sweeping.study import FOLDER
+from jaxtok.train.sweeping.verb import Sweep, write_outcome
 from tests.small_run import small_cli
 
 ROOT = Path(__file__).parents[3]
 RATES = ("--space", "tokenizer.learning_rate=1e-4:1e-2:log", "model.bits=2,4")
 SWEEP = ("--metric", "tokenizer/psnr_uint8", *RATES, "--steps", "3", "--sampler", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    rate: float = 1.0
+    kind: str = "a"
+
+
+def test_what_comes_back_is_what_the_files_say(tmp_path, capsys):
+    space = {"rate": Range(1e-4, 1e-1, log=True), "kind": Choice(("a", "b"))}
+    ranges = {
+        "rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
+        "kind": optuna.distributions.CategoricalDistribution(("a", "b")),
+    }
+    study = optuna.create_study(direction="maximize")
+    for number, (rate, kind) in enumerate([(1e-4, "a"), (1e-2, "b"), (1e-3, "a"), (1e-3, "b")]):
+        drawn, attributes = {"rate": rate, "kind": kind}, {FOLDER: f"{number:04d}"}
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=drawn, distributions=ranges, value=100 * rate, user_attrs=attributes
+            )
+        )
+    experiment = Experiment("small", "", {}, lambda config: ())
+    outcome = write_outcome(study, experiment, Config(), space, Sweep(str(tmp_path), metric="stage/psnr"))
+    assert "the best trials" in capsys.readouterr().out
+    assert outcome.config == Config(1e-2, "b") and outcome.metric == "stage/psnr"
+    assert json.loads((tmp_path / "best.json").read_text())["config"] == {"rate": 0.01, "kind": "b"}
+    assert outcome.trials[0] == ({"rate": 1e-2, "kind": "b"}, 1.0) and len(outcome.trials) == 4
+    assert outcome.log == {"rate"}
+    # The result is the rate, whatever the kind.
+    assert outcome.shares["rate"] > outcome.shares["kind"] >= 0
 
 
 def start(workdir, trials):
