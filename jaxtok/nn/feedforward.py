@@ -11,12 +11,12 @@ from jaxtok.nn.linear import Dense, Initializer
 
 
 class FeedForward(nn.Module):
-    """SwiGLU, `down(silu(gate(x)) * up(x))` (arXiv 2002.05202), or GELU, `down(gelu(up(x)))` in its tanh form
-    or exactly.
+    """SwiGLU, `down(silu(gate(x)) * up(x))` (arXiv 2002.05202), GELU, `down(gelu(up(x)))` in its tanh form or
+    exactly, or SiLU, `down(silu(up(x)))`.
 
     Attributes:
       hidden: inner width.
-      kind: "swiglu", "gelu" (tanh form) or "gelu_exact".
+      kind: "swiglu", "gelu" (tanh form), "gelu_exact" or "silu".
       use_bias: whether the maps have biases.
       dtype: computation dtype.
       kernel_init, out_init: of the maps, and of the one that leads out.
@@ -39,6 +39,10 @@ class FeedForward(nn.Module):
             hidden = nn.silu(dense(self.hidden, "gate")(x)) * up
         elif self.kind in ("gelu", "gelu_exact"):
             hidden = nn.gelu(up, approximate=self.kind == "gelu")
+        elif self.kind == "silu":
+            hidden = nn.silu(up)
         else:
-            raise ValueError(f"feed-forward kind {self.kind!r}; choose 'swiglu', 'gelu' or 'gelu_exact'")
+            raise ValueError(
+                f"feed-forward kind {self.kind!r}; choose 'swiglu', 'gelu', 'gelu_exact' or 'silu'"
+            )
         return dense(x.shape[-1], "down", self.out_init)(hidden)
