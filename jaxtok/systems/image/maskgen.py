@@ -8,7 +8,7 @@ generators load as "maskgen", those of the tokenizers as "tatitok".
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxtok.codes import CodeSpace, Condition, Latents
 from jaxtok.nn.caption_ids import caption_ids
+from jaxtok.nn.clip_text import ClipFeatures, ClipText, clip_text_shapes, load_clip_text
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import MaskedSettings
 from jaxtok.priors.masked_values import MaskedValueSettings
@@ -27,6 +28,7 @@ from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
 from jaxtok.tokenizers.latent_vit import LatentViTShape
 from jaxtok.weights import FrozenNetwork
 
+_NO_CLIP = "captions of this model go through a frozen CLIP; set --model.generator.text.path to its folder"
 Ids = jax.Array | np.ndarray
 
 SIZES = {
@@ -58,10 +60,11 @@ class MaskGen:
                 f"the generator models {generator.tokens} tokens of {_alphabet(modelled)}, the tokenizer "
                 f"makes {codec.tokens} of {_alphabet(made)}; set both alike"
             )
-        if codec.text_length and codec.text_length != generator.text.length:
+        source = "bytes" if generator.text.source == "bytes" else "features"
+        if codec.text_length and (codec.text_length, codec.text_source) != (generator.text.length, source):
             raise ValueError(
-                f"the decoder reads text_length={codec.text_length} tokens of a caption, the generator "
-                f"{generator.text.length}; set both alike, or the first to 0"
+                f"the decoder reads text_length={codec.text_length} tokens of {codec.text_source}, the "
+                f"generator {generator.text.length} of {source}; set both alike, or the first to 0"
             )
 
     @classmethod
@@ -176,20 +179,51 @@ class MaskGen:
 
         Args:
           ids, mask: int32 and bool [B, T] from `jaxtok.nn.caption_ids`.
-          frozen: not used.
+          frozen: "text", the variables of the frozen CLIP, if there is one.
 
         Raises:
-          ValueError: a generator that reads features.
+          ValueError: captions go through a CLIP that is not there.
         """
-        del frozen
-        self._check_bytes()
-        null = [jnp.asarray(x) for x in caption_ids([""], ids.shape[1])]
-        told = self.generator.condition(jnp.asarray(ids), None, jnp.asarray(mask))
-        return dataclasses.replace(told, null=self.generator.condition(null[0], None, null[1]))
+        null = self._told(*caption_ids([""], ids.shape[1], self.text.path), frozen)
+        return dataclasses.replace(self._told(ids, mask, frozen), null=null)
 
-    def decoder_text(self, ids: Ids, mask: Ids, frozen: Mapping[str, Any] | None = None) -> Condition | None:
-        """What the decoder reads of captions, for `decode`; None if it reads nothing."""
-        return self.codec.batch_text({"text": ids, "text_mask": mask}, frozen or {})
+    def _told(self, ids, mask, frozen) -> Condition:
+        if self.text.source == "bytes":
+            return self.generator.condition(jnp.asarray(ids), None, jnp.asarray(mask))
+        features = self._clip(ids, mask, frozen)
+        # The released generators read all places of a text, also those behind its end.
+        return self.generator.condition(features.early, features.pooled)
+
+    def _clip(self, ids, mask, frozen) -> ClipFeatures:
+        if frozen is None or "text" not in frozen:
+            raise ValueError(_NO_CLIP)
+        dtype = jax.tree.leaves(frozen["text"])[0].dtype
+        encoder = ClipText(self.text.clip, dtype)
+        features = encoder.apply(frozen["text"], jnp.asarray(ids), jnp.asarray(mask))
+        return cast(ClipFeatures, jax.lax.stop_gradient(features))
+
+    def decoder_text(
+        self, ids: Ids, mask: Ids, frozen: Mapping[str, Any] | None = None
+    ) -> jax.Array | Condition | None:
+        """What the decoder reads of captions, for `decode`; None if it reads nothing, see
+        `caption_condition`.
+        """
+        if not self.codec.text_length:
+            return None
+        if self.text.source == "clip":
+            return self._clip(ids, mask, frozen).late.astype(jnp.float32)
+        return self.codec.caption_condition(ids, mask)
+
+    def batch_text(
+        self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]
+    ) -> jax.Array | Condition | None:
+        """What the decoder reads of a batch, for `TokenizerObjective`.
+
+        Raises:
+          ValueError: the batch has no captions, or see `caption_condition`.
+        """
+        _check_captions(batch)
+        return self.decoder_text(batch["text"], batch["text_mask"], frozen)
 
     def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
         """Condition of a training batch, for `PriorObjective`.
@@ -197,22 +231,24 @@ class MaskGen:
         Raises:
           ValueError: the batch has no captions, or see `caption_condition`.
         """
-        if "text" not in batch:
-            raise ValueError(
-                "this prior is conditioned on captions, but the batches have none; set --data.text-length"
-            )
+        _check_captions(batch)
         return self.caption_condition(batch["text"], batch["text_mask"], frozen)
 
-    def _check_bytes(self):
-        if self.text.source != "bytes":
-            raise ValueError(
-                "this generator reads features of a text encoder that is not here; give them to "
-                "`generator.condition`, or set text.source='bytes' to train on captions"
-            )
+    def networks(self, dtype: Any = jnp.float32) -> dict[str, FrozenNetwork]:
+        """Frozen networks that both parts need: the CLIP, if any, kept and run in `dtype`."""
+        text = self.text
+        if text.source == "bytes":
+            return {}
 
-    def networks(self) -> dict[str, FrozenNetwork]:
-        """Frozen networks that the prior needs: none."""
-        return {}
+        def load():
+            if not text.path:
+                raise ValueError(_NO_CLIP)
+            config, variables = load_clip_text(text.path, dtype)
+            if config != text.clip:
+                raise ValueError(f"{text.path} holds a CLIP of {config}, this model reads one of {text.clip}")
+            return variables
+
+        return {"text": FrozenNetwork(load, lambda: clip_text_shapes(text.clip, dtype))}
 
     def shapes(self) -> dict[str, Any]:
         """Variables of "tokenizer" and "masked" as shapes, nothing is allocated."""
@@ -222,6 +258,11 @@ class MaskGen:
     def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
         """What `jaxtok.convert` needs to know, see `jaxtok.systems.image.maskgen_table`."""
         return official_components(config)
+
+
+def _check_captions(batch):
+    if "text" not in batch:
+        raise ValueError("this model reads captions, but the batches have none; set --data.text-length")
 
 
 def _alphabet(tokens: CodeSpace | int) -> str:

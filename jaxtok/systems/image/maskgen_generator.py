@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition
 from jaxtok.decoding.diffusion import GaussianDiffusion
+from jaxtok.nn.clip_text import ClipTextConfig
 from jaxtok.nn.conditioning import PooledConditioner, PooledTextConditioner
 from jaxtok.nn.joint_transformer import JointTransformer
 from jaxtok.nn.masked_joint_transformer import MaskedJointTransformer
@@ -31,24 +32,23 @@ class MaskGenText:
     """What the generator is told.
 
     Attributes:
-      source: "features" of a frozen text encoder, which whoever uses the generator brings along, or "bytes"
-        of a caption, through a small encoder that is trained with it.
+      source: "clip", features of a frozen CLIP, or "bytes" of a caption, through a small encoder that is
+        trained with the generator.
       length: T, tokens of a text.
       width: of the features.
+      path: folder of the CLIP in Hugging Face format, with `tokenizer.json`.
+      clip: its size.
       layers, heads, head_dim: size of the encoder of bytes.
     """
 
-    source: Literal["features", "bytes"] = "features"
+    source: Literal["clip", "bytes"] = "clip"
     length: int = 77
     width: int = 768
+    path: str = ""
+    clip: ClipTextConfig = ClipTextConfig()
     layers: int = 2
     heads: int = 2
     head_dim: int = 32
-
-    @property
-    def path(self) -> str:
-        """Folder of a language model whose subwords are read: none, captions are bytes."""
-        return ""
 
 
 @dataclasses.dataclass(frozen=True)
