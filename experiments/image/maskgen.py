@@ -72,8 +72,8 @@ class Config:
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=20),
     model=MaskGen.tiny(),
-    tokenizer=Fit(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=Fit(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    tokenizer=Fit(steps=300, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
+    prior=Fit(steps=300, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
     judge="digits",
 )
 
@@ -120,7 +120,7 @@ def stages(config: Config) -> Iterator[Stage]:
     prior = model.prior_named("masked", dtype)
     objective = PriorObjective(prior, model.encode, model.batch_condition)
     sampler = PriorSampler(prior, model.caption_condition)
-    view = SampleView(model, config.data, judge, 10, 50 if judge else 1, sampler, objective)
+    view = SampleView(model, config.data, judge, 10, 20 if judge else 1, sampler, objective)
     others = (("other_captions", OtherCaptions(sampler)),) if judge else ()
     yield Stage(
         "masked",
