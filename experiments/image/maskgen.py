@@ -72,7 +72,7 @@ class Config:
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=20),
     model=MaskGen.tiny(),
-    tokenizer=Fit(steps=300, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
+    tokenizer=Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
     prior=Fit(steps=300, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
     judge="digits",
 )

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from jaxtok import convert
+from jaxtok.codes import Latents
 from jaxtok.nn.caption_ids import caption_ids
+from jaxtok.priors.masked import MaskedSettings
+from jaxtok.systems.image.image_system import ImageSystem
 from jaxtok.systems.image.maskgen import SIZES, MaskGen
 from jaxtok.systems.image.maskgen_generator import MaskGenerator
 from jaxtok.systems.image.maskgen_table import from_official
@@ -229,6 +232,47 @@ def test_the_networks_are_the_equations_of_the_paper(official):
         np.testing.assert_allclose(found, part, atol=1e-4)
 
 
+def test_a_whole_run_without_noise_is_that_of_the_paper(official):
+    model, w, config = official
+    if model.kind != "vq":
+        pytest.skip("continuous tokens begin as noise")
+    condition, text, pooled, score = told(model, 3)
+    null = model.condition(jnp.zeros((1, 4, 6)), jnp.zeros((1, 6)))
+    null.features["score"] = condition.features["score"][:1]
+    condition = dataclasses.replace(condition, null=null)
+    settings = dataclasses.replace(MaskedSettings.maskgen(4, 0.0, 5.0, 0.5), start=0)
+    loaded = convert.load("maskgen", w, config)["model"].variables
+    params = jax.tree.map(jnp.asarray, loaded["params"])
+    given = Latents(codes=jnp.full((3, 5, 1), 7), mask=jnp.zeros((3, 5, 1), bool).at[2, 1].set(True))
+
+    @jax.jit
+    def sample(given):
+        return model.prior().sample(params, condition, jax.random.key(0), given=given, settings=settings)
+
+    table = np.asarray(w["embeddings.weight"], np.float64)
+    names = ("text_embed_proj", "cond_pooled_proj", "blocks", "norm")
+    whose = ((text, pooled, score), (0 * text, 0 * pooled, np.full(3, score[0])))
+    ids = np.where(given.mask, given.codes, 11)[..., 0]
+    unknown = (ids == 11).sum(axis=1)
+    for step in range(4):
+        ratio = (step + 1) / 4
+        x = table[ids] + w["pos_embed"]
+        c, u = (backbone(w, model, names, x, *told) @ table[:11].T for told in whose)
+        strength = 1 + (5.0 - 1) * (1 - math.cos(math.pi * ratio**0.5)) / 2
+        logits = (c + strength * (c - u)) / (0.5 + 0.8 * (1 - ratio))
+        drawn, masked = logits.argmax(-1), ids == 11
+        confidence = np.where(masked, logits.max(-1), np.inf)
+        ids = np.where(masked, drawn, ids)
+        if step < 3:
+            for row in range(3):
+                left = math.floor(unknown[row] * math.acos(ratio) / (math.pi / 2))
+                left = max(1, min(masked[row].sum() - 1, left))
+                ids[row, np.argsort(confidence[row])[:left]] = 11
+    codes = sample(given).codes[..., 0]
+    np.testing.assert_array_equal(codes, ids)
+    assert codes[2, 1] == 7
+
+
 # -- the system --
 
 
@@ -287,6 +331,8 @@ def test_what_does_not_fit_together_is_named():
 
 @pytest.mark.parametrize("model", [MaskGen.tiny(), MaskGen.tiny_kl()], ids=["codes", "values"])
 def test_the_tiny_prior_draws_what_the_tokenizer_decodes(model):
+    """Shapes alone."""
+
     def everything(key):
         ids, mask = caption_ids(["a handwritten two", "a handwritten ten"], 20)
         images = jnp.zeros((2, 8, 8, 1), jnp.uint8)
@@ -302,3 +348,54 @@ def test_the_tiny_prior_draws_what_the_tokenizer_decodes(model):
     continuous = model.space is None
     assert loss.shape == () and images.shape == (2, 8, 8, 1)
     assert (drawn.values if continuous else drawn.codes).shape == (2, 8, 8 if continuous else 1)
+
+
+def test_nothing_behind_the_end_of_a_caption_is_read():
+    model = MaskGen.tiny()
+    model = dataclasses.replace(model, generator=dataclasses.replace(model.generator, layers=2))
+    prior, params = model.prior_named("masked"), draw_like(model.generator.shapes()["params"])
+    ids, mask = caption_ids(["a seven", "a handwritten two"], 20)
+    codes = jnp.zeros((2, 8, 1), jnp.int32)
+
+    @jax.jit
+    def logits(ids, mask):
+        return prior.apply(params, codes, model.caption_condition(ids, mask), jnp.ones((2, 8), bool))
+
+    @jax.jit
+    def asked(ids, mask):
+        cache = prior.start(params, model.caption_condition(ids, mask), 8)
+        places = jnp.asarray([[3, 0], [7, 2]])
+        return prior.step(params, cache, codes[:, :2], places, jnp.zeros((2, 2), bool))[0], places
+
+    first = logits(ids, mask)
+    behind, before = ids.copy(), ids.copy()
+    behind[0, 10:], before[0, 2] = 99, 99
+    np.testing.assert_allclose(logits(behind, mask), first, atol=1e-5)
+    changed = logits(before, mask)
+    assert np.abs(changed[0] - first[0]).max() > 1e-3
+    np.testing.assert_allclose(changed[1], first[1], atol=1e-5)
+    found, places = asked(ids, mask)
+    np.testing.assert_allclose(found, np.take_along_axis(np.asarray(first), places[..., None], 1), atol=1e-4)
+
+
+def test_a_trained_system_tells_its_captions_to_both_parts():
+    model = MaskGen.tiny()
+    told = []
+
+    class Model:
+        text = model.text
+
+        def networks(self):
+            return {}
+
+        def decoder_text(self, ids, mask, frozen):
+            return model.decoder_text(ids, mask, frozen)
+
+        def decode(self, variables, latents, size, text=None):
+            told.append(text is not None)
+            return jnp.zeros((latents.codes.shape[0], 8, 8, 1)) + (0 if text is None else text.mask.mean())
+
+    system = ImageSystem(Model(), {"tokenizer": {}})
+    codes = np.zeros((2, 8, 1), np.int32)
+    assert system.decode(codes, captions=["a", "b"]).shape == system.decode(codes).shape == (2, 8, 8, 1)
+    assert told == [True, False]
