@@ -27,6 +27,7 @@ SYSTEMS = (
     "flextok",
     "instella_t2i",
     "llamagen",
+    "maskgen",
     "maskgit_vqgan",
     "rar",
     "tatitok",

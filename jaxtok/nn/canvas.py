@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Num
 
 from jaxtok.codes import pytree_dataclass
 
@@ -20,14 +20,16 @@ class Canvas:
     Attributes:
       prefix: float [B, P, D], the condition as tokens.
       prefix_mask: bool [B, P], which of them are real.
-      codes: int32 [B, N, Q].
+      codes: int32 [B, N, Q]; float32 [B, N, D] of continuous latents.
       known: bool [B, N], which tokens are known; the others are masked.
+      vector: float [B, E], what modulates the blocks; None where nothing does.
     """
 
     prefix: Any
     prefix_mask: Any
     codes: Any
     known: Any
+    vector: Any = None
 
     @property
     def capacity(self) -> int:
@@ -36,7 +38,7 @@ class Canvas:
 
     def write(
         self,
-        codes: Int[jax.Array, "B S Q"],
+        codes: Num[jax.Array, "B S Q"],
         positions: Int[jax.Array, "B S"],
         mask: Bool[jax.Array, "B S"] | None = None,
     ) -> "Canvas":

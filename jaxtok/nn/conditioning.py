@@ -15,6 +15,7 @@ from jaxtok.codes import Condition
 from jaxtok.nn.text import ByteEncoder
 
 LayerFeatures = tuple[Float[jax.Array, "L B T E"], Bool[jax.Array, "B T"]]
+PooledFeatures = tuple[Float[jax.Array, "B T E"], Float[jax.Array, "B F"], Bool[jax.Array, "B T"]]
 
 
 class LayerwiseConditioner(nn.Module):
@@ -63,6 +64,33 @@ class TextConditioner(nn.Module):
     def __call__(self, condition: Condition) -> LayerFeatures:
         features = self.encoder(condition.features, condition.mask)
         return features, _mask(condition, features)
+
+
+class PooledConditioner(nn.Module):
+    """Features "text" [B, T, E] of a frozen text encoder's tokens, and "pooled" [B, F] of the whole text."""
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> PooledFeatures:
+        features, pooled = condition.features["text"], condition.features["pooled"]
+        return features, pooled, _mask(condition, features[None])
+
+
+class PooledTextConditioner(nn.Module):
+    """Byte ids "text" int32 [B, T] through an encoder that is trained with the prior; the whole text is the
+    mean of its tokens.
+
+    Attributes:
+      encoder: the byte-level encoder.
+    """
+
+    encoder: ByteEncoder
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> PooledFeatures:
+        features = self.encoder(condition.features["text"], condition.mask)[-1]
+        mask = _mask(condition, features[None])
+        real = mask[..., None].astype(features.dtype)
+        return features, jnp.sum(features * real, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1), mask
 
 
 def check_condition(condition: Condition | None, needed: bool) -> None:

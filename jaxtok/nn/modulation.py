@@ -103,26 +103,58 @@ class TimeEmbedding(nn.Module):
     Attributes:
       width: output width.
       frequencies: number of sinusoid pairs, spaced geometrically from 1 to `1 / max_period` radians per unit
-        after scaling the time by 1000; 0 feeds the scalar itself, as Instella-T2I does.
+        after scaling the time; 0 feeds the scalar itself, as Instella-T2I does.
       max_period: slowest period.
       dtype: computation dtype.
+      scale: of the time; 1 where the times are those of a diffusion in so many steps, 0, 1, 2, ...
+      kernel_init: of the two maps.
     """
 
     width: int
     frequencies: int = 0
     max_period: float = 10_000.0
     dtype: Any = jnp.float32
+    scale: float = 1000.0
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, t: Float[jax.Array, " B"]) -> Float[jax.Array, "B D"]:
         features = t[:, None].astype(jnp.float32)
         if self.frequencies:
-            # Rounded where the released code rounds (FlexTok): angles reach 1000, where float32 has steps of
-            # 6e-5. The exponential itself is exact.
-            places = np.arange(self.frequencies, dtype=np.float32) * np.float32(-math.log(self.max_period))
-            rates = np.exp((places / np.float32(self.frequencies)).astype(np.float64)).astype(np.float32)
-            angles = features * (np.float32(1000) * rates)
+            angles = features * (np.float32(self.scale) * sinusoid_rates(self.frequencies, self.max_period))
             features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        hidden = nn.silu(Dense(self.width, dtype=self.dtype, name="linear_1")(features))
-        hidden = constrain(hidden, ("data", "fsdp"), None)
-        return constrain(Dense(self.width, dtype=self.dtype, name="linear_2")(hidden), ("data", "fsdp"), None)
+
+        def dense(name):
+            return Dense(self.width, dtype=self.dtype, kernel_init=self.kernel_init, name=name)
+
+        hidden = constrain(nn.silu(dense("linear_1")(features)), ("data", "fsdp"), None)
+        return constrain(dense("linear_2")(hidden), ("data", "fsdp"), None)
+
+
+def sinusoid_rates(count: int, max_period: float) -> np.ndarray:
+    """Radians per unit of `count` sinusoids, `max_period^(-i / count)`, float32 [count]."""
+    # Rounded where the released codes round (FlexTok): angles reach 1000, where float32 has steps of 6e-5.
+    # The exponential itself is exact.
+    places = np.arange(count, dtype=np.float32) * np.float32(-math.log(max_period))
+    return np.exp((places / np.float32(count)).astype(np.float64)).astype(np.float32)
+
+
+def sinusoids(
+    x: Float[jax.Array, " B"], width: int, max_period: float = 10_000.0, interleaved: bool = False
+) -> Float[jax.Array, "B E"]:
+    """Sines and cosines of a number, float32.
+
+    Args:
+      x: one number per row.
+      width: E, an even number.
+      max_period: see `sinusoid_rates`.
+      interleaved: sine and cosine of each rate side by side, in place of all sines before all cosines.
+
+    Raises:
+      ValueError: an odd width.
+    """
+    if width % 2:
+        raise ValueError(f"width={width} of sinusoids must be even: a sine and a cosine of each rate")
+    angles = x.astype(jnp.float32)[:, None] * sinusoid_rates(width // 2, max_period)
+    pairs = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.stack(pairs, axis=-1).reshape(x.shape[0], width) if interleaved else jnp.concatenate(pairs, 1)

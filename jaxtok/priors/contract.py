@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtok import keys as random
-from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.codes import Condition, Latents
 
 Metrics = dict[str, jax.Array]
 
@@ -89,7 +89,8 @@ class Prior:
     """A network and its rule.
 
     Attributes:
-      network: Linen module with `space`, `tokens`, `__call__`, `start` and `step`.
+      network: Linen module with `space`, `tokens`, `__call__`, `start` and `step`; one of continuous latents
+        has the space None, and `channels`.
       rule: how it is trained and sampled.
     """
 
@@ -97,14 +98,20 @@ class Prior:
     rule: Rule
 
     @property
-    def space(self) -> CodeSpace:
-        """Alphabet of a token."""
+    def space(self) -> Any:
+        """Alphabet of a token, a `CodeSpace`; None of continuous latents."""
         return self.network.space
 
     @property
     def tokens(self) -> int:
         """N."""
         return self.network.tokens
+
+    def example(self, batch: int = 1) -> Latents:
+        """Latents of the right shapes that say nothing: zeros."""
+        if self.space is None:
+            return Latents(values=jnp.zeros((batch, self.tokens, self.network.channels), jnp.float32))
+        return Latents(codes=jnp.zeros((batch, self.tokens, self.space.slots), jnp.int32))
 
     def at(self, step: jax.Array) -> "Prior":
         """The prior as it trains at an optimizer step, see `ScheduledRule`; itself where it never changes."""
@@ -115,7 +122,8 @@ class Prior:
     def init(self, key: jax.Array, latents: Latents, condition: Condition | None) -> Any:
         """Fresh parameters."""
         arguments = self.rule.example_inputs(latents)
-        return self.network.init(key, latents.codes, condition, *arguments)["params"]
+        content = latents.values if self.space is None else latents.codes
+        return self.network.init(key, content, condition, *arguments)["params"]
 
     def apply(
         self, params: Any, *args: Any, method: str | Callable[..., Any] | None = None, **kwargs: Any
@@ -174,9 +182,9 @@ class Prior:
           condition: what to generate, B rows; None for an unconditional prior.
           key: scalar key, or one key per example.
           batch: B, needed only without a condition.
-          given: codes to keep where its mask [B, N, Q] is True. A diffusion prior draws the rest given them;
-            an autoregressive one draws each token given those before it, so later given tokens do not reach
-            back.
+          given: codes (or values) to keep where its mask [B, N, Q] (of values [B, N, 1]) is True. A diffusion
+            prior draws the rest given them; an autoregressive one draws each token given those before it, so
+            later given tokens do not reach back.
           settings: the rule's settings; its own defaults if None.
           codec: see `Codec`.
 
@@ -187,27 +195,37 @@ class Prior:
             raise ValueError("an unconditional prior needs `batch`, the number of samples")
         batch = condition.batch if condition is not None else int(batch)  # type: ignore[arg-type]
         if given is not None:
-            if given.codes is None or given.mask is None:
-                raise ValueError("`given` needs codes and a mask that says which of them to keep")
-            _check_latents(self, given)
-            if given.mask.shape != given.codes.shape:
-                raise ValueError(
-                    f"the mask of `given` has shape {given.mask.shape}, its codes {given.codes.shape}; they "
-                    "must be equal"
-                )
-            if given.codes.shape[0] != batch:
-                raise ValueError(f"`given` has {given.codes.shape[0]} rows, the condition {batch}")
+            _check_given(self, given, batch)
         settings = self.rule.default_settings() if settings is None else settings
         return self.rule.sample(self, params, condition, key, batch, given, settings, codec)
 
 
 def _check_latents(prior, latents):
-    expected = (prior.tokens, prior.space.slots)
-    if latents.codes is None or latents.codes.shape[1:] != expected:
-        found = None if latents.codes is None else latents.codes.shape
+    continuous = prior.space is None
+    found = latents.values if continuous else latents.codes
+    expected = (prior.tokens, prior.network.channels if continuous else prior.space.slots)
+    if found is None or found.shape[1:] != expected:
+        shape = None if found is None else found.shape
+        kind = "values" if continuous else "codes"
         raise ValueError(
-            f"latents of shape {found}; this prior models [B, {expected[0]}, {expected[1]}] codes"
+            f"latents of shape {shape}; this prior models [B, {expected[0]}, {expected[1]}] {kind}"
         )
+
+
+def _check_given(prior, given, batch):
+    kind = "codes" if prior.space is not None else "values"
+    content = getattr(given, kind)
+    if content is None or given.mask is None:
+        raise ValueError(f"`given` needs {kind} and a mask that says which of them to keep")
+    _check_latents(prior, given)
+    shape = content.shape if kind == "codes" else (*content.shape[:2], 1)
+    if given.mask.shape != shape:
+        wanted = "they must be equal" if kind == "codes" else f"it must be {shape}, True for whole tokens"
+        raise ValueError(
+            f"the mask of `given` has shape {given.mask.shape}, its {kind} {content.shape}; {wanted}"
+        )
+    if content.shape[0] != batch:
+        raise ValueError(f"`given` has {content.shape[0]} rows, the condition {batch}")
 
 
 def drop_condition(condition: Condition | None, keys: jax.Array, probability: float) -> Condition | None:

@@ -55,6 +55,9 @@ class MaskedSettings:
       rounding: see `masked_after`.
       grid: (height, width) of the tokens for the Halton order; () for tokens in a row.
       shifted: start the Halton order of each example at a random place of it.
+      guidance_start: strength of the guidance at the beginning of its course; None for no guidance.
+      guidance_ahead: whether that course counts a step as done while it is made, so that the last step has
+        the full strength (MaskGen).
     """
 
     steps: int = 8
@@ -76,6 +79,8 @@ class MaskedSettings:
     rounding: Rounding = "masked"
     grid: tuple[int, ...] = ()
     shifted: bool = True
+    guidance_start: float | None = None
+    guidance_ahead: bool = False
 
     def __post_init__(self):
         check_mask_schedule(self.schedule)
@@ -119,6 +124,17 @@ class MaskedSettings:
         )
 
     @classmethod
+    def maskgen(
+        cls, steps: int = 16, temperature: float = 2.0, guidance: float = 12.0, power: float = 1.0
+    ) -> "MaskedSettings":
+        """MaskGen's sampler (arXiv 2501.07730): TiTok's with annealed logits, and a guidance c + s (c - u)
+        whose strength begins at 1.
+        """
+        settings = cls.titok(steps, temperature, guidance, "power-cosine", power)
+        changes = {"guidance_rule": "c+s(c-u)", "guidance_start": 1.0, "guidance_ahead": True}
+        return dataclasses.replace(settings, softmax_annealed=True, **changes)
+
+    @classmethod
     def maskgit(cls, steps: int = 12, choice_temperature: float = 4.5) -> "MaskedSettings":
         """MaskGIT's sampler: cosine schedule, no guidance, noise on the log-probability."""
         return cls(steps, "cosine", guidance=0.0, choice_temperature=choice_temperature)
@@ -134,6 +150,17 @@ class MaskedSettings:
             choice_temperature=0.0,
             rounding="known",
             grid=grid,
+        )
+
+    def strength(self, step: int | jax.Array) -> jax.Array:
+        """Strength of the guidance in a step, 0 to T - 1."""
+        start = self.guidance_start
+        return guidance_strength(
+            self.guidance,
+            (step + self.guidance_ahead) / self.steps,
+            self.guidance_schedule,
+            self.guidance_power,
+            NEUTRAL_STRENGTH[self.guidance_rule] if start is None else start,
         )
 
 
@@ -233,13 +260,7 @@ def sample_masked(
         codes, known = carry
         logits, _ = prior.step(params, cache, rows(codes), rows(positions), rows(known))
         if guided:
-            strength = guidance_strength(
-                settings.guidance,
-                index / settings.steps,
-                settings.guidance_schedule,
-                settings.guidance_power,
-                NEUTRAL_STRENGTH[settings.guidance_rule],
-            )
+            strength = settings.strength(index)
             logits = guide_stacked(logits, strength, settings.guidance_rule)
         own = random.fold(keys, index)
         noise = [

@@ -195,9 +195,7 @@ class PriorObjective:
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
         """Fresh variables."""
         batch = {name: value[:1] for name, value in batch.items()}
-        space, tokens = self.prior.space, self.prior.tokens
-        latents = Latents(codes=jnp.zeros((1, tokens, space.slots), jnp.int32))
-        return {"params": self.prior.init(key, latents, self.condition(batch, frozen))}
+        return {"params": self.prior.init(key, self.prior.example(), self.condition(batch, frozen))}
 
     def loss(
         self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array, step: jax.Array

@@ -7,6 +7,7 @@ _CLASSES = {
     "flextok": "jaxtok.systems.image.flextok:FlexTok",
     "instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I",
     "llamagen": "jaxtok.systems.image.llamagen:LlamaGen",
+    "maskgen": "jaxtok.systems.image.maskgen:MaskGen",
     "maskgit": "jaxtok.systems.image.maskgit:MaskGIT",
     "maskgit_vqgan": "jaxtok.systems.image.maskgit_vqgan:MaskGITVQGAN",
     "rar": "jaxtok.systems.image.rar:RAR",

@@ -157,13 +157,16 @@ def reconstructor(model: ImageModel) -> Callable[[Any, Any, Any], tuple[jax.Arra
 
 
 @functools.lru_cache(maxsize=8)
-def _drawer(model: ImageModel, sampler: "Sampler", guidance: float) -> Callable[..., jax.Array]:
+def _drawer(
+    model: ImageModel, sampler: "Sampler", guidance: float, text: Callable[..., Any] | None = None
+) -> Callable[..., jax.Array]:
     """(variables, frozen, ids, mask, labels, keys) -> uint8 images."""
 
     @jax.jit
     def draw(variables, frozen, ids, mask, labels, keys):
         latents = sampler(variables, frozen, ids, mask, labels, keys, guidance)
-        return to_uint8(model.decode(frozen["tokenizer"], latents))
+        told: dict[str, Any] = {} if text is None else {"text": text(ids, mask, frozen)}
+        return to_uint8(model.decode(frozen["tokenizer"], latents, **told))
 
     return draw
 
@@ -255,6 +258,41 @@ class PriorSampler:
 
 
 @dataclasses.dataclass(frozen=True)
+class OtherCaptions:
+    """`Sampler` that is told the caption of the next row: what the captions of others make of a picture.
+
+    Attributes:
+      sampler: what draws.
+    """
+
+    sampler: Sampler
+
+    @property
+    def guidances(self) -> tuple[float, ...]:
+        """Those of the sampler."""
+        return self.sampler.guidances
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """That of the sampler, and whose captions."""
+        return {**self.sampler.description, "captions_of": "the next sample"}
+
+    def __call__(
+        self,
+        variables: Any,
+        frozen: Any,
+        ids: jax.Array,
+        mask: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+        guidance: float,
+    ) -> Latents:
+        """Samples of the other captions."""
+        ids, mask, labels = (jax.numpy.roll(x, -1, axis=0) for x in (ids, mask, labels))
+        return self.sampler(variables, frozen, ids, mask, labels, key, guidance)
+
+
+@dataclasses.dataclass(frozen=True)
 class IndependentSampler:
     """`Sampler` of independent slots given the class.
 
@@ -304,6 +342,7 @@ class SampleView:
         in `measure`; None leaves it out.
       others: (suffix of the results' names, sampler) of other ways to draw from the same prior, to compare.
       measure: like a judge, but its results keep their own names.
+      text: `(ids, mask, frozen) -> text` of captions for a model whose `decode` takes one.
     """
 
     model: ImageModel
@@ -315,6 +354,7 @@ class SampleView:
     objective: Any = None
     others: tuple[tuple[str, Sampler], ...] = ()
     measure: Judge | None = None
+    text: Callable[..., Any] | None = None
 
     def evaluate(self, trained: Trained) -> list[Result]:
         """Likelihood of held-out images, the judge's opinion of samples with each guidance, and sampling
@@ -377,7 +417,7 @@ class SampleView:
             jax.ShapeDtypeStruct((size,), np.int32),
             jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size)),
         )
-        return _drawer(self.model, sampler, sampler.guidances[0]), shapes
+        return _drawer(self.model, sampler, sampler.guidances[0], self.text), shapes
 
     def _sampler(self) -> Sampler:
         if self.sampler is None:
@@ -411,7 +451,8 @@ class SampleView:
         """uint8 images, drawn in batches of the training's size, and how many a second if it is `timed`:
         by the fastest of all calls but the first, which compiles.
         """
-        draw, size, count = _drawer(self.model, sampler, guidance), self.data.batch_size, len(labels)
+        draw = _drawer(self.model, sampler, guidance, self.text)
+        size, count = self.data.batch_size, len(labels)
         rows = np.arange(-(-count // size) * size) % count  # the last batch is filled up
         ids, mask = caption_ids(captions, max(self.data.text_length, 1), self.data.text_model)
         keys = random.example_keys(trained.key, len(rows))

@@ -120,6 +120,8 @@ CODEBOOK_RULES = (
 # What a stage of each kind needs; a prior reads the codebook of its frozen tokenizer.
 TOKENIZER_RULES = (*TRANSFORMER_RULES, *CODEBOOK_RULES)
 PRIOR_RULES = (*TRANSFORMER_RULES, *VOCABULARY_RULES, *CODEBOOK_RULES)
+# A prior whose table of tokens is its head too, or that has no table because its latents are continuous.
+TIED_RULES = (*TRANSFORMER_RULES, Rule(r"table", ("tensor", "fsdp"), optional=True), *CODEBOOK_RULES)
 
 
 def shardings(tree: Any, rules: Sequence[Rule], mesh: Mesh) -> Any:

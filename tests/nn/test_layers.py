@@ -81,7 +81,7 @@ def test_feed_forward_kinds():
     )[0]
     h = np.asarray(X) @ up
     np.testing.assert_allclose(quick, (h / (1 + np.exp(-1.702 * h))) @ down, atol=1e-5)
-    with pytest.raises(ValueError, match="'gelu_exact' or 'gelu_quick'"):
+    with pytest.raises(ValueError, match="choose 'swiglu', 'gelu', 'gelu_exact', 'silu' or 'gelu_quick'"):
         filled(FeedForward(4, "relu"), X)
 
 

@@ -13,7 +13,14 @@ from jaxtok.data.sources import open_source
 from jaxtok.evaluate.protocol import Result
 from jaxtok.systems.image.titok import TiTok
 from jaxtok.train import image_views
-from jaxtok.train.image_views import IndependentSampler, PriorSampler, SampleView, TokenizerView, judge_named
+from jaxtok.train.image_views import (
+    IndependentSampler,
+    OtherCaptions,
+    PriorSampler,
+    SampleView,
+    TokenizerView,
+    judge_named,
+)
 from jaxtok.train.loop import evaluation_batches
 from jaxtok.train.stage import Trained
 from tests.small_system import SMALL
@@ -230,3 +237,20 @@ def test_judges_by_name():
     captions = [record["caption"] for record in records]
     results = judge_named("shapes")(images, np.zeros(4, np.int32), captions)
     assert any(result.value == 1 for result in results)
+
+
+def test_other_captions_are_those_of_the_next_row():
+    @dataclasses.dataclass(frozen=True)
+    class Echo:
+        guidances, description = (2.0, 0.0), {"prior": "echo"}
+
+        def __call__(self, variables, frozen, ids, mask, labels, key, guidance):
+            return Latents(codes=ids, mask=mask, positions=(labels, guidance))
+
+    other, rows, key = OtherCaptions(Echo()), jnp.arange(3), jax.random.key(0)
+    latents = other({}, {}, rows[:, None], rows[:, None] > 0, rows, key, 2.0)
+    labels, guidance = latents.positions
+    np.testing.assert_array_equal(latents.codes, [[1], [2], [0]])
+    np.testing.assert_array_equal(latents.mask, [[True], [True], [False]])
+    np.testing.assert_array_equal(labels, [1, 2, 0])
+    assert guidance == 2.0 and other.guidances == (2.0, 0.0) and other.description["prior"] == "echo"

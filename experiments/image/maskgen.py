@@ -1,0 +1,179 @@
+"""MaskGen: text to image by masked prediction of few tokens, which a decoder that reads the caption completes
+(arXiv 2501.07730).
+
+TA-TiTok makes tokens of an image and images of tokens and caption. A transformer of two streams, tokens and
+text, learns to fill in masked tokens; there are two kinds of it, over codes and over continuous latents, of
+which a small network denoises one token at a time.
+
+    python experiments/image/maskgen.py                             # tiny: 8x8 digits, 2 CPU cores, minutes
+    python experiments/image/maskgen.py --preset tiny-kl            # the same over continuous latents
+    python experiments/image/maskgen.py sample --prior masked --captions "a handwritten seven"
+    python experiments/image/maskgen.py verify                      # claims in miniature
+    python experiments/image/maskgen.py plan --preset vq-l --topology v5e:8x8
+
+In the tiny presets the captions' bytes go through small encoders that are trained along. The published sizes
+read a frozen CLIP ViT-L/14-336, whose folder is --model.generator.text.path and --data.text-model (with the
+`tokenizer.json` of the checkpoint). They reach an FID of 7.74 (VQ-L), 7.51 (VQ-XL), 7.24 (KL-L) and 6.53
+(KL-XL) on MJHQ-30K, and 0.52 to 0.57 on GenEval. They need an accelerator, and nothing was trained at those
+sizes here. Their recipes are the official ones but for these things: one stage of training in place of two,
+batches of 2048 images, a learning rate over codes that falls to zero and not to 1e-5, a score of 6.5 for
+every image, means in place of draws of the Gaussian latents, and tokenizers whose perceptual network is off
+until its weights are given. The released weights load with `jaxtok.convert` ("maskgen", "tatitok").
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from jaxtok import cli
+from jaxtok.data.config import Data
+from jaxtok.losses.discriminators import BlurGAN
+from jaxtok.losses.perceptual import PerceptualNetwork
+from jaxtok.systems.image.maskgen import SIZES, MaskGen
+from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
+from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.train.claims import Arm, Claim
+from jaxtok.train.gradient import gradient
+from jaxtok.train.image_views import OtherCaptions, PriorSampler, SampleView, TokenizerView, judge_named
+from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.schedules import Fit
+from jaxtok.train.sharding import TIED_RULES, TOKENIZER_RULES
+from jaxtok.train.stage import Stage, StageCodes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what is computed.
+
+    Attributes:
+      data: images and captions.
+      model: sizes.
+      weights: of the tokenizer's loss.
+      perceptual: which frozen network compares images, where its weight is not 0.
+      adversary: discriminator of the tokenizer; off where its weight is 0.
+      tokenizer: how the tokenizer is trained.
+      prior: how the generator is trained.
+      judge: what says whether pictures show what the captions say.
+      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
+        bfloat16 on accelerators.
+    """
+
+    data: Data
+    model: MaskGen
+    weights: TokenizerWeights = TokenizerWeights("l2")
+    perceptual: PerceptualNetwork = PerceptualNetwork()
+    adversary: AdversaryWeights = AdversaryWeights()
+    tokenizer: Fit = Fit()
+    prior: Fit = Fit()
+    judge: Literal["digits", "shapes", "none"] = "none"
+    precision: Precision = "auto"
+
+
+TINY = Config(
+    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=20),
+    model=MaskGen.tiny(),
+    tokenizer=Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
+    prior=Fit(steps=300, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
+    judge="digits",
+)
+
+
+def published(name: str) -> Config:
+    """The recipe of a published size."""
+    model = MaskGen.published(name)
+    generator = replace(model.generator, remat="dots" if name.endswith("-l") else "full")
+    prior = Fit(500_000, 4e-4, warmup_steps=10_000, weight_decay=0.03, betas=(0.9, 0.96))
+    if generator.kind == "kl":
+        prior = Fit(1_000_000, 1e-4, "constant", 50_000, weight_decay=0.02, betas=(0.9, 0.95))
+    return Config(
+        data=Data(
+            "webdataset",
+            image_sizes=(256,),
+            channels=3,
+            batch_size=2048,
+            text_length=generator.text.length,
+            crop="random",
+            flip=True,
+        ),
+        model=replace(model, generator=generator),
+        # Pixels span 2 here and 1 in the official code, so its squares are a quarter of ours.
+        weights=TokenizerWeights("l2", pixel_weight=0.25),
+        adversary=AdversaryWeights(weight=0.1, start=200_000, lecam_weight=0.001, adaptive_limit=0.0),
+        tokenizer=Fit(650_000, 1e-4, warmup_steps=10_000, betas=(0.9, 0.999), weight_decay=1e-4),
+        prior=prior,
+    )
+
+
+PRESETS = {
+    "tiny": TINY,
+    "tiny-kl": replace(TINY, model=MaskGen.tiny_kl()),
+    **{name: published(name) for name in SIZES},
+}
+
+
+def stages(config: Config) -> Iterator[Stage]:
+    """The tokenizer, the generator."""
+    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    networks: dict[str, Any] = {**model.networks(dtype)}
+    reads = model.codec.text_length > 0
+    yield tokenizer_stage(config, {**networks} if reads else {})
+    prior = model.prior_named("masked", dtype)
+    objective = PriorObjective(prior, model.encode, model.batch_condition)
+    sampler = PriorSampler(prior, model.caption_condition)
+    view = SampleView(model, config.data, judge, 10, 20 if judge else 1, sampler, objective)
+    others = (("other_captions", OtherCaptions(sampler)),) if judge else ()
+    yield Stage(
+        "masked",
+        gradient(objective, config.prior),
+        config.data,
+        config.prior.steps,
+        frozen=("tokenizer",),
+        networks=networks,
+        rules=TIED_RULES,
+        view=replace(view, others=others, text=model.decoder_text if reads else None),
+        codes=None if model.space is None else StageCodes(model.space, model.tokens),
+    )
+
+
+def tokenizer_stage(config: Config, networks: dict[str, Any]) -> Stage:
+    """The whole tokenizer at once."""
+    model, weights, perceptual = config.model, config.weights, None
+    text = model.batch_text if model.codec.text_length else None
+    if weights.perceptual_weight:
+        perceptual, networks["perceptual"] = config.perceptual, config.perceptual.variables
+    tokenizer = model.tokenizer(compute_dtype(config.precision))
+    objective = TokenizerObjective(tokenizer, weights, perceptual=perceptual, text=text)
+    update = gradient(objective, config.tokenizer)
+    if config.adversary.weight:
+        last = "decoder/smooth/kernel"
+        update = adversarial(objective, config.tokenizer, BlurGAN(), config.adversary, last)
+    return Stage(
+        "tokenizer",
+        update,
+        config.data,
+        config.tokenizer.steps,
+        networks=networks,
+        rules=TOKENIZER_RULES,
+        view=TokenizerView(model, judge_named(config.judge), text=text),
+    )
+
+
+# All without the caption in the decoder: there it would say which digit it is, whatever the tokens are.
+ACCURACY = "masked/sample_class_accuracy_digits_svc"
+NO_TEXT = ("model.codec.text_length", 0)
+CLAIMS = [
+    Claim(
+        "tokens drawn for a caption show its digit more often than tokens drawn for other captions",
+        (
+            Arm("other captions", f"{ACCURACY}_other_captions", (NO_TEXT,)),
+            Arm("the caption", f"{ACCURACY}_w3", (NO_TEXT,)),
+        ),
+    ),
+    Claim(
+        "guidance raises that accuracy",
+        (Arm("w = 0", f"{ACCURACY}_w0", (NO_TEXT,)), Arm("w = 3", f"{ACCURACY}_w3", (NO_TEXT,))),
+    ),
+]
+
+if __name__ == "__main__":
+    cli.main("maskgen", PRESETS, stages, CLAIMS, __doc__)
