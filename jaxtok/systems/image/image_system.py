@@ -112,7 +112,7 @@ class ImageSystem:
     @property
     def _codec(self) -> Callable[[Any], Codec] | None:
         """(variables of the tokenizer) -> what the priors read of it, if they do."""
-        codec = getattr(self.model, "codec", None)
+        codec: Any = getattr(self.model, "codec", None)
         return codec if callable(codec) else None  # `MaskGIT.codec` is the size of its tokenizer
 
     def _told(self, captions: Sequence[str | int]) -> tuple[jax.Array, ...]:
