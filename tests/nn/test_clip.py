@@ -73,6 +73,11 @@ def write_checkpoint(folder, config, variables):
 
 
 @pytest.fixture(scope="module")
+def variables():
+    return random_variables(TINY)
+
+
+@pytest.fixture(scope="module")
 def inputs():
     rng = np.random.default_rng(0)
     ids = np.array([[28, 5, 7, 29, 0, 0, 0], [28, 3, 29, 1, 1, 29, 1], [28, 4, 4, 4, 4, 4, 29]], np.int32)
@@ -85,16 +90,15 @@ def logits():
     return jax.jit(lambda variables, pixels, ids: Clip(TINY).apply(variables, pixels, ids))
 
 
-def test_a_folder_is_read_back(tmp_path):
-    variables = random_variables(TINY)
+def test_a_folder_is_read_back(tmp_path, variables):
     write_checkpoint(tmp_path, TINY, variables)
     module, loaded, config = load_clip(tmp_path)
     assert config == module.config == TINY
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
 
-def test_loading_is_strict(tmp_path):
-    tensors = write_checkpoint(tmp_path, TINY, random_variables(TINY))
+def test_loading_is_strict(tmp_path, variables):
+    tensors = write_checkpoint(tmp_path, TINY, variables)
     del tensors["vision_model.pre_layrnorm.bias"]
     tensors["text_model.encoder.layers.3.mlp.fc1.bias"] = np.zeros(20, np.float32)
     tensors["visual_projection.weight"] = np.zeros((9, 16), np.float32)
@@ -105,20 +109,18 @@ def test_loading_is_strict(tmp_path):
         assert named in str(error.value)
 
 
-def test_what_follows_the_end_does_not_matter(inputs, logits):
+def test_what_follows_the_end_does_not_matter(inputs, logits, variables):
     pixels, ids = inputs
     changed = ids.copy()
     changed[0, 4:], changed[1, 3:] = [9, 8, 7], [2, 2, 2, 2]
-    variables = random_variables(TINY)
     found = logits(variables, pixels, ids)
     assert found.shape == (2, 3)
     np.testing.assert_array_equal(found, logits(variables, pixels, changed))
     assert not np.allclose(found, logits(variables, pixels, np.where(ids == 5, 6, ids)))
 
 
-def test_sizes_that_do_not_fit_are_refused(inputs):
+def test_sizes_that_do_not_fit_are_refused(inputs, variables):
     pixels, ids = inputs
-    variables = random_variables(TINY)
     with pytest.raises(ValueError, match="takes 8x8"):
         jax.eval_shape(Clip(TINY).apply, variables, pixels[:, :4], ids)
     with pytest.raises(ValueError, match="cut them"):
