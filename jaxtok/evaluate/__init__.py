@@ -3,7 +3,6 @@
 Import the submodule that you need, for example `from jaxtok.evaluate import images`:
 
   protocol    `Result` records, comparison that refuses unlike protocols, JSON
-  comparison  bootstrap intervals and paired seeds: whether a difference is more than noise
   streaming   the masked float64 mean that every per-image metric goes through
   images      PSNR and SSIM of reconstructions
   counts      usage, perplexity and entropies of counts

@@ -75,7 +75,7 @@ def clip_score(images: Float[Array, "B P"], texts: Float[Array, "B P"], scale: f
     return float(np.mean(np.maximum(0.0, scale * found)))
 
 
-def r_precision(
+def clip_r_precision(
     images: Float[Array, "B P"],
     texts: Float[Array, "B P"],
     captions: Sequence[str],
@@ -183,7 +183,7 @@ class ClipScorer:
         Args:
           captions: one per image.
           images: uint8.
-          distractors, seed: see `r_precision`.
+          distractors, seed: see `clip_r_precision`.
           **protocol: what this cannot know: sampler, steps, guidance, weights, seed.
 
         Raises:
@@ -198,7 +198,7 @@ class ClipScorer:
             for scale, scaling in ((100.0, "mean of max(0, 100 cos)"), (2.5, "mean of 2.5 max(0, cos)"))
         ]
         if len(set(captions)) > distractors:
-            value = r_precision(seen, told, captions, distractors=distractors, seed=seed)
+            value = clip_r_precision(seen, told, captions, distractors=distractors, seed=seed)
             extra = {"distractors": distractors, "distractor_seed": seed}
             found.append(Result("clip_r_precision", value, {**shared, **extra}))
         return found
