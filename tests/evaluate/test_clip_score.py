@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxtok.evaluate import clip_score as measure
-from jaxtok.evaluate.clip_score import ClipScorer, clip_pixels, clip_score, clip_r_precision
+from jaxtok.evaluate.clip_score import ClipScorer, clip_pixels, clip_r_precision, clip_score
 from tests.nn.test_clip import TINY, random_variables, write_checkpoint
 
 
