@@ -75,7 +75,7 @@ def clip_score(images: Float[Array, "B P"], texts: Float[Array, "B P"], scale: f
     return float(np.mean(np.maximum(0.0, scale * found)))
 
 
-def r_precision(
+def clip_r_precision(
     images: Float[Array, "B P"],
     texts: Float[Array, "B P"],
     captions: Sequence[str],
@@ -133,19 +133,19 @@ class ClipScorer:
         self._variables = jax.tree.map(jax.numpy.asarray, variables)
         # One compiled call each: the last batch is filled up.
         self._images = jax.jit(lambda v, x: self._module.apply(v, x, method="image_features"))
-        self._texts = jax.jit(lambda v, x: self._module.apply(v, x, method="text_features"))
+        self._texts = jax.jit(lambda v, x, mask: self._module.apply(v, x, mask, method="text_features"))
         self.protocol: dict[str, Any] = {
             "clip": self._path.name,
             "weights_hash": digest.hexdigest()[:16],
             "resize": f"bicubic to {self._config.image_size}, centre cut",
-            "text_length": self._config.context,
+            "text_length": self._config.text.length,
         }
 
     def embed_images(self, images: UInt8[Array, "B H W C"]) -> Float[np.ndarray, "B P"]:
         """Images in the common space, of any size in pixels."""
         images = np.asarray(images)
         parts = [
-            clip_pixels(images[i : i + self._batch_size], self._config.image_size)
+            (clip_pixels(images[i : i + self._batch_size], self._config.image_size),)
             for i in range(0, len(images), self._batch_size)
         ]
         return self._batched(self._images, parts)
@@ -158,13 +158,14 @@ class ClipScorer:
           ImportError: the extra `text` is not installed.
           ValueError: the tokenizer has ids that the model does not know.
         """
-        ids, _ = tokenize(self._path, captions, self._config.context, left=False)
-        if ids.max() >= self._config.vocab:
+        ids, mask = tokenize(self._path, captions, self._config.text.length, left=False)
+        if ids.max() >= self._config.text.vocab:
             raise ValueError(
-                f"{self._path} yields token {ids.max()}, the model knows {self._config.vocab}; use its own "
-                "tokenizer.json"
+                f"{self._path} yields token {ids.max()}, the model knows {self._config.text.vocab}; use its "
+                "own tokenizer.json"
             )
-        parts = [ids[i : i + self._batch_size] for i in range(0, len(ids), self._batch_size)]
+        cuts = [slice(i, i + self._batch_size) for i in range(0, len(ids), self._batch_size)]
+        parts = [(ids[cut], mask[cut]) for cut in cuts]
         return self._batched(self._texts, parts)
 
     def results(
@@ -182,7 +183,7 @@ class ClipScorer:
         Args:
           captions: one per image.
           images: uint8.
-          distractors, seed: see `r_precision`.
+          distractors, seed: see `clip_r_precision`.
           **protocol: what this cannot know: sampler, steps, guidance, weights, seed.
 
         Raises:
@@ -197,17 +198,18 @@ class ClipScorer:
             for scale, scaling in ((100.0, "mean of max(0, 100 cos)"), (2.5, "mean of 2.5 max(0, cos)"))
         ]
         if len(set(captions)) > distractors:
-            value = r_precision(seen, told, captions, distractors=distractors, seed=seed)
+            value = clip_r_precision(seen, told, captions, distractors=distractors, seed=seed)
             extra = {"distractors": distractors, "distractor_seed": seed}
             found.append(Result("clip_r_precision", value, {**shared, **extra}))
         return found
 
-    def _batched(self, call: Any, parts: list[np.ndarray]) -> np.ndarray:
+    def _batched(self, call: Any, parts: list[tuple[np.ndarray, ...]]) -> np.ndarray:
         if not parts:
-            return np.zeros((0, self._config.projection), np.float32)
+            return np.zeros((0, self._config.text.projection), np.float32)
         rows = []
         for part in parts:
-            missing = self._batch_size - len(part)
-            full = np.concatenate([part, np.repeat(part[:1], missing, axis=0)]) if len(parts) > 1 else part
-            rows.append(np.asarray(call(self._variables, full))[: len(part)])
+            count = len(part[0])
+            missing = self._batch_size - count if len(parts) > 1 else 0
+            full = [np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) for x in part]
+            rows.append(np.asarray(call(self._variables, *full))[:count])
         return np.concatenate(rows)

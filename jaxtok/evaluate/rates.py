@@ -26,6 +26,22 @@ def bits_per_pixel(space: CodeSpace, tokens: int, height: int, width: int) -> fl
     return bits_per_image(space, tokens) / (height * width)
 
 
+def nominal_rates(space: CodeSpace, tokens: int, height: int, width: int, **protocol: Any) -> list[Result]:
+    """`nominal_bits_per_token` and `nominal_bits_per_pixel`: what codes cost without any model of them.
+
+    Args:
+      space: alphabet of a token.
+      tokens: per image.
+      height, width: of the image, in pixels.
+      **protocol: what else should agree before values are compared.
+    """
+    shared = {"tokens": tokens, "slots": space.slots, "size": [height, width], **protocol}
+    return [
+        Result("nominal_bits_per_token", bits_per_token(space), shared),
+        Result("nominal_bits_per_pixel", bits_per_pixel(space, tokens, height, width), shared),
+    ]
+
+
 def entropy_coded_rates(
     nats_per_slot: float,
     space: CodeSpace,

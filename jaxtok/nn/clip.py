@@ -1,10 +1,13 @@
 """CLIP: images and texts in one space (arXiv 2103.00020), with weights from Hugging Face checkpoints.
 
+The half that reads texts is `jaxtok.nn.clip_text`.
+
 module, variables, config = load_clip("checkpoints/clip-vit-base-patch32")
 images = module.apply(variables, pixels, method="image_features")
-texts = module.apply(variables, ids, method="text_features")
+texts = module.apply(variables, ids, mask, method="text_features")
 """
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -14,33 +17,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxtok.nn.attention import AttentionFn, dot_product_attention
-from jaxtok.nn.clip_config import ClipConfig, ClipTower
+from jaxtok.nn.clip_config import ClipConfig
+from jaxtok.nn.clip_text import ClipText, clip_text_table
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.normalization import LayerNorm
 from jaxtok.nn.patches import patchify
 from jaxtok.nn.transformer import Block, Stack
 from jaxtok.weights import Entry, Table, dense, load_table, patch_dense, read_tensors
-
-
-def _stack(tower: ClipTower, attention_fn: AttentionFn, dtype: Any) -> Stack:
-    block = Block(
-        tower.heads,
-        tower.width // tower.heads,
-        tower.hidden,
-        norm="layer",
-        norm_epsilon=tower.norm_epsilon,
-        feed_forward=tower.activation,
-        qk_norm=False,
-        attention_bias=True,
-        feed_forward_bias=True,
-        attention_fn=attention_fn,
-        dtype=dtype,
-        parent=None,
-    )
-    return Stack(block, tower.layers, name="stack")
 
 
 class ClipVision(nn.Module):
@@ -83,50 +69,22 @@ class ClipVision(nn.Module):
         x = jnp.concatenate([first, patches], axis=1)
         x = x + self.param("positions", normal, x.shape[1:], jnp.float32).astype(self.dtype)
         x = LayerNorm(tower.norm_epsilon, dtype=self.dtype, name="pre_norm")(x)
-        x = _stack(tower, self.attention_fn, self.dtype)(x)[0]
-        return LayerNorm(tower.norm_epsilon, dtype=self.dtype, name="norm")(x[:, 0]), x
-
-
-class ClipText(nn.Module):
-    """The tower of texts: causal, read at the token that ends the text.
-
-    Attributes:
-      config: of the whole model.
-      attention_fn: implementation of attention.
-      dtype: computation dtype.
-    """
-
-    config: ClipConfig
-    attention_fn: AttentionFn = dot_product_attention
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, ids: Int[jax.Array, "B T"]
-    ) -> tuple[Float[jax.Array, "B D"], Float[jax.Array, "B T D"]]:
-        """Encodes token ids that are padded on the right; what comes after the end changes nothing.
-
-        Returns:
-          The output at the end of each text, and that of all tokens, both after the last norm.
-
-        Raises:
-          ValueError: more tokens than the model has positions.
-        """
-        config, tower = self.config, self.config.text
-        length = ids.shape[1]
-        if length > config.context:
-            raise ValueError(f"texts of {length} tokens; this model has {config.context} positions: cut them")
-        x = nn.Embed(config.vocab, tower.width, name="embedding")(ids).astype(self.dtype)
-        positions = self.param(
-            "positions", nn.initializers.normal(0.01), (config.context, tower.width), jnp.float32
+        block = Block(
+            tower.heads,
+            tower.width // tower.heads,
+            tower.hidden,
+            norm="layer",
+            norm_epsilon=tower.norm_epsilon,
+            feed_forward=tower.activation,
+            qk_norm=False,
+            attention_bias=True,
+            feed_forward_bias=True,
+            attention_fn=self.attention_fn,
+            dtype=self.dtype,
+            parent=None,
         )
-        x = x + positions[:length].astype(self.dtype)
-        mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
-        x = _stack(tower, self.attention_fn, self.dtype)(x, shared={"mask": mask})[0]
-        x = LayerNorm(tower.norm_epsilon, dtype=self.dtype, name="norm")(x)
-        # Where its number is unknown, the end is the largest id, as in OpenAI's vocabulary.
-        end = jnp.argmax(ids if config.end is None else ids == config.end, axis=1)
-        return jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0], x
+        x = Stack(block, tower.layers, name="stack")(x)[0]
+        return LayerNorm(tower.norm_epsilon, dtype=self.dtype, name="norm")(x[:, 0]), x
 
 
 class Clip(nn.Module):
@@ -144,26 +102,27 @@ class Clip(nn.Module):
 
     def setup(self):
         self.vision = ClipVision(self.config, self.attention_fn, self.dtype)
-        self.text = ClipText(self.config, self.attention_fn, self.dtype)
-        self.visual_projection = Dense(self.config.projection, use_bias=False, dtype=self.dtype)
-        self.text_projection = Dense(self.config.projection, use_bias=False, dtype=self.dtype)
+        self.text = ClipText(self.config.text, self.dtype)
+        self.projection = Dense(self.config.text.projection, use_bias=False, dtype=self.dtype)
         self.logit_scale = self.param(
             "logit_scale", nn.initializers.constant(math.log(1 / 0.07)), (), jnp.float32
         )
 
     def image_features(self, pixels: Float[jax.Array, "B H W 3"]) -> Float[jax.Array, "B P"]:
         """Images in the common space, of any length; see `ClipVision`."""
-        return self.visual_projection(self.vision(pixels)[0])
+        return self.projection(self.vision(pixels)[0])
 
-    def text_features(self, ids: Int[jax.Array, "B T"]) -> Float[jax.Array, "B P"]:
+    def text_features(
+        self, ids: Int[jax.Array, "B T"], mask: Bool[jax.Array, "B T"]
+    ) -> Float[jax.Array, "B P"]:
         """Texts in the common space, of any length; see `ClipText`."""
-        return self.text_projection(self.text(ids)[0])
+        return self.text(ids, mask).pooled
 
     def __call__(
-        self, pixels: Float[jax.Array, "B H W 3"], ids: Int[jax.Array, "T L"]
+        self, pixels: Float[jax.Array, "B H W 3"], ids: Int[jax.Array, "T L"], mask: Bool[jax.Array, "T L"]
     ) -> Float[jax.Array, "B T"]:
         """Logits of images against texts: cosines times the learned scale."""
-        images, texts = self.image_features(pixels), self.text_features(ids)
+        images, texts = self.image_features(pixels), self.text_features(ids, mask)
         images, texts = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (images, texts))
         return jnp.exp(self.logit_scale) * images @ texts.T
 
@@ -173,18 +132,14 @@ def clip_table(config: ClipConfig) -> Table:
     patches = patch_dense(config.patch, 3)
     entries = [
         Entry("logit_scale", "logit_scale"),
-        Entry("visual_projection.weight", "visual_projection/kernel", dense),
-        Entry("text_projection.weight", "text_projection/kernel", dense),
+        Entry("visual_projection.weight", "projection/kernel", dense),
         Entry("vision_model.embeddings.class_embedding", "vision/class_token"),
         Entry("vision_model.embeddings.patch_embedding.weight", "vision/patch/kernel", patches),
         Entry("vision_model.embeddings.position_embedding.weight", "vision/positions"),
-        Entry("text_model.embeddings.token_embedding.weight", "text/embedding/embedding"),
-        Entry("text_model.embeddings.position_embedding.weight", "text/positions"),
     ]
     norms = {
         "vision_model.pre_layrnorm": "vision/pre_norm",  # spelled so in all checkpoints
         "vision_model.post_layernorm": "vision/norm",
-        "text_model.final_layer_norm": "text/norm",
     }
     for theirs, ours in norms.items():
         entries += [Entry(f"{theirs}.weight", f"{ours}/scale"), Entry(f"{theirs}.bias", f"{ours}/bias")]
@@ -195,22 +150,19 @@ def clip_table(config: ClipConfig) -> Table:
         "mlp.fc2": "feed_forward/down",
     }
     layer_norms = {"layer_norm1": "attention_norm", "layer_norm2": "feed_forward_norm"}
-    for name, tower in (("vision", config.vision), ("text", config.text)):
-        layers, theirs, ours = (
-            range(tower.layers),
-            f"{name}_model.encoder.layers.{{i}}",
-            f"{name}/stack/block",
-        )
-        for a, b in maps.items():
-            entries += [
-                Entry(f"{theirs}.{a}.weight", f"{ours}/{b}/kernel", dense, layers),
-                Entry(f"{theirs}.{a}.bias", f"{ours}/{b}/bias", indices=layers),
-            ]
-        for a, b in layer_norms.items():
-            entries += [
-                Entry(f"{theirs}.{a}.weight", f"{ours}/{b}/scale", indices=layers),
-                Entry(f"{theirs}.{a}.bias", f"{ours}/{b}/bias", indices=layers),
-            ]
+    layers, theirs, ours = (
+        range(config.vision.layers),
+        "vision_model.encoder.layers.{i}",
+        "vision/stack/block",
+    )
+    for a, b in maps.items():
+        entries.append(Entry(f"{theirs}.{a}.weight", f"{ours}/{b}/kernel", dense, layers))
+    for a, b in layer_norms.items():
+        entries.append(Entry(f"{theirs}.{a}.weight", f"{ours}/{b}/scale", indices=layers))
+    for a, b in (maps | layer_norms).items():
+        entries.append(Entry(f"{theirs}.{a}.bias", f"{ours}/{b}/bias", indices=layers))
+    text = clip_text_table(config.text).entries
+    entries += [dataclasses.replace(entry, ours=f"text/{entry.ours}") for entry in text]
     # Older files keep 0, 1, 2, ...
     return Table(tuple(entries), unused=(r"(text|vision)_model\.embeddings\.position_ids",))
 
@@ -218,8 +170,8 @@ def clip_table(config: ClipConfig) -> Table:
 def clip_shapes(config: ClipConfig) -> dict[str, Any]:
     """Shapes of the variables, without any files."""
     pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
-    ids = jax.ShapeDtypeStruct((1, config.context), jnp.int32)
-    return jax.eval_shape(Clip(config).init, jax.random.key(0), pixels, ids)
+    ids, mask = (jax.ShapeDtypeStruct((1, 1), kind) for kind in (jnp.int32, jnp.bool_))
+    return jax.eval_shape(Clip(config).init, jax.random.key(0), pixels, ids, mask)
 
 
 def load_clip(path: str | os.PathLike, dtype: Any = jnp.float32) -> tuple[Clip, dict[str, Any], ClipConfig]:

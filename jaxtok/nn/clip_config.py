@@ -1,4 +1,4 @@
-"""Sizes and options of CLIP models (arXiv 2103.00020). No JAX."""
+"""Sizes and options of CLIP models (arXiv 2103.00020)."""
 
 import dataclasses
 import json
@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from jaxtok.nn.clip_text import ClipTextConfig
 
 _ACTIVATIONS = {
     "quick_gelu": "gelu_quick",
@@ -21,7 +23,6 @@ _TEXT = {
     "num_attention_heads": 8,
     "vocab_size": 49408,
     "max_position_embeddings": 77,
-    "eos_token_id": 49407,
 }
 _VISION = {
     "hidden_size": 768,
@@ -33,13 +34,11 @@ _VISION = {
     "num_channels": 3,
 }
 _BOTH = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-# Early checkpoints name this as the end of a text, and then mean the largest id.
-_LEGACY_END = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipTower:
-    """One of the two transformers.
+    """The transformer of images.
 
     Attributes:
       width: D.
@@ -66,21 +65,14 @@ class ClipConfig:
     """A CLIP model.
 
     Attributes:
-      vision, text: the towers.
+      vision, text: the towers; the text's has the width of the common space.
       image_size, patch: side of the square image and of a patch, which divides it.
-      projection: width of the common space.
-      vocab, context: token ids and positions of the text.
-      end: id of the token whose output stands for the text (its first occurrence); None for the largest id.
     """
 
     vision: ClipTower
-    text: ClipTower
+    text: ClipTextConfig
     image_size: int = 224
     patch: int = 32
-    projection: int = 512
-    vocab: int = 49408
-    context: int = 77
-    end: int | None = 49407
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch:
@@ -89,7 +81,9 @@ class ClipConfig:
     @classmethod
     def vit_b32(cls) -> "ClipConfig":
         """ViT-B/32."""
-        return cls(ClipTower(768, 12, 12, 3072), ClipTower(512, 12, 8, 2048))
+        return cls(
+            ClipTower(768, 12, 12, 3072), ClipTextConfig(heads=8, width=512, hidden=2048, projection=512)
+        )
 
     @classmethod
     def vit_b16(cls) -> "ClipConfig":
@@ -99,8 +93,7 @@ class ClipConfig:
     @classmethod
     def vit_l14(cls, image_size: int = 224) -> "ClipConfig":
         """ViT-L/14, or with `image_size=336` ViT-L/14@336px."""
-        towers = ClipTower(1024, 24, 16, 4096), ClipTower(768, 12, 12, 3072)
-        return cls(*towers, image_size=image_size, patch=14, projection=768)
+        return cls(ClipTower(1024, 24, 16, 4096), ClipTextConfig(), image_size, patch=14)
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any] | str | os.PathLike) -> "ClipConfig":
@@ -121,32 +114,22 @@ class ClipConfig:
                 "Hugging Face format, with both towers"
             )
         # Older files say what differs from the defaults once more, in `text_config_dict` and its twin.
-        text = _BOTH | _TEXT | (given.get("text_config") or {})
-        vision = _BOTH | _VISION | (given.get("vision_config") or {})
+        text: dict[str, Any] = _BOTH | _TEXT | (given.get("text_config") or {})
+        vision: dict[str, Any] = _BOTH | _VISION | (given.get("vision_config") or {})
         if vision["num_channels"] != 3:
             raise ValueError(f"num_channels={vision['num_channels']} is not implemented; images are RGB")
+        known: str = str(vision["hidden_act"])
+        if known not in _ACTIVATIONS:
+            raise ValueError(f"hidden_act={known!r} of a CLIP; choose one of {sorted(_ACTIVATIONS)}")
+        tower = ClipTower(
+            width=vision["hidden_size"],
+            layers=vision["num_hidden_layers"],
+            heads=vision["num_attention_heads"],
+            hidden=vision["intermediate_size"],
+            activation=_ACTIVATIONS[known],
+            norm_epsilon=vision["layer_norm_eps"],
+        )
+        shared = {"text_config": text, "projection_dim": given.get("projection_dim") or 512}
         return cls(
-            _tower(vision),
-            _tower(text),
-            image_size=vision["image_size"],
-            patch=vision["patch_size"],
-            projection=given.get("projection_dim") or 512,
-            vocab=text["vocab_size"],
-            context=text["max_position_embeddings"],
-            end=None if text["eos_token_id"] == _LEGACY_END else text["eos_token_id"],
+            tower, ClipTextConfig.from_hugging_face(shared), vision["image_size"], patch=vision["patch_size"]
         )
-
-
-def _tower(given: Mapping[str, Any]) -> ClipTower:
-    if given["hidden_act"] not in _ACTIVATIONS:
-        raise ValueError(
-            f"hidden_act={given['hidden_act']!r} is not implemented; choose one of {sorted(_ACTIVATIONS)}"
-        )
-    return ClipTower(
-        width=given["hidden_size"],
-        layers=given["num_hidden_layers"],
-        heads=given["num_attention_heads"],
-        hidden=given["intermediate_size"],
-        activation=_ACTIVATIONS[given["hidden_act"]],
-        norm_epsilon=given["layer_norm_eps"],
-    )

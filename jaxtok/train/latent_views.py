@@ -15,7 +15,7 @@ from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.codes import CodeStatistics
 from jaxtok.evaluate.language.table import language_statistics
 from jaxtok.evaluate.protocol import Result
-from jaxtok.evaluate.rates import entropy_coded_rates
+from jaxtok.evaluate.rates import entropy_coded_rates, nominal_rates
 from jaxtok.train.distributed import to_host
 from jaxtok.train.image_views import Judge, SampleView, TokenizerView
 from jaxtok.train.stage import Trained
@@ -29,7 +29,7 @@ class LatentOptions:
       slots: usage, perplexity, dead codes and entropy of every slot by itself, on held-out images.
       language: statistics of held-out codes as a language, with their controls.
       probes: labels from latents by a linear map, trained on the training split and scored on the other.
-      rates: bits per token, image and pixel of an entropy coder that uses a prior, from its likelihood.
+      rates: bits per token and pixel, nominal and of an entropy coder that uses a prior.
       clip: local folder of a CLIP model in Hugging Face format, which scores images against their captions.
       images: how many images of a split at most.
     """
@@ -82,8 +82,8 @@ class LatentMeasures:
         if not isinstance(view, TokenizerView):
             return []
         options, space = self.options, view.model.space
-        codes_wanted = space is not None and (options.slots or options.language)
-        if not (codes_wanted or options.probes):
+        codes_wanted = options.slots or options.language or options.rates
+        if not (options.probes or (space is not None and codes_wanted)):
             return []
         held_out = _encoded(view, trained, trained.batches(), options.images)
         if held_out is None:
@@ -91,6 +91,9 @@ class LatentMeasures:
         latents, labels = held_out
         shared: dict[str, Any] = {"weights": "average" if trained.averaged else "raw"}
         results = []
+        if space is not None and options.rates:
+            side = max(data.image_sizes)
+            results += nominal_rates(space, latents.shape[1], side, side)
         if space is not None and options.slots:
             statistics = CodeStatistics(space, latents.shape[1])
             statistics.update(latents)

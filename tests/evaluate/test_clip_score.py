@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxtok.evaluate import clip_score as measure
-from jaxtok.evaluate.clip_score import ClipScorer, clip_pixels, clip_score, r_precision
+from jaxtok.evaluate.clip_score import ClipScorer, clip_pixels, clip_r_precision, clip_score
 from tests.nn.test_clip import TINY, random_variables, write_checkpoint
 
 
@@ -20,15 +20,15 @@ def test_r_precision():
     rng = np.random.default_rng(0)
     texts = rng.normal(size=(60, 8))
     captions = [f"text {i}" for i in range(60)]
-    assert r_precision(texts, texts, captions, distractors=59) == 1
+    assert clip_r_precision(texts, texts, captions, distractors=59) == 1
     noise = rng.normal(size=(60, 8))
-    assert r_precision(noise, texts, captions, distractors=19) < 0.25
+    assert clip_r_precision(noise, texts, captions, distractors=19) < 0.25
     # Copies of an image's own caption are no distractors; equal embeddings of others are ties, and wrong.
     doubled, twice = np.concatenate([texts, texts]), captions + captions
-    assert r_precision(doubled, doubled, twice, distractors=59) == 1
-    assert r_precision(texts, np.ones((60, 8)), captions, distractors=5) == 0
+    assert clip_r_precision(doubled, doubled, twice, distractors=59) == 1
+    assert clip_r_precision(texts, np.ones((60, 8)), captions, distractors=5) == 0
     with pytest.raises(ValueError, match="at least 61 different"):
-        r_precision(doubled, doubled, twice, distractors=60)
+        clip_r_precision(doubled, doubled, twice, distractors=60)
 
 
 def test_pixels():

@@ -11,6 +11,9 @@ def test_nominal_rates():
     assert rates.bits_per_image(CodeSpace((2,) * 64), 128) == 8192
     assert rates.bits_per_token(CodeSpace((2,) * 64)) == 64
     assert rates.kilobits_per_second(CodeSpace((1024,) * 8), 75.0) == 6
+    per_token, per_pixel = rates.nominal_rates(CodeSpace((4096,)), 256, 256, 256, split="eval")
+    assert (per_token.value, per_pixel.value) == (12, 0.046875)
+    assert per_pixel.protocol == {"tokens": 256, "slots": 1, "size": [256, 256], "split": "eval"}
 
 
 def test_rates_of_a_prior():

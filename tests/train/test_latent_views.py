@@ -62,6 +62,7 @@ def test_rates_come_from_a_likelihood():
     assert results["entropy_coded_bits_per_pixel"].value == pytest.approx(4)
     assert results["entropy_coded_share"].value == pytest.approx(0.5)
     assert results["entropy_coded_share"].protocol["split"] == "eval"
+    assert measured(TokenizerView(Pixels()), rates=True, images=1)["nominal_bits_per_pixel"].value == 8
     assert measured(view, [Result("masked_loss_nats_per_slot", 1.0)], rates=True) == {}
 
 
@@ -89,6 +90,7 @@ def test_evaluate_takes_the_options(small_run, tmp_path):
     names = {result.name for result in read_results(workdir / "results.json")}
     assert {
         "tokenizer/code_usage_slot_3",
+        "tokenizer/nominal_bits_per_pixel",
         "tokenizer/language_entropy_bits",
         "tokenizer/language_lz78_share_shuffled",
         "tokenizer/probe_bits_accuracy_100pct",

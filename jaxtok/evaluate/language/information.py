@@ -114,7 +114,7 @@ def compressed_bits(
 
     Args:
       tokens: ids.
-      method: "zlib" (level 9), "lzma" (preset 9), "lz78" (dictionary of phrases: ceil(log2 of its size) bits
+      method: "zlib" (level 9), "lzma" (preset 6), "lz78" (dictionary of phrases: ceil(log2 of its size) bits
         and one token for each), or "bpe" (after `merges` merges of the most frequent pair, the entropy of
         what is left times its length; the table of merges is not counted).
       mask: tokens that are meant.
@@ -132,7 +132,7 @@ def compressed_bits(
     if method in ("zlib", "lzma"):
         width = np.min_scalar_type(max(len(first) - 1, 1)).itemsize
         planes = b"".join((ids >> 8 * place & 255).astype(np.uint8).tobytes() for place in range(width))
-        packed = zlib.compress(planes, 9) if method == "zlib" else lzma.compress(planes, preset=9)
+        packed = zlib.compress(planes, 9) if method == "zlib" else lzma.compress(planes, preset=6)
         return 8 * len(packed) / len(ids)
     if method == "lz78":
         return _lz78_bits(ids.tolist(), len(first)) / len(ids)
