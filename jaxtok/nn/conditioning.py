@@ -1,7 +1,8 @@
 """What a prior is told: each conditioner turns a `Condition` into text-like features per layer.
 
-All return features [L', B, T, E] and a mask bool [B, T]; a prior of L layers reads them through `for_layers`,
-so that a text encoder of any depth can feed it layer by layer.
+Most return features [L', B, T, E] and a mask bool [B, T]; a prior of L layers reads them through
+`for_layers`, so that a text encoder of any depth can feed it layer by layer. The "pooled" ones return one
+layer of features and those of the whole text, for transformers of two streams.
 """
 
 from typing import Any

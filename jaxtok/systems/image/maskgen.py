@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.decoding.diffusion import GaussianDiffusion
 from jaxtok.nn.caption_ids import caption_ids
 from jaxtok.nn.clip_text import ClipFeatures, ClipText, clip_text_shapes, load_clip_text
 from jaxtok.priors.contract import Prior
@@ -109,6 +110,8 @@ class MaskGen:
             scale=1.0,
             denoiser_layers=3,
             denoiser_width=64,
+            # The cosine's last step multiplies every error of a small network by 30 or more.
+            diffusion=GaussianDiffusion(schedule="linear"),
             value_settings=MaskedValueSettings(8, diffusion_steps=25),
         )
         return cls(dataclasses.replace(model.codec, bottleneck="vae"), generator)
@@ -214,9 +217,7 @@ class MaskGen:
             return self._clip(ids, mask, frozen).late.astype(jnp.float32)
         return self.codec.caption_condition(ids, mask)
 
-    def batch_text(
-        self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]
-    ) -> jax.Array | Condition | None:
+    def batch_text(self, batch: Mapping[str, Any], frozen: Mapping[str, Any]) -> jax.Array | Condition | None:
         """What the decoder reads of a batch, for `TokenizerObjective`.
 
         Raises:
