@@ -110,7 +110,6 @@ def test_evaluate_repeats_the_results_of_training(workdir, tmp_path):
     beside = set(after) - {result.name for result in before}
     assert {"tokenizer/rfd_digits", "tokenizer/pfd_digits_a0.5_d16", "diffusion/gfd_digits_w3"} <= beside
     assert not any("fid" in name or "inception" in name for name in after)
-    assert after["tokenizer/rfd_digits"].value <= after["tokenizer/pfd_digits_a0.5_d16"].value
     weights = {name.partition("/")[0]: result.protocol["weights"] for name, result in after.items()}
     assert weights == {
         "tokenizer": "average", "independent": "raw", "independent_by_class": "raw",

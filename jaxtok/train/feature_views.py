@@ -28,7 +28,7 @@ from jaxtok.evaluate.feature_sets import (
 )
 from jaxtok.evaluate.features.digits import digit_network
 from jaxtok.evaluate.features.inception import inception_network
-from jaxtok.evaluate.features.network import FeatureNetwork
+from jaxtok.evaluate.features.network import FeatureNetwork, weights_version
 from jaxtok.evaluate.perturbed import code_vectors, has_neighbours, parse_perturbation, perturbed
 from jaxtok.evaluate.protocol import Result
 from jaxtok.evaluate.references import Reference, read_reference
@@ -151,11 +151,15 @@ class FeatureMeasures:
         return results
 
     def _perceptual_result(self, apart: StreamingMean, real: FeatureSet, shared: Mapping[str, Any]) -> Result:
-        size = {"images": apart.count, "size": list(real.size or ()), "pixels": "uint8"}
-        if self.perceptual.kind == "lpips":
-            return Result("lpips_vgg16", apart.value, {**size, "weights_files": "given", **shared})
-        version = digit_network().version
-        return Result("perceptual_digits", apart.value, {**size, "network_version": version, **shared})
+        lpips = self.perceptual.kind == "lpips"
+        stated = {
+            "images": apart.count,
+            "size": list(real.size or ()),
+            "pixels": "uint8",
+            "network": "vgg16" if lpips else "digits",
+            "network_version": weights_version(self.perceptual.variables()),
+        }
+        return Result("lpips_vgg16" if lpips else "perceptual_digits", apart.value, {**stated, **shared})
 
     def _damaged(self, view: TokenizerView, trained: Trained) -> dict[tuple[float, int], Callable[..., Any]]:
         """(alpha, delta) -> what decodes perturbed codes.

@@ -93,7 +93,8 @@ def test_reconstructions(measures, trained):
     assert (protocol["alpha"], protocol["delta"], protocol["seed"]) == (0.5, 3, 7)
     assert protocol["images"] == protocol["reference_images"] == 297  # padding does not count
     assert protocol["weights"] == "average" and protocol["reference"] == "the originals"
-    assert not any("fid" in name or "lpips" in name for name in results)
+    versions = {results[name].protocol["network_version"] for name in ("rfd_digits", "perceptual_digits")}
+    assert len(versions) == 1 and not any("fid" in name or "lpips" in name for name in results)
 
 
 def test_samples_with_each_guidance(sampled):
