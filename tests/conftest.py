@@ -36,6 +36,16 @@ hypothesis.settings.register_profile("ci", deadline=None, max_examples=20, deran
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Default tests compile far more than they compute, so LLVM does not optimise what they run (a quarter less
+    processor time). Slow tests train, and are compiled as users' programs are.
+    """
+    if config.option.markexpr == "not slow" and "XLA_FLAGS" not in os.environ:
+        os.environ["XLA_FLAGS"] = (
+            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        )
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips tests marked `tpu` or `gpu` where JAX's default backend is another one."""
     wanted = {mark.name for mark in item.iter_markers()} & {"tpu", "gpu"}
