@@ -37,8 +37,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Default tests compile far more than they compute, so LLVM does not optimise what they run (a quarter less
-    processor time). Slow tests train, and are compiled as users' programs are.
+    """Default tests compile far more than they compute, so LLVM does not optimise what they run: a quarter
+    less processor time. Slow tests train, and are compiled as users' programs are.
     """
     if config.option.markexpr == "not slow" and "XLA_FLAGS" not in os.environ:
         os.environ["XLA_FLAGS"] = (
