@@ -85,8 +85,9 @@ def test_runs(path, tmp_path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
-        # A third of the training: enough to have something to show.
+        # A third of the training, half of the trials: enough to have something to show.
         cell.source = re.sub(r"Fit\((\d+), ", lambda found: f"Fit({int(found[1]) // 3}, ", cell.source)
+        cell.source = re.sub(r"trials=(\d+)", lambda found: f"trials={int(found[1]) // 2}", cell.source)
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
     check_outputs(notebook, FEWEST.get(path.stem, 5))
