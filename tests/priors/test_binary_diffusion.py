@@ -18,6 +18,7 @@ from jaxtok.priors.binary_diffusion import (
     x0_logits,
 )
 from jaxtok.priors.contract import Prior
+from tests.compiled import optimised
 from tests.filled import filled, normal
 
 GRID = [(t, s) for t in (1.0, 0.7, 0.3, 0.05) for s in (0.9, 0.6, 0.3, 0.02, 0.0) if s < t]
@@ -251,7 +252,7 @@ def test_times_have_the_named_distribution(times):
 
 def test_micro_batches_add_up_to_the_batch():
     keys, condition = example_keys(jax.random.key(0), 6), classes(0, 1, 0, 1, 0, 1)
-    run = jax.jit(
+    run = optimised(
         lambda codes, labels, keys: oracle_loss(
             BinaryDiffusion(), codes, dataclasses.replace(condition, features=labels), keys
         )[0]

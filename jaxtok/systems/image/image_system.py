@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,16 +43,30 @@ class ImageSystem:
         """
         return self._encode(self._part("tokenizer"), to_float(np.asarray(images)))
 
-    def decode(self, latents: Latents | Any, size: tuple[int, int] | None = None) -> np.ndarray:
-        """uint8 images of latents or codes, at `size` (height, width) pixels or the model's own."""
+    def decode(
+        self,
+        latents: Latents | Any,
+        size: tuple[int, int] | None = None,
+        captions: Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """uint8 images of latents or codes, at `size` (height, width) pixels or the model's own.
+
+        Args:
+          latents: of B images.
+          size: in pixels.
+          captions: B texts, for a decoder that reads them (MaskGen).
+        """
         if not isinstance(latents, Latents):
             latents = Latents(codes=jnp.asarray(latents))
-        return np.asarray(self._decode(self._part("tokenizer"), latents, size))
+        text = None
+        if captions is not None and hasattr(self.model, "decoder_text"):
+            text = self.model.decoder_text(*self._told(captions), self._networks)
+        return np.asarray(self._decode(self._part("tokenizer"), latents, size, text))
 
-    def reconstruct(self, images: Any) -> np.ndarray:
-        """uint8 images after encoding and decoding, at their own size."""
+    def reconstruct(self, images: Any, captions: Sequence[str] | None = None) -> np.ndarray:
+        """uint8 images after encoding and decoding, at their own size; captions as in `decode`."""
         images = np.asarray(images)
-        return self.decode(self.encode(images), (images.shape[1], images.shape[2]))
+        return self.decode(self.encode(images), (images.shape[1], images.shape[2]), captions)
 
     def sample(
         self,
@@ -88,7 +102,8 @@ class ImageSystem:
         sample, told = self._sampler(prior, chosen), self._told(captions)
         frozen = {**self._networks, "tokenizer": self._part("tokenizer")} if self._codec else self._networks
         latents = sample(params, frozen, told, jax.random.key(seed), given)
-        return self.decode(latents), latents
+        read = None if self._has_classes else [str(caption) for caption in captions]
+        return self.decode(latents, captions=read), latents
 
     @property
     def _has_classes(self) -> bool:
@@ -97,8 +112,8 @@ class ImageSystem:
     @property
     def _codec(self) -> Callable[[Any], Codec] | None:
         """(variables of the tokenizer) -> what the priors read of it, if they do."""
-        codec = getattr(self.model, "codec", None)
-        return cast(Any, codec) if callable(codec) else None  # `MaskGIT.codec` is the size of its tokenizer
+        codec: Any = getattr(self.model, "codec", None)
+        return codec if callable(codec) else None  # `MaskGIT.codec` is the size of its tokenizer
 
     def _told(self, captions: Sequence[str | int]) -> tuple[jax.Array, ...]:
         """What the condition is made of: labels, or ids and mask of captions."""
@@ -129,8 +144,9 @@ class ImageSystem:
 
     @functools.cached_property
     def _decode(self):
-        def decode(variables, latents, size):
-            return to_uint8(self.model.decode(variables, latents, size))
+        def decode(variables, latents, size, text):
+            told = {} if text is None else {"text": text}
+            return to_uint8(self.model.decode(variables, latents, size, **told))
 
         return jax.jit(decode, static_argnums=2)
 
