@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -112,8 +112,8 @@ class ImageSystem:
     @property
     def _codec(self) -> Callable[[Any], Codec] | None:
         """(variables of the tokenizer) -> what the priors read of it, if they do."""
-        codec: Any = getattr(self.model, "codec", None)
-        return codec if callable(codec) else None  # `MaskGIT.codec` is the size of its tokenizer
+        codec = getattr(self.model, "codec", None)
+        return cast(Any, codec) if callable(codec) else None  # `MaskGIT.codec` is the size of its tokenizer
 
     def _told(self, captions: Sequence[str | int]) -> tuple[jax.Array, ...]:
         """What the condition is made of: labels, or ids and mask of captions."""
