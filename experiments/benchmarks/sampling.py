@@ -4,7 +4,8 @@ What is measured, in float32 and with guidance: drawing one batch of codes
 
 * `llamagen`: next token after next token, cached (arXiv 2406.06525), top-k 2000;
 * `rar`: the same with RAR's network and course of guidance (arXiv 2411.00776);
-* `maskgit`: 8 parallel steps of TiTok's MaskGIT (arXiv 2202.04200, 2406.07550).
+* `maskgit`: 8 parallel steps of TiTok's MaskGIT (arXiv 2202.04200, 2406.07550);
+* `var`: scale after scale of VAR (arXiv 2404.02905), 10 of them, top-k 900 and top-p 0.96.
 
 In jaxtok each is one compiled call of `Prior.sample`; in PyTorch it is the loop of the official code
 (`torch_sampling.py`), with a cache of keys and values that is written in place. Both sides have the same
@@ -45,8 +46,8 @@ class Options:
     """How to measure.
 
     Attributes:
-      size: "tiny", "small" (4 layers, width 256) or "published" (LlamaGen-B, RAR-B and the generator of
-        TiTok-L-32, which has 32 tokens and not 256).
+      size: "tiny", "small" (4 layers, width 256) or "published" (LlamaGen-B, RAR-B, VAR-d16 and the generator
+        of TiTok-L-32, which has 32 tokens and not 256).
       cases: which priors; all if empty.
       batch: images drawn at once.
       rounds: how often every side gets its turn.
