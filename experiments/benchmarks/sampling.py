@@ -21,10 +21,10 @@ process's CPU time, which hardly depends on what else the machine does if there 
 
 Another prior is one more function in `sampling_cases.py`.
 
-What came out (`sampling.json`: size "small", batch 8, one thread of a quiet machine): LlamaGen 1.45 times as
-fast as PyTorch, RAR 1.26, MaskGIT 0.93. Twice as fast was the aim for cached next tokens, and it is not
-reached at this width. MaskGIT in 8 steps draws fewer images a second than either on a CPU, as every step
-computes all tokens.
+What came out (`sampling.json`: size "small", batch 8, one thread of a quiet machine): LlamaGen 1.96 times as
+fast as PyTorch (1.88 to 1.99), RAR 1.59, VAR 1.25, MaskGIT 0.92. Twice as fast was the aim for cached next
+tokens, and it is just missed. On a CPU VAR (680 tokens) and MaskGIT in 8 steps draw fewer images a second
+than LlamaGen (0.83 and 0.59 times as many): few steps are no gain where every step is limited by arithmetic.
 """
 
 import json
