@@ -24,7 +24,7 @@ Another prior is one more function in `sampling_cases.py`.
 What came out (`sampling.json`: size "small", batch 8, one thread of a quiet machine): LlamaGen 1.96 times as
 fast as PyTorch (1.88 to 1.99), RAR 1.59, VAR 1.25, MaskGIT 0.92. Twice as fast was the aim for cached next
 tokens, and it is just missed. On a CPU VAR (680 tokens) and MaskGIT in 8 steps draw fewer images a second
-than LlamaGen (0.83 and 0.59 times as many): few steps are no gain where every step is limited by arithmetic.
+than LlamaGen (0.82 and 0.59 times as many): few steps are no gain where every step is limited by arithmetic.
 """
 
 import json
