@@ -167,7 +167,10 @@ def _drawn(rng: np.random.Generator, shapes: Any) -> Any:
         noise, name = rng.standard_normal(leaf.shape, np.float32), path[-1].key
         if name == "scale":
             return 1 + 0.1 * noise
-        return noise / math.sqrt(math.prod(leaf.shape[:-1])) if name == "kernel" else 0.3 * noise
+        if name != "kernel":
+            return 0.3 * noise
+        # Of a convolution all but the last axis lead in, of layers in a stack only the one before it.
+        return noise / math.sqrt(math.prod(leaf.shape[:-1]) if leaf.ndim == 4 else leaf.shape[-2])
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
