@@ -1,4 +1,7 @@
-"""The masked float64 mean that per-image metrics go through."""
+"""The masked float64 mean that per-image metrics go through, and what is masked."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -78,3 +81,18 @@ def batch_mask(mask: Array | None, batch: int) -> np.ndarray:
             f"mask is {array.dtype}{list(array.shape)}; it must be bool[{batch}], one entry per example"
         )
     return array
+
+
+def first_images(
+    batches: Iterable[Mapping[str, Any]], count: int
+) -> Iterator[tuple[Mapping[str, Any], np.ndarray]]:
+    """Batches of the first `count` images, each with a mask bool [B] that leaves out padding ("mask" of the
+    batch) and what is beyond.
+    """
+    seen = 0
+    for batch in batches:
+        mask = batch["mask"] & (seen + np.cumsum(batch["mask"]) <= count)
+        seen += int(mask.sum())
+        yield batch, mask
+        if seen >= count:
+            return

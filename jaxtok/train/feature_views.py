@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -32,7 +32,7 @@ from jaxtok.evaluate.features.network import FeatureNetwork, weights_version
 from jaxtok.evaluate.perturbed import code_vectors, has_neighbours, parse_perturbation, perturbed
 from jaxtok.evaluate.protocol import Result
 from jaxtok.evaluate.references import Reference, read_reference
-from jaxtok.evaluate.streaming import StreamingMean
+from jaxtok.evaluate.streaming import StreamingMean, first_images
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.nn.images import to_uint8
 from jaxtok.train.distributed import to_host
@@ -124,7 +124,7 @@ class FeatureMeasures:
         real, ours = FeatureSet(self.network), FeatureSet(self.network)
         worse = {setting: FeatureSet(self.network) for setting in damaged}
         apart = StreamingMean()
-        for number, (batch, mask) in enumerate(_first(trained.batches(), self.options.images)):
+        for number, (batch, mask) in enumerate(first_images(trained.batches(), self.options.images)):
             text = view.told(batch, trained)
             codes, restored = to_host(reconstruct(variables, batch["image"], text))
             real.update(batch["image"], mask)
@@ -209,7 +209,7 @@ class FeatureMeasures:
             limit = min(self.options.images, KEPT_ROWS) if self.reference else self.options.images
             plain = dataclasses.replace(data, text_length=0, text_model="")
             real = FeatureSet(self.network)
-            for batch, mask in _first(Pipeline(plain, "train").evaluation_batches(), limit):
+            for batch, mask in first_images(Pipeline(plain, "train").evaluation_batches(), limit):
                 real.update(batch["image"], mask)
             self._real[data] = real
             if self.options.save_reference:
@@ -217,17 +217,6 @@ class FeatureMeasures:
                 made.save(self.options.save_reference)
                 log.info("statistics of %d images in %s", made.images, self.options.save_reference)
         return self._real[data]
-
-
-def _first(batches: Iterator[Any], images: int) -> Iterator[tuple[Any, np.ndarray]]:
-    """Batches of the first `images` images, with a mask that leaves out padding and what is beyond."""
-    count = 0
-    for batch in batches:
-        mask = batch["mask"] & (count + np.cumsum(batch["mask"]) <= images)
-        count += int(mask.sum())
-        yield batch, mask
-        if count >= images:
-            return
 
 
 @functools.lru_cache(maxsize=4)

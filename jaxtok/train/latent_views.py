@@ -16,6 +16,7 @@ from jaxtok.evaluate.codes import CodeStatistics
 from jaxtok.evaluate.language.table import language_statistics
 from jaxtok.evaluate.protocol import Result
 from jaxtok.evaluate.rates import entropy_coded_rates, nominal_rates
+from jaxtok.evaluate.streaming import first_images
 from jaxtok.train.distributed import to_host
 from jaxtok.train.image_views import Judge, SampleView, TokenizerView
 from jaxtok.train.stage import Trained
@@ -132,15 +133,11 @@ def _encoded(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Latents [B, N, ...] and labels [B] of the first images; None if there are none."""
     encode, variables = _encoder(view.model), view.variables(trained)
-    latents, labels, count = [], [], 0
-    for batch in batches:
-        kept = batch["mask"] & (count + np.cumsum(batch["mask"]) <= images)
+    latents, labels = [], []
+    for batch, kept in first_images(batches, images):
         latents.append(to_host(encode(variables, batch["image"]))[kept])
         labels.append(np.asarray(batch["label"])[kept])
-        count += int(kept.sum())
-        if count >= images:
-            break
-    return (np.concatenate(latents), np.concatenate(labels)) if count else None
+    return (np.concatenate(latents), np.concatenate(labels)) if sum(map(len, labels)) else None
 
 
 def _grid(model: Any, tokens: int) -> tuple[int, int] | None:
