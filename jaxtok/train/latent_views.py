@@ -13,7 +13,6 @@ import numpy as np
 from jaxtok.data.config import Data
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.codes import CodeStatistics
-from jaxtok.evaluate.language.table import language_statistics
 from jaxtok.evaluate.protocol import Result
 from jaxtok.evaluate.rates import entropy_coded_rates, nominal_rates
 from jaxtok.evaluate.streaming import first_images
@@ -100,6 +99,8 @@ class LatentMeasures:
             statistics.update(latents)
             results += statistics.slot_results(**shared, split="eval")
         if space is not None and options.language:
+            from jaxtok.evaluate.language.table import language_statistics  # SciPy is slow to import
+
             grid = _grid(view.model, latents.shape[1])
             results += language_statistics(latents, space, grid=grid, **shared, split="eval")
         if options.probes:

@@ -275,7 +275,8 @@ def verify_verb(experiment: Experiment, config: Any, options: Verify, preset: st
         )
     if options.steps:
         config = with_steps(config, options.steps)
-    start = time.monotonic()
+    # What an earlier command has trained is not trained again, so this one's time says nothing then.
+    whole, start = not any(workdir.glob("*/seed-*")), time.monotonic()
 
     def run_arm(own: Any, seed: int, stages: Sequence[str], identity: str) -> dict[str, float]:
         run = Run(
@@ -291,7 +292,7 @@ def verify_verb(experiment: Experiment, config: Any, options: Verify, preset: st
         "seeds": list(options.seeds),
         "commit": commit_of_source(),
         "date": datetime.date.today().isoformat(),
-        "minutes": round((time.monotonic() - start) / 60, 1),
+        "minutes": round((time.monotonic() - start) / 60, 1) if whole else None,
         "claims": judged,
     }
     if options.steps:
