@@ -30,10 +30,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 # Compilation makes the first example slow, so there is no deadline. CI draws the same examples in every run,
-# because a change that breaks nothing must not turn red; a developer's runs go on looking for new ones.
+# because a change that breaks nothing must not turn red; a developer's runs go on looking for new ones. The
+# profile "few" is
+# for the second Python and JAX, after all examples have passed on the first.
 hypothesis.settings.register_profile("local", deadline=None, max_examples=20)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True, database=None)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+hypothesis.settings.register_profile("few", deadline=None, max_examples=4, derandomize=True, database=None)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "local")
+hypothesis.settings.load_profile(PROFILE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,6 +58,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if jax.default_backend() not in wanted:
             pytest.skip(f"needs {' or '.join(sorted(wanted))}, JAX runs on {jax.default_backend()}")
+
+
+@pytest.fixture
+def quickly_compiled(monkeypatch):
+    """Slow tests of a few steps, here and in processes that they start, compile without optimisation too."""
+    import jax
+
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture(scope="session")
