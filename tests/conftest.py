@@ -31,8 +31,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 # Compilation makes the first example slow, so there is no deadline. CI draws the same examples in every run,
 # because a change that breaks nothing must not turn red; a developer's runs go on looking for new ones. The
-# profile "few" is
-# for the second Python and JAX, after all examples have passed on the first.
+# profile "few" is for the second Python and JAX, after all examples have passed on the first.
 hypothesis.settings.register_profile("local", deadline=None, max_examples=20)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True, database=None)
 hypothesis.settings.register_profile("few", deadline=None, max_examples=4, derandomize=True, database=None)

@@ -7,6 +7,7 @@ model then writes as many of them as one wants.
 
     python experiments/image/flextok.py                             # tiny: 8x8 digits, 2 CPU cores, minutes
     python experiments/image/flextok.py sample --captions 3 7 --prior autoregressive
+    python experiments/image/flextok.py --preset tiny-text          # a prior that is told captions
     python experiments/image/flextok.py verify                      # claims in miniature
     python experiments/image/flextok.py plan --preset d18-d28 --topology v5p:4x4x4
     python experiments/image/flextok.py --preset d18-d28 --data.path images --model.vae.path vae.safetensors
@@ -24,7 +25,7 @@ library has no network of those features; `FlowObjective` takes any.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxtok import cli
@@ -91,7 +92,13 @@ def published(size: str) -> Config:
     )
 
 
-PRESETS = {"tiny": TINY, **{size: published(size) for size in SIZES}}
+TINY_TEXT = replace(
+    TINY,
+    data=replace(TINY.data, text_length=TINY.model.text.length),
+    model=replace(TINY.model, told="text"),
+)
+
+PRESETS = {"tiny": TINY, "tiny-text": TINY_TEXT, **{size: published(size) for size in SIZES}}
 
 
 def stages(config: Config) -> Iterator[Stage]:
@@ -110,7 +117,9 @@ def stages(config: Config) -> Iterator[Stage]:
     )
     prior = model.autoregressive(dtype)
     objective = PriorObjective(prior, model.encode, model.batch_condition, grouping=model.grouping)
-    sampler = PriorSampler(prior, model.class_condition, classes=True)
+    text = model.told == "text"
+    condition = model.caption_condition if text else model.class_condition
+    sampler = PriorSampler(prior, condition, classes=not text)
     count = (model.classes, 50) if judge else (200, 1)
     yield Stage(
         "autoregressive",

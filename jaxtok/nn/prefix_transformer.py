@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxtok.codes import CodeSpace, Condition, pytree_dataclass
+from jaxtok.nn.byte_text import byte_ids
 from jaxtok.nn.cache import KVCache, cached_step, with_room
 from jaxtok.nn.conditioning import check_condition
 from jaxtok.nn.linear import Dense
@@ -24,6 +25,7 @@ from jaxtok.nn.llama import decoder_mask
 from jaxtok.nn.normalization import RMSNorm
 from jaxtok.nn.rope import Rope, grid_coordinates, rope_tables
 from jaxtok.nn.slots import SlotEmbedding, embedded, head_width
+from jaxtok.nn.text import ByteEncoder
 from jaxtok.nn.transformer import Block, Remat, Stack
 
 Prefix = tuple[Float[jax.Array, "B T D"], Bool[jax.Array, "B T"]]
@@ -97,6 +99,36 @@ class TextPrefix(nn.Module):
         rows = text.shape[0]
         null = Condition({"text": text, "absent": jnp.ones(rows, bool)}, mask)
         return Condition({"text": text, "absent": jnp.zeros(rows, bool)}, mask, null=null)
+
+
+class BytePrefix(nn.Module):
+    """Byte ids of captions int32 [B, T], through an encoder that is trained with the prior, as T + 1 tokens.
+
+    The last one is learned, and the first code is predicted from it: captions are padded behind, so that the
+    end of a short one is no token.
+
+    Attributes:
+      encoder: of the bytes.
+      width: D.
+    """
+
+    encoder: ByteEncoder
+    width: int
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> Prefix:
+        ids = jnp.asarray(condition.features)
+        mask = jnp.ones(ids.shape, bool) if condition.mask is None else condition.mask
+        x = Dense(self.width, use_bias=False, name="linear")(self.encoder(ids, mask)[-1])
+        last = self.param("last", nn.initializers.normal(0.02), (self.width,), jnp.float32).astype(x.dtype)
+        x = jnp.concatenate([x, jnp.broadcast_to(last, (x.shape[0], 1, self.width))], axis=1)
+        return x, jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True)
+
+    @nn.nowrap
+    def condition(self, ids: Int[jax.Array, "B T"], mask: Bool[jax.Array, "B T"]) -> Condition:
+        """Condition of captions, see `jaxtok.nn.byte_text.byte_ids`, with the empty one as its null."""
+        null_ids, null_mask = byte_ids([""], ids.shape[1])
+        return Condition(ids, mask, null=Condition(jnp.asarray(null_ids), jnp.asarray(null_mask)))
 
 
 @pytree_dataclass()

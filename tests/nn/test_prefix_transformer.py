@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jaxtok.codes import CodeSpace
-from jaxtok.nn.prefix_transformer import ClassPrefix, PrefixTransformer, TextPrefix
+from jaxtok.nn.byte_text import byte_ids
+from jaxtok.nn.prefix_transformer import BytePrefix, ClassPrefix, PrefixTransformer, TextPrefix
+from jaxtok.nn.text import ByteEncoder
 from tests.filled import filled, normal
 
 BATCH, GRID, TEXT = 2, (2, 3), 3
@@ -17,9 +19,18 @@ CODES = jnp.asarray(np.random.default_rng(0).integers(0, 5, (BATCH, TOKENS, 1)),
 MASK = jnp.asarray([[False, True, True], [True, True, False]])
 NETWORK = PrefixTransformer(SPACE, GRID, 2, 2, 8, 12)
 CLASSES, WORDS = ClassPrefix(3, 16), TextPrefix(TEXT, 6, 16)
+CAPTIONS = BytePrefix(ByteEncoder(layers=1, heads=2, head_dim=8), 16)
+
+
+def captions(*texts, length=TEXT):
+    ids, mask = byte_ids(texts, length)
+    return CAPTIONS.condition(jnp.asarray(ids), jnp.asarray(mask))
+
+
 NETWORKS = {
     "class": (NETWORK.clone(conditioner=CLASSES), CLASSES.condition(jnp.asarray([0, 2]))),
     "text": (NETWORK.clone(conditioner=WORDS), WORDS.condition(normal(BATCH, TEXT, 6), MASK)),
+    "caption": (NETWORK.clone(conditioner=CAPTIONS), captions("one", "a")),
     "none": (NETWORK, None),
 }
 
@@ -84,6 +95,19 @@ def test_padding_says_nothing_and_no_text_replaces_all_of_it():
         apply(variables, CODES, condition.select(jnp.asarray([True, False]))),
         jnp.concatenate([null[:1], logits[1:]]),
     )
+
+
+def test_a_caption_is_what_its_bytes_are_and_not_how_far_it_is_padded():
+    network, condition = NETWORKS["caption"]
+    variables = filled(network, CODES, condition)
+    apply = jax.jit(network.apply)
+    logits = apply(variables, CODES, condition)
+    np.testing.assert_allclose(apply(variables, CODES, captions("one", "a", length=9)), logits, atol=1e-5)
+    other = apply(variables, CODES, captions("one", "b"))
+    np.testing.assert_array_equal(other[0], logits[0])
+    assert np.abs(other[1] - logits[1]).max() > 1e-3
+    null = apply(variables, CODES, condition.unconditional())
+    np.testing.assert_allclose(null, apply(variables, CODES, captions("", "")), atol=1e-6)
 
 
 def test_tokens_of_the_condition_have_no_place():

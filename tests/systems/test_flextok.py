@@ -12,12 +12,14 @@ from jaxtok.codes import Latents
 from jaxtok.decoding.flow import FlowSettings
 from jaxtok.decoding.guidance import Projection
 from jaxtok.losses.flow import flow_loss, flow_point
+from jaxtok.nn.byte_text import byte_ids
 from jaxtok.nn.patches import patchify
 from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.systems.flow_objective import FlowObjective, FlowWeights
 from jaxtok.systems.image.flextok import SIZES, FlexTok, from_official
 from jaxtok.systems.image.flextok_table import MODULES
 from jaxtok.systems.image.kl_vae import KLVAE, kl_vae_entries
+from jaxtok.systems.image.prior_shape import CaptionBytes
 from jaxtok.systems.objectives import PriorObjective
 from jaxtok.tokenizers.nested_dropout import prefix_mask
 from jaxtok.tokenizers.registers import RegisterShape, register_mask
@@ -185,6 +187,21 @@ def test_a_file_with_an_autoencoder_is_read_and_written():
     }
 
 
+def test_a_mup_read_out_is_divided_by_its_width():
+    config = {"channels": 1, "registers": 2, "enc_dim": 16, "dec_dim": 16, "enc_depth": 1, "dec_depth": 1}
+    config |= {"head_dim": 16, "levels": [4, 4, 4], "max_sizes": [2, 2]}
+    (plain,) = FlexTok.official_components(config).values()
+    loaded = convert.Loaded("tokenizer", plain.module, draw_like(plain.shapes), {}, plain.table)
+    tensors = convert.save(loaded)
+    mup = convert.load("flextok", tensors, {**config, "width_mult": 3.0})["model"]
+    ours, scaled = flatten(loaded.variables), flatten(mup.variables)
+    for path, leaf in ours.items():
+        factor = 3.0 if path == "params/decoder/out/kernel" else 1.0
+        np.testing.assert_allclose(scaled[path] * factor, leaf, rtol=1e-6, err_msg=path)
+    name = "decoder.module_dict.dec_to_patches.proj.weight"
+    np.testing.assert_allclose(convert.save(mup)[name], tensors[name], rtol=1e-6)
+
+
 def test_official_arguments_that_cannot_be_are_refused():
     for change, message in (
         ({"enc_dim": 100}, "enc_dim=100 must divide by head_dim=64"),
@@ -192,6 +209,8 @@ def test_official_arguments_that_cannot_be_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             from_official(change)
+    with pytest.raises(ValueError, match=r"width_mult=0\.0 must be positive"):
+        FlexTok.official_components({"width_mult": 0})
     with pytest.raises(ValueError, match="no FlexTok 'd6'; there are d12-d12"):
         FlexTok.published("d6")
     with pytest.raises(ValueError, match="image_size=20 must divide by 16"):
@@ -275,6 +294,38 @@ def test_a_few_drawn_tokens_decode_to_images(trained):
     assert drawn.codes.shape == (2, 4, 1) and not np.any(drawn.codes[:, 2:])
     assert images.shape == (2, 8, 8, 1)
     np.testing.assert_allclose(images, again, atol=1e-5)
+
+
+def test_the_prior_is_told_captions_or_nothing():
+    spoken = dataclasses.replace(SMALL, told="text", text=CaptionBytes(8, 1, 1, 16))
+
+    def batch(*captions):
+        ids, mask = byte_ids(captions, 8)
+        return {"label": jnp.asarray([3, 7]), "text": jnp.asarray(ids), "text_mask": jnp.asarray(mask)}
+
+    prior, condition = spoken.autoregressive(), spoken.batch_condition(batch("three", "seven"), {})
+    params = draw_like(spoken.shapes()["autoregressive"]["params"])
+    mask = jnp.asarray([[True, False, False, False], [False] * 4])
+    given = Latents(codes=jnp.full((2, 4, 1), 5), mask=mask[..., None])
+    settings = AutoregressiveSettings(guidance=1.0, temperature=0.0)
+    told = [spoken.batch_condition(batch(text, text), {}) for text in ("three", "one")]
+
+    @jax.jit
+    def run(params):
+        drawn = prior.sample(params, condition, jax.random.key(0), given=given, settings=settings)
+        return drawn.codes, *(prior.loss(params, drawn, c, jax.random.key(1))[0] for c in told)
+
+    codes, one, other = run(params)
+    assert codes[0, 0, 0] == 5 and codes.shape == (2, 4, 1) and one != other
+    with pytest.raises(ValueError, match=r"the batches have none; set --data\.text-length"):
+        spoken.batch_condition({"label": jnp.asarray([3, 7])}, {})
+    with pytest.raises(ValueError, match="told captions, not classes"):
+        spoken.class_condition(jnp.asarray([3, 7]))
+    with pytest.raises(ValueError, match="told 'class'; set told='text'"):
+        SMALL.caption_condition(jnp.zeros((2, 8), jnp.int32), jnp.ones((2, 8), bool))
+    untold = dataclasses.replace(SMALL, told="nothing")
+    params = untold.shapes()["autoregressive"]["params"]
+    assert untold.batch_condition(batch("", ""), {}) is None and "conditioner" not in params
 
 
 def test_alignment_needs_its_network():

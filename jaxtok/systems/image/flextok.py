@@ -5,9 +5,9 @@ Registers read the latents of an autoencoder (or pixels), each becomes six scala
 transformer draws latents from noise, told by the registers. Nested dropout orders them from coarse to fine.
 The prior reads a token's six slots as one index of 64,000.
 
-What is not here: the muP base shapes, which only matter when the learning rate of one width is used for
-another, and text as a condition of the prior. The released configurations could not be read: what they leave
-open (the scaling of the latents, the layer that is aligned) is a field.
+What is not here: muP's learning rates, which only matter when those of one width are used for another, and a
+large frozen text encoder; a prior that is told captions reads their bytes. The released configurations could
+not be read: what they leave open (the scaling of the latents, the layer that is aligned) is a field.
 """
 
 import dataclasses
@@ -19,15 +19,16 @@ import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition, Latents, Regrouping
 from jaxtok.decoding.flow import FlowSettings
+from jaxtok.nn.byte_text import byte_ids
 from jaxtok.nn.grid_positions import PositionKind, Scaling
 from jaxtok.nn.images import to_float
-from jaxtok.nn.prefix_transformer import ClassPrefix, PrefixTransformer
+from jaxtok.nn.prefix_transformer import BytePrefix, ClassPrefix, PrefixTransformer
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.quantize.fsq import FSQ
 from jaxtok.systems.image.flextok_table import tokenizer_table
 from jaxtok.systems.image.kl_vae import KLVAE, kl_vae_entries
-from jaxtok.systems.image.prior_shape import PriorShape
+from jaxtok.systems.image.prior_shape import CaptionBytes, PriorShape
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.flow_decoder import FlowDecoder
 from jaxtok.tokenizers.flow_tokenizer import FlowTokenizer, TokenCorruption
@@ -65,9 +66,11 @@ class FlexTok:
       align_after: block of the decoder that is aligned with a frozen encoder's features; None: off.
       align_width: width of those.
       flow: recommended settings of the flow's sampler.
-      classes: of the prior's condition.
+      told: what the prior is told: a "class", a "text" by its bytes, or "nothing".
+      classes: number of classes.
+      text: how a caption is read.
       prior: size of the prior.
-      condition_dropout: share of the rows that train without class.
+      condition_dropout: share of the rows that train without class or text.
       prior_settings: recommended sampler settings of the prior.
     """
 
@@ -91,7 +94,9 @@ class FlexTok:
     align_after: int | None = None
     align_width: int = 1024
     flow: FlowSettings = FlowSettings()
+    told: Literal["class", "text", "nothing"] = "class"
     classes: int = 1000
+    text: CaptionBytes = CaptionBytes()
     prior: PriorShape = PriorShape(24, 16, 64)
     condition_dropout: float = 0.1
     prior_settings: AutoregressiveSettings = AutoregressiveSettings()
@@ -195,20 +200,20 @@ class FlexTok:
     def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
         """The prior of the next token, whose slots are one index."""
         shape, space = self.prior, self.grouping.space
-        width = shape.heads * shape.head_dim
         network = PrefixTransformer(
             space,
             (1, self.tokens),
             shape.layers,
             shape.heads,
             shape.head_dim,
-            int(2 * (4 * width) / 3),
-            self._classes(),
+            int(2 * (4 * shape.width) / 3),
+            self.conditioner(dtype),
             remat=shape.remat,
             unroll=shape.unroll,
             dtype=dtype,
         )
-        return Prior(network, Autoregressive(space, self.condition_dropout, self.prior_settings))
+        dropout = 0.0 if self.told == "nothing" else self.condition_dropout
+        return Prior(network, Autoregressive(space, dropout, self.prior_settings))
 
     priors = ("autoregressive",)
 
@@ -222,8 +227,11 @@ class FlexTok:
             raise ValueError(f"prior {name!r}; choose one of {self.priors}")
         return self.autoregressive(dtype)
 
-    def _classes(self) -> ClassPrefix:
-        return ClassPrefix(self.classes, self.prior.heads * self.prior.head_dim)
+    def conditioner(self, dtype: Any = jnp.float32) -> ClassPrefix | BytePrefix | None:
+        """What turns a class or a caption into the prior's first tokens."""
+        if self.told == "class":
+            return ClassPrefix(self.classes, self.prior.width)
+        return BytePrefix(self.text.encoder(dtype), self.prior.width) if self.told == "text" else None
 
     # -- use --
 
@@ -298,14 +306,53 @@ class FlexTok:
         mask = jnp.broadcast_to(mask, (*own.shape[:2], 1 if latents.codes is None else own.shape[-1]))
         return dataclasses.replace(latents, mask=mask if latents.mask is None else mask & latents.mask)
 
-    def class_condition(self, labels: jax.Array) -> Condition:
-        """What the prior is told by labels int32 [B], with its null class."""
-        return self._classes().condition(labels)
+    def class_condition(self, labels: jax.Array) -> Condition | None:
+        """What the prior is told by labels int32 [B], with its null class; None where it is told nothing.
 
-    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
-        """Condition of a training batch, for `PriorObjective`."""
+        Raises:
+          ValueError: the prior is told captions.
+        """
+        if self.told == "text":
+            raise ValueError("this prior is told captions, not classes; use `caption_condition`")
+        conditioner = self.conditioner()
+        return conditioner.condition(labels) if isinstance(conditioner, ClassPrefix) else None
+
+    def caption_condition(
+        self, ids: jax.Array, mask: jax.Array, frozen: Mapping[str, Any] | None = None
+    ) -> Condition:
+        """What the prior is told by captions, with the empty one as "no condition".
+
+        Args:
+          ids, mask: from `jaxtok.nn.caption_ids`, int32 and bool [B, T].
+          frozen: not used.
+
+        Raises:
+          ValueError: the prior is told something else.
+        """
         del frozen
-        return self.class_condition(batch["label"])
+        conditioner = self.conditioner()
+        if not isinstance(conditioner, BytePrefix):
+            raise ValueError(f"this prior is told {self.told!r}; set told='text' to tell it captions")
+        return conditioner.condition(ids, mask)
+
+    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+        """Condition of a training batch, for `PriorObjective`.
+
+        Raises:
+          ValueError: the prior is told captions and the batch has none.
+        """
+        if self.told != "text":
+            return self.class_condition(batch["label"])
+        if "text" not in batch:
+            raise ValueError("the prior is told captions, but the batches have none; set --data.text-length")
+        return self.caption_condition(batch["text"], batch["text_mask"], frozen)
+
+    def example_condition(self) -> Condition | None:
+        """A condition of the right shape, for initialisation."""
+        if self.told == "text":
+            ids, mask = byte_ids([""], self.text.length)
+            return self.caption_condition(jnp.asarray(ids), jnp.asarray(mask))
+        return self.class_condition(jnp.zeros((1,), jnp.int32))
 
     def networks(self) -> dict[str, FrozenNetwork]:
         """Frozen networks that the prior needs: none."""
@@ -334,8 +381,7 @@ class FlexTok:
         if self.vae is not None:
             tokenizer = {**tokenizer, "vae": self.vae.shapes()}
         latents = Latents(codes=jnp.zeros((1, self.tokens, 1), jnp.int32))
-        condition = self.class_condition(jnp.zeros((1,), jnp.int32))
-        prior = jax.eval_shape(self.autoregressive().init, key, latents, condition)
+        prior = jax.eval_shape(self.autoregressive().init, key, latents, self.example_condition())
         return {"tokenizer": tokenizer, "autoregressive": {"params": prior}}
 
     @staticmethod
@@ -353,7 +399,8 @@ def from_official(config: Mapping[str, Any]) -> FlexTok:
         ("absolute", "interpolate"), "enc_mask", "adaLN_expansion", "dec_posemb" ("sincos",
         "learnable_sum"), "latent_hw"; and "vae", the arguments of the autoencoder, without which the
         tokenizer reads latents as they are. What is left out is as in d18-d28. "names" says what modules
-        are called that the file calls otherwise than `flextok_table.MODULES`.
+        are called that the file calls otherwise than `flextok_table.MODULES`; "width_mult" is that of a muP
+        read-out at the decoder's end (its width over that of its base shape), see `tokenizer_table`.
 
     Raises:
       ValueError: a width that the heads do not divide, or an unknown kind of positions.
@@ -414,6 +461,7 @@ def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialC
         (model.positions[0] == "learned", model.positions[1] == "learned"),
         model.vae,
         names,
+        float(config.get("width_mult", 1.0)),
     )
     signature = f"encoder.module_dict.{names.get('enc_to_latents', 'enc_to_latents')}.proj.weight"
     shapes = model.shapes()["tokenizer"]

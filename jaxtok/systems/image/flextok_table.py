@@ -65,6 +65,7 @@ def tokenizer_table(
     learned: tuple[bool, bool],
     vae: KLVAE | None,
     names: Mapping[str, str],
+    width_mult: float = 1.0,
 ) -> Table:
     """Encoder, decoder and, if there is one, the autoencoder in front.
 
@@ -74,7 +75,14 @@ def tokenizer_table(
       learned: whether the positions of patches are, in encoder and decoder.
       vae: the autoencoder in front.
       names: of modules that are called otherwise than in `MODULES`.
+      width_mult: by how much a muP read-out (`mup.MuReadout`) divides what it reads; its weights, and not its
+        biases, are divided here. 1 for a plain linear layer.
+
+    Raises:
+      ValueError: `width_mult` is not positive.
     """
+    if width_mult <= 0:
+        raise ValueError(f"width_mult={width_mult} must be positive: a width over that of its base shape")
 
     def module(name: str) -> str:
         half = "encoder" if name.startswith("enc_") else "decoder"
@@ -103,12 +111,20 @@ def tokenizer_table(
         *_blocks(module("dec_transformer"), "decoder/stack/block", decoder.layers, segments),
         Entry(f"{last}.weight", "decoder/norm/modulation/linear/kernel", reorder.then(dense)),
         Entry(f"{last}.bias", "decoder/norm/modulation/linear/bias", reorder),
-        *dense_entries(f"{module('dec_to_patches')}.proj", "decoder/out"),
+        Entry(f"{module('dec_to_patches')}.proj.weight", "decoder/out/kernel", _read_out(width_mult)),
+        Entry(f"{module('dec_to_patches')}.proj.bias", "decoder/out/bias"),
     ]
     if vae is not None:
         entries += kl_vae_entries(vae, "vae.vae.", "vae:")
     # Without an autoencoder of ours theirs rides along, and so does the head of the alignment.
     return Table(tuple(entries), unused=(r"vae\..*", r"decoder\.module_dict\..*repa.*"))
+
+
+def _read_out(width_mult: float) -> Transform:
+    if width_mult == 1:
+        return dense
+    divide = Transform(f"divide by {width_mult:g}", lambda x: x / width_mult, lambda x: x * width_mult)
+    return divide.then(dense)
 
 
 def _blocks(theirs: str, ours: str, depth: int, segments: int = 0) -> list[Entry]:

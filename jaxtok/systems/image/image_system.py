@@ -107,7 +107,7 @@ class ImageSystem:
 
     @property
     def _has_classes(self) -> bool:
-        return hasattr(self.model, "class_condition")
+        return hasattr(self.model, "class_condition") and getattr(self.model, "told", "class") != "text"
 
     @property
     def _codec(self) -> Callable[[Any], Codec] | None:

@@ -9,6 +9,7 @@ from jaxtok.codes import CodeSpace
 from jaxtok.nn.conditioning import ClassConditioner
 from jaxtok.nn.latent_transformer import LatentTransformer
 from jaxtok.nn.masked_transformer import Form, MaskedTransformer, masked_vocab
+from jaxtok.nn.text import ByteEncoder
 from jaxtok.nn.transformer import Remat
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.contract import Prior
@@ -36,6 +37,30 @@ class PriorShape:
     def width(self) -> int:
         """Of a token."""
         return self.heads * self.head_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionBytes:
+    """How a prior reads captions without a language model: their bytes, in an encoder that is trained along.
+
+    Attributes:
+      length: bytes of a caption; longer ones are cut.
+      layers, heads, head_dim: size of the encoder.
+    """
+
+    length: int = 24
+    layers: int = 2
+    heads: int = 2
+    head_dim: int = 32
+
+    @property
+    def path(self) -> str:
+        """Folder of a language model: none."""
+        return ""
+
+    def encoder(self, dtype: Any = jnp.float32) -> ByteEncoder:
+        """The encoder."""
+        return ByteEncoder(self.layers, self.heads, self.head_dim, dtype=dtype)
 
 
 def class_conditioner(shape: PriorShape, classes: int) -> ClassConditioner:
