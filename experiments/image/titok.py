@@ -193,9 +193,27 @@ def against_patches(tokens: int, grid: tuple[int, int]) -> tuple[Arm, Arm]:
     )
 
 
+PLAIN = ("model.learning", "gradient")
+# The first stage and the tuning of the decoder take as many steps together as the training in one stage.
+PROXY = (PLAIN, ("model.head", "codes"), ("tokenizer.steps", TINY.tokenizer.steps - TINY.proxy.steps))
+
+
+def against_one_stage(metric: str) -> tuple[Arm, Arm]:
+    """Plain VQ trained on pixels, and first on the codes of a teacher."""
+    return Arm("pixels alone", metric, (PLAIN,)), Arm("proxy codes first", metric, PROXY)
+
+
 CLAIMS = [
     Claim("more tokens, higher PSNR (dB)", vary("model.tokens", 2, 4, 8, metric=PSNR)),
     Claim("4 latent tokens reconstruct better than 4 pooled patches (dB)", against_patches(4, (2, 2))),
+    Claim(
+        "plain VQ that predicts proxy codes first uses more of its codes (perplexity)",
+        against_one_stage("tokenizer/code_perplexity"),
+    ),
+    Claim(
+        "and reconstructs digits all the same (more than 14 dB)",
+        (Arm("hypothesis", constant=14.0), Arm("proxy codes first", PSNR, PROXY)),
+    ),
 ]
 
 if __name__ == "__main__":
