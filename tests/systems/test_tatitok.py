@@ -14,7 +14,7 @@ from tests.filled import draw_like
 
 VIT = LatentViTShape(8, 1, 2)
 MODEL = dataclasses.replace(
-    TATiTok.tiny(), image_size=16, encoder=VIT, decoder=VIT, codebook=6, width=4, text_length=10
+    TATiTok.scenes(), image_size=16, encoder=VIT, decoder=VIT, codebook=6, width=4, text_length=10
 )
 IDS, MASK = caption_ids(["red", "a blue one"], 10, "")
 BATCH = {

@@ -26,7 +26,6 @@ from jaxtok.systems.image.maskgen_table import official_components
 from jaxtok.systems.image.tatitok import TATiTok
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
-from jaxtok.tokenizers.latent_vit import LatentViTShape
 from jaxtok.weights import FrozenNetwork
 
 _NO_CLIP = "captions of this model go through a frozen CLIP; set --model.generator.text.path to its folder"
@@ -71,20 +70,7 @@ class MaskGen:
     @classmethod
     def tiny(cls) -> "MaskGen":
         """8x8 digits as 8 tokens of 64 codes, and their captions; trains in minutes on two CPU cores."""
-        vit = LatentViTShape(64, 2, 2, unroll=2)
-        codec = dataclasses.replace(
-            TATiTok.tiny(),
-            image_size=8,
-            channels=1,
-            patch=2,
-            decoder_patch=2,
-            tokens=8,
-            codebook=64,
-            metric="cosine",
-            encoder=vit,
-            decoder=vit,
-            text_length=20,
-        )
+        codec = dataclasses.replace(TATiTok.tiny(), tokens=8, metric="cosine")
         generator = MaskGenerator(
             tokens=8,
             codebook=64,

@@ -5,6 +5,7 @@ The text is features of 77 tokens of a frozen text encoder (in the released mode
 behind its last norm, 768 wide), which whoever uses the tokenizer brings along. It is trained in one stage.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,12 +22,13 @@ class TATiTok(TiTok):
 
     @classmethod
     def tiny(cls) -> "TATiTok":
-        """Captioned shapes of 32x32 pixels as 2 tokens of 64 codes; trains in minutes on two CPU cores."""
-        vit = LatentViTShape(64, 4, 2, unroll=4)
+        """8x8 digits and their captions as 2 tokens of 64 codes; trains in a minute on two CPU cores."""
+        vit = LatentViTShape(64, 2, 2, unroll=2)
         return cls(
-            image_size=32,
-            patch=8,
-            decoder_patch=8,
+            image_size=8,
+            channels=1,
+            patch=2,
+            decoder_patch=2,
             tokens=2,
             codebook=64,
             width=8,
@@ -36,9 +38,16 @@ class TATiTok(TiTok):
             decoder=vit,
             head="pixels",
             trained=(),
-            text_length=72,
+            text_length=20,
             text_source="bytes",
         )
+
+    @classmethod
+    def scenes(cls) -> "TATiTok":
+        """Captioned shapes of 32x32 pixels as 2 tokens of 64 codes."""
+        vit = LatentViTShape(64, 4, 2, unroll=4)
+        sizes: dict[str, Any] = {"image_size": 32, "channels": 3, "patch": 8, "decoder_patch": 8}
+        return dataclasses.replace(cls.tiny(), **sizes, encoder=vit, decoder=vit, text_length=72)
 
     @classmethod
     def bl32_vq(cls) -> "TATiTok":
