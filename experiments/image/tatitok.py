@@ -9,9 +9,9 @@ features.
     python experiments/image/tatitok.py --preset shapes       # captioned scenes; wants an accelerator
     python experiments/image/tatitok.py verify                # the paper's claim in miniature
 
-Here the captions' bytes go through a small encoder that is trained along. The released tokenizers read features
-of a frozen CLIP, which `experiments/image/maskgen.py` brings along and where their recipe is; their sizes are
-in `jaxtok.systems.image.tatitok`, their weights load with `jaxtok.convert`.
+Here the captions' bytes go through a small encoder that is trained along. The released tokenizers read
+features of a frozen CLIP: `experiments/image/maskgen.py` has it, and their recipe. Their sizes are in
+`jaxtok.systems.image.tatitok`, their weights load with `jaxtok.convert`.
 """
 
 from collections.abc import Iterator
