@@ -36,9 +36,11 @@ from jaxtok.systems.objectives import PriorObjective
 from jaxtok.tokenizers.nested_dropout import prefix_lengths
 from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_views import PriorSampler, SampleView, judge_named
+from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.prefix_views import PrefixView
+from jaxtok.train.sample_views import SampleView
+from jaxtok.train.samplers import PriorSampler
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes

@@ -36,8 +36,11 @@ from jaxtok.train.adversarial import AdversaryWeights, adversarial
 from jaxtok.train.claims import Arm, Claim, vary
 from jaxtok.train.cluster import cluster
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_views import IndependentSampler, PriorSampler, SampleView, TokenizerView, judge_named
+from jaxtok.train.image_views import TokenizerView
+from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.sample_views import SampleView
+from jaxtok.train.samplers import IndependentSampler, PriorSampler
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes

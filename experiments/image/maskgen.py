@@ -34,8 +34,11 @@ from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, Tokeni
 from jaxtok.train.adversarial import AdversaryWeights, adversarial
 from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_views import OtherCaptions, PriorSampler, SampleView, TokenizerView, judge_named
+from jaxtok.train.image_views import TokenizerView
+from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.sample_views import SampleView
+from jaxtok.train.samplers import OtherCaptions, PriorSampler
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import TIED_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes

@@ -40,8 +40,11 @@ from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, Tokeni
 from jaxtok.train.adversarial import AdversaryWeights, adversarial
 from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_views import PriorSampler, SampleView, TokenizerView, judge_named
+from jaxtok.train.image_views import TokenizerView
+from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.sample_views import SampleView
+from jaxtok.train.samplers import PriorSampler
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import CODEBOOK_RULES, PRIOR_RULES
 from jaxtok.train.stage import Stage, StageCodes

@@ -24,7 +24,8 @@ from jaxtok.systems.image.tatitok import TATiTok
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
 from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_views import TokenizerView, judge_named
+from jaxtok.train.image_views import TokenizerView
+from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import Fit
 from jaxtok.train.sharding import TOKENIZER_RULES

@@ -55,6 +55,10 @@ class Result:
         value = self.value if math.isfinite(self.value) else str(self.value)
         return {"name": self.name, "value": value, "protocol": dict(self.protocol)}
 
+    def renamed(self, name: str, protocol: Mapping[str, Any]) -> "Result":
+        """The same number under another name, with these entries added to its protocol."""
+        return Result(name, self.value, {**self.protocol, **protocol})
+
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Result":
         """Inverse of `to_dict`.

@@ -36,7 +36,8 @@ from jaxtok.evaluate.streaming import StreamingMean, first_images
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.nn.images import to_uint8
 from jaxtok.train.distributed import to_host
-from jaxtok.train.image_views import SampleView, TokenizerView, reconstructor
+from jaxtok.train.image_views import TokenizerView, reconstructor
+from jaxtok.train.sample_views import SampleView
 from jaxtok.train.stage import Trained
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,9 @@ from jaxtok.evaluate.protocol import Result
 from jaxtok.evaluate.rates import entropy_coded_rates, nominal_rates
 from jaxtok.evaluate.streaming import first_images
 from jaxtok.train.distributed import to_host
-from jaxtok.train.image_views import Judge, SampleView, TokenizerView
+from jaxtok.train.image_views import TokenizerView
+from jaxtok.train.judges import Judge
+from jaxtok.train.sample_views import SampleView
 from jaxtok.train.stage import Trained
 
 

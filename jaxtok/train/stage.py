@@ -76,7 +76,7 @@ class Trained:
 
 @runtime_checkable
 class StageView(Protocol):
-    """How a stage is measured and drawn; see `jaxtok.train.image_views`."""
+    """How a stage is measured and drawn; see `jaxtok.train.image_views` and `sample_views`."""
 
     def evaluate(self, trained: Trained) -> list[Result]:
         """Results on held-out data."""

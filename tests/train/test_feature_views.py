@@ -11,8 +11,9 @@ from jaxtok.data.sources import open_source
 from jaxtok.evaluate.protocol import difference
 from jaxtok.evaluate.references import read_reference
 from jaxtok.train.feature_views import FeatureMeasures, FeatureOptions
-from jaxtok.train.image_views import SampleView, TokenizerView
+from jaxtok.train.image_views import TokenizerView
 from jaxtok.train.loop import evaluation_batches
+from jaxtok.train.sample_views import SampleView
 from jaxtok.train.stage import Trained
 
 DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=64)

@@ -12,16 +12,12 @@ from jaxtok.data.errors import BadRecord
 from jaxtok.data.sources import open_source
 from jaxtok.evaluate.protocol import Result
 from jaxtok.systems.image.titok import TiTok
-from jaxtok.train import image_views
-from jaxtok.train.image_views import (
-    IndependentSampler,
-    OtherCaptions,
-    PriorSampler,
-    SampleView,
-    TokenizerView,
-    judge_named,
-)
+from jaxtok.train import image_views, sample_views
+from jaxtok.train.image_views import TokenizerView
+from jaxtok.train.judges import judge_named
 from jaxtok.train.loop import evaluation_batches
+from jaxtok.train.sample_views import SampleView
+from jaxtok.train.samplers import IndependentSampler, OtherCaptions, PriorSampler
 from jaxtok.train.stage import Trained
 from tests.small_system import SMALL
 
@@ -123,7 +119,7 @@ def test_continuous_latents_are_measured_without_codes_and_frozen_stages_are_han
 
 
 def test_large_evaluations_are_cut(monkeypatch):
-    monkeypatch.setattr(image_views, "_LARGEST_EVALUATION", 100)
+    monkeypatch.setattr(image_views, "LARGEST_EVALUATION", 100)
     seen = []
 
     def judge(images, labels, captions):
@@ -194,7 +190,7 @@ def test_captions_are_different_ones_in_the_order_of_labels(monkeypatch):
                 raise BadRecord("0", "cut short")
             return {"caption": f"c{number}", "label": 5 - number}
 
-    monkeypatch.setattr(image_views, "open_source", lambda data, split: Damaged())
+    monkeypatch.setattr(sample_views, "open_source", lambda data, split: Damaged())
     captions, labels = view._captions(10)
     assert captions == ["c2", "c1"] and labels.tolist() == [3, 4]
 

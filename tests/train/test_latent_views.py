@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxtok.evaluate.protocol import Result, read_results
-from jaxtok.train.image_views import SampleView, TokenizerView
+from jaxtok.train.image_views import TokenizerView
 from jaxtok.train.latent_views import LatentMeasures, LatentOptions
+from jaxtok.train.sample_views import SampleView
 from tests.small_run import small_cli
 from tests.train.test_image_views import DATA, HeldOut, Pixels, Recaller, Values, by_name, trained
 
