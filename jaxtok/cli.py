@@ -136,7 +136,8 @@ def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str
         verbs.verify_verb(experiment, config, options, preset)
     elif verb == "sweep":
         try:
-            from jaxtok.train.sweeping.verb import Sweep, sweep_verb
+            from jaxtok.train.sweeping.options import Sweep
+            from jaxtok.train.sweeping.verb import sweep_verb
         except ModuleNotFoundError as error:
             if error.name != "optuna":
                 raise

@@ -6,15 +6,14 @@ policy forbids everything else.
 """
 
 import datetime
-import html
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxtok.evaluate.headlines import basis, is_headline
+from jaxtok.inspect.html_page import html_page, write_page
 from jaxtok.inspect.report_stages import results_table, stage_section
-from jaxtok.inspect.report_style import STYLE
 from jaxtok.inspect.report_words import duration, leaves, missing, number, progress, table, text
 from jaxtok.inspect.run_folder import RunFiles, StageFiles, read_run
 
@@ -34,10 +33,7 @@ def write_report(path: str | os.PathLike, workdir: str | os.PathLike) -> Path:
     """
     path = Path(path)
     page = html_report(read_run(workdir), datetime.datetime.now().astimezone())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_page(path, page)
     return path
 
 
@@ -66,15 +62,7 @@ def html_report(run: RunFiles, now: datetime.datetime) -> str:
         '<h2 id="environment">Environment</h2>',
         _environment(run.record),
     ]
-    lines = "\n".join(body)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{html.escape(title)}</title><style>{STYLE}</style></head>\n'
-        f"<body><main>\n{lines}\n</main></body></html>\n"
-    )
+    return html_page(title, "\n".join(body))
 
 
 def _summary(run: RunFiles, now: datetime.datetime) -> str:

@@ -1,7 +1,5 @@
 """The parts of the HTML report that each stage has: results, curves and pictures."""
 
-import base64
-import html
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -9,6 +7,7 @@ from typing import Any
 
 from jaxtok.evaluate.headlines import is_headline
 from jaxtok.evaluate.protocol import Result
+from jaxtok.inspect.html_page import picture
 from jaxtok.inspect.report_words import duration, leaves, missing, number, progress, spread, text
 from jaxtok.inspect.run_folder import FigureFile, StageFiles
 from jaxtok.inspect.svg import svg_curve
@@ -155,10 +154,4 @@ def _picture(figure: FigureFile) -> str:
     label = ", ".join(words)
     if not data.endswith(_PNG_END):
         return missing(f"{label}: the file is not whole; the run may be writing it.")
-    wide = ' class="wide"' if struct.unpack(">I", data[16:20])[0] > _WIDE else ""  # of the header
-    picture = base64.b64encode(data).decode("ascii")
-    return (
-        f'<figure><div class="frame"><img{wide} alt="{html.escape(label)}" '
-        f'src="data:image/png;base64,{picture}"></div>'
-        f"<figcaption>{text(label)}</figcaption></figure>"
-    )
+    return picture(data, label, wide=struct.unpack(">I", data[16:20])[0] > _WIDE)  # of the header

@@ -14,9 +14,10 @@ import pytest
 
 from jaxtok.evaluate.protocol import read_results
 from jaxtok.train.experiment import Experiment
+from jaxtok.train.sweeping.options import Sweep
+from jaxtok.train.sweeping.outcome import write_outcome
 from jaxtok.train.sweeping.space import Choice, Range
 from jaxtok.train.sweeping.study import FOLDER
-from jaxtok.train.sweeping.verb import Sweep, write_outcome
 from tests.small_run import small_cli
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +52,8 @@ def test_what_comes_back_is_what_the_files_say(tmp_path, capsys):
     assert json.loads((tmp_path / "best.json").read_text())["config"] == {"rate": 0.01, "kind": "b"}
     assert outcome.trials[0] == ({"rate": 1e-2, "kind": "b"}, 1.0) and len(outcome.trials) == 4
     assert outcome.log == {"rate"}
+    page = (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    assert "small: maximize stage/psnr" in page and page.count("<tr>") == 5 and page.count("<img ") == 2
     # The result is the rate, whatever the kind.
     assert outcome.shares["rate"] > outcome.shares["kind"] >= 0
 
@@ -81,6 +84,7 @@ def test_two_workers_of_which_one_is_killed(tmp_path):
     best = json.loads((tmp_path / "best.json").read_text())
     assert best["value"] == max(float(row["value"]) for row in rows)
     assert (tmp_path / "parallel.png").stat().st_size > 10_000
+    assert f"{len(rows)} trials, the best first" in (tmp_path / "sweep.html").read_text(encoding="utf-8")
     kept = [path.parent.name for path in (tmp_path / "trials").glob("*/checkpoints")]
     assert [f"trials/{name}" for name in kept] == [best["folder"]]
     # The configuration that was found trains to the same result.
