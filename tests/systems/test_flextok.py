@@ -16,7 +16,8 @@ from jaxtok.nn.byte_text import byte_ids
 from jaxtok.nn.patches import patchify
 from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.systems.flow_objective import FlowObjective, FlowWeights
-from jaxtok.systems.image.flextok import SIZES, FlexTok, from_official
+from jaxtok.systems.image import flextok_official
+from jaxtok.systems.image.flextok import SIZES, FlexTok
 from jaxtok.systems.image.flextok_table import MODULES
 from jaxtok.systems.image.kl_vae import KLVAE, kl_vae_entries
 from jaxtok.systems.image.prior_shape import CaptionBytes
@@ -32,6 +33,10 @@ SMALL = dataclasses.replace(
 )
 SMALL_VAE = KLVAE(2, 1, 4, (1, 2), 1, groups=2)
 LATENT = dataclasses.replace(SMALL, vae=SMALL_VAE)
+
+
+def from_official(config):
+    return flextok_official.from_official(config, FlexTok.published("d18-d28"))
 
 
 def last(x):

@@ -1,0 +1,89 @@
+"""FlexTok's official constructor arguments, and what converts its weights."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtok.systems.image.flextok_table import tokenizer_table
+from jaxtok.systems.image.kl_vae import KLVAE
+from jaxtok.systems.official import OfficialComponent
+from jaxtok.tokenizers.registers import RegisterShape
+
+
+def from_official(config: Mapping[str, Any], published: Any) -> Any:
+    """Our `FlexTok` from official constructor arguments.
+
+    Args:
+      config: "channels" and "patch" of the latents, "registers", "enc_dim", "dec_dim", "enc_depth",
+        "dec_depth", "head_dim", "levels", "max_sizes" (cells that there are positions for), "posemb_scaling"
+        ("absolute", "interpolate"), "enc_mask", "adaLN_expansion", "dec_posemb" ("sincos",
+        "learnable_sum"), "latent_hw"; and "vae", the arguments of the autoencoder, without which the
+        tokenizer reads latents as they are. "names" says what modules are called that the file calls
+        otherwise than `flextok_table.MODULES`; "width_mult" is that of a muP read-out at the decoder's end
+        (its width over that of its base shape), see `tokenizer_table`.
+      published: the `FlexTok` that says what is left out.
+
+    Raises:
+      ValueError: a width that the heads do not divide, or an unknown kind of positions.
+    """
+    head_dim = config.get("head_dim", 64)
+
+    def half(side: str, default: RegisterShape) -> RegisterShape:
+        width = config.get(f"{side}_dim", default.width)
+        if width % head_dim:
+            raise ValueError(f"{side}_dim={width} must divide by head_dim={head_dim}")
+        return RegisterShape(config.get(f"{side}_depth", default.layers), width // head_dim, head_dim)
+
+    kinds = {"sincos": "sincos", "learnable_sum": "learned"}
+    places = tuple(config.get(f"{side}_posemb", "sincos") for side in ("enc", "dec"))
+    if unknown := set(places) - set(kinds):
+        raise ValueError(f"positions {sorted(unknown)}; choose 'sincos' or 'learnable_sum'")
+    vae, official = None, config.get("vae")
+    channels = config.get("channels", 16)
+    if official is not None:
+        widths = official.get("block_out_channels", [128, 256, 512, 512])
+        vae = KLVAE(
+            official.get("latent_channels", channels),
+            official.get("in_channels", 3),
+            widths[0],
+            tuple(width // widths[0] for width in widths),
+            official.get("layers_per_block", 2),
+            official.get("norm_num_groups", 32),
+            official.get("scaling_factor", KLVAE.scaling),
+        )
+    patch, grid = config.get("patch", published.patch), tuple(config.get("max_sizes", (16, 16)))
+    side = config.get("latent_hw", (grid[0] * patch,))[0]
+    return dataclasses.replace(
+        published,
+        image_size=side * (vae.factor if vae else 1),
+        channels=channels if vae is None else vae.channels,
+        vae=vae,
+        patch=patch,
+        tokens=config.get("registers", published.tokens),
+        levels=tuple(config.get("levels", published.levels)),
+        encoder=half("enc", published.encoder),
+        decoder=half("dec", published.decoder),
+        mask=config.get("enc_mask", published.mask),
+        positions=tuple(kinds[kind] for kind in places),
+        scaling=config.get("posemb_scaling", published.scaling),
+        grid=grid,
+        segments=config.get("adaLN_expansion", published.segments),
+    )
+
+
+def official_components(config: Mapping[str, Any] | None, published: Any) -> dict[str, OfficialComponent]:
+    """Module, shapes and table of the official component "model": the whole file; see `from_official`."""
+    config = {"vae": {}} if config is None else config
+    model, names = from_official(config, published), config.get("names", {})
+    table = tokenizer_table(
+        model.encoder,
+        model.decoder,
+        model.segments,
+        (model.positions[0] == "learned", model.positions[1] == "learned"),
+        model.vae,
+        names,
+        float(config.get("width_mult", 1.0)),
+    )
+    signature = f"encoder.module_dict.{names.get('enc_to_latents', 'enc_to_latents')}.proj.weight"
+    shapes = model.shapes()["tokenizer"]
+    return {"model": OfficialComponent("tokenizer", model.tokenizer(), shapes, table, signature)}
