@@ -5,7 +5,7 @@
     python -m experiments.benchmarks.plans --markdown plans.md          # the table of README.md
 
 Nothing is allocated and no device is used: libtpu compiles (`pip install -e ".[plan]"`), one to ten minutes
-a stage on one core. The meshes below are not the fastest, only such that the official batch fits; `plan
+a stage on one core. The meshes below are not the fastest, only such that the preset's batch fits; `plan
 --search` looks for better ones.
 """
 

@@ -119,9 +119,9 @@ def stages(config: Config) -> Iterator[Stage]:
     )
     prior = model.autoregressive(dtype)
     objective = PriorObjective(prior, model.encode, model.batch_condition, grouping=model.grouping)
-    text = model.told == "text"
-    condition = model.caption_condition if text else model.class_condition
-    sampler = PriorSampler(prior, condition, classes=not text)
+    captions = model.reads_captions
+    condition = model.caption_condition if captions else model.class_condition
+    sampler = PriorSampler(prior, condition, classes=not captions)
     count = (model.classes, 50) if judge else (200, 1)
     yield Stage(
         "autoregressive",

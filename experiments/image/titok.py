@@ -16,10 +16,11 @@ teacher's decoder, pixels.
 codes in use.
 
 The published sizes need an accelerator, and nothing was trained at those sizes here. Their recipes are
-official but for two things: the learning rate falls to zero and not to 1e-5, and the perceptual network is
-off until its weights are given (--perceptual.kind convnext --perceptual.paths convnext_small.safetensors
---weights.perceptual-weight 0.1). Without --model.teacher-path the teacher of l32, b64 and s128 is trained as
-a stage in front, on its pixels alone.
+official but for three things: the learning rate falls to zero and not to 1e-5, the priors get the batches of
+the tokenizer, 256 images and not 2048, and the perceptual network is off until its weights are given
+(--perceptual.kind convnext --perceptual.paths convnext_small.safetensors --weights.perceptual-weight 0.1).
+Without --model.teacher-path the teacher of l32, b64 and s128 is trained as a stage in front, on its pixels
+alone.
 """
 
 import dataclasses
@@ -197,7 +198,8 @@ def against_patches(tokens: int, grid: tuple[int, int]) -> tuple[Arm, Arm]:
 
 
 PLAIN = ("model.learning", "gradient")
-# The first stage and the tuning of the decoder take as many steps together as the training in one stage.
+# The first stage and the tuning of the decoder take as many steps together as the training in one stage. Those
+# of the teacher, which comes ready made in the paper, are not counted.
 PROXY = (PLAIN, ("model.head", "codes"), ("tokenizer.steps", TINY.tokenizer.steps - TINY.proxy.steps))
 
 

@@ -282,6 +282,8 @@ def verify_verb(experiment: Experiment, config: Any, options: Verify, preset: st
         run = Run(
             workdir=str(workdir / identity / f"seed-{seed}"), seed=seed, log_every=max(options.steps, 200)
         )
+        if options.steps:
+            own = with_steps(own, options.steps)  # an arm may have steps of its own
         results = train(experiment, own, run, only=stages)
         return {f"{stage}/{result.name}": result.value for stage, rows in results.items() for result in rows}
 

@@ -19,6 +19,7 @@ from jaxtok.systems.flow_objective import FlowObjective, FlowWeights
 from jaxtok.systems.image import flextok_official
 from jaxtok.systems.image.flextok import SIZES, FlexTok
 from jaxtok.systems.image.flextok_table import MODULES
+from jaxtok.systems.image.image_system import ImageSystem
 from jaxtok.systems.image.kl_vae import KLVAE, kl_vae_entries
 from jaxtok.systems.image.prior_shape import CaptionBytes
 from jaxtok.systems.objectives import PriorObjective
@@ -331,6 +332,15 @@ def test_the_prior_is_told_captions_or_nothing():
     untold = dataclasses.replace(SMALL, told="nothing")
     params = untold.shapes()["autoregressive"]["params"]
     assert untold.batch_condition(batch("", ""), {}) is None and "conditioner" not in params
+
+
+@pytest.mark.parametrize("told, captions", [("text", ["three", "one"]), ("nothing", [0, 0])])
+def test_a_system_draws_from_captions_or_from_nothing(told, captions):
+    model = dataclasses.replace(SMALL, told=told, text=CaptionBytes(8, 1, 1, 16))
+    system = ImageSystem(model, draw_like(model.shapes()))
+    guidance = 1.0 if told == "text" else 0.0
+    images, latents = system.sample(captions, prior="autoregressive", guidance=guidance)
+    assert images.shape == (2, 8, 8, 1) and images.dtype == np.uint8 and latents.codes.shape == (2, 4, 1)
 
 
 def test_alignment_needs_its_network():

@@ -233,6 +233,11 @@ class FlexTok:
             return ClassPrefix(self.classes, self.prior.width)
         return BytePrefix(self.text.encoder(dtype), self.prior.width) if self.told == "text" else None
 
+    @property
+    def reads_captions(self) -> bool:
+        """Whether the prior is told captions, and not labels."""
+        return self.told == "text"
+
     # -- use --
 
     def read(self, variables: Any, images: Images) -> jax.Array:

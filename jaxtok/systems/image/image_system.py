@@ -107,7 +107,7 @@ class ImageSystem:
 
     @property
     def _has_classes(self) -> bool:
-        return hasattr(self.model, "class_condition") and getattr(self.model, "told", "class") != "text"
+        return not getattr(self.model, "reads_captions", not hasattr(self.model, "class_condition"))
 
     @property
     def _codec(self) -> Callable[[Any], Codec] | None:
@@ -166,7 +166,8 @@ class ImageSystem:
                 else:
                     condition = self.model.caption_condition(*told, frozen)
                 codec = None if self._codec is None else self._codec(frozen["tokenizer"])
-                return prior.sample(params, condition, key, given=given, settings=settings, codec=codec)
+                own = {"given": given, "settings": settings, "codec": codec}
+                return prior.sample(params, condition, key, batch=told[0].shape[0], **own)
 
             self._samplers[name, settings] = sample
         return self._samplers[name, settings]
