@@ -198,8 +198,8 @@ def against_patches(tokens: int, grid: tuple[int, int]) -> tuple[Arm, Arm]:
 
 
 PLAIN = ("model.learning", "gradient")
-# The first stage and the tuning of the decoder take as many steps together as the training in one stage. Those
-# of the teacher, which comes ready made in the paper, are not counted.
+# The first stage and the tuning of the decoder take as many steps together as the training in one stage. The
+# teacher's, which comes ready made in the paper, are not counted.
 PROXY = (PLAIN, ("model.head", "codes"), ("tokenizer.steps", TINY.tokenizer.steps - TINY.proxy.steps))
 
 
