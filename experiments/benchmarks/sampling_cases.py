@@ -65,6 +65,7 @@ class Case:
       settings: of our sampler; has a `temperature`.
       greedy: the same at temperature 0.
       generate: the loop in PyTorch.
+      released: the same as the released code does it, where that computes more than a step needs.
       codec: what our prior needs of a tokenizer, if anything.
     """
 
@@ -75,6 +76,7 @@ class Case:
     greedy: Any
     generate: Generate
     codec: Codec | None = None
+    released: Generate | None = None
 
     @property
     def description(self) -> dict[str, Any]:
@@ -88,39 +90,37 @@ class Case:
         }
 
     def check(self) -> float:
-        """Part of the codes that differ where both sides take the likeliest.
+        """Part of the codes that differ where all sides take the likeliest.
 
         Raises:
           ValueError: more than one in a hundred. Few may: where two values are as likely up to a rounding
             error, what follows them in a row differs too.
         """
         mine = np.asarray(self._sampler(self.greedy)(self.params, self.labels, jax.random.key(0)))
-        other = self.generate(0.0).numpy()
-        differing = float(np.mean(mine[..., 0] != other))
+        loops = [loop for loop in (self.generate, self.released) if loop]
+        differing = max(float(np.mean(mine[..., 0] != loop(0.0).numpy())) for loop in loops)
         if not differing <= 0.01:
             raise ValueError(f"{differing:.2%} of the codes of the two sides differ at temperature 0")
         return differing
 
     @property
-    def jax_side(self) -> Callable[[int], None]:
-        """Draws that many batches, and waits for each."""
+    def sides(self) -> dict[str, Callable[[int], None]]:
+        """What draws a number of batches and waits for each, by the name of the side."""
         sample, key = self._sampler(self.settings), jax.random.key(0)
 
         def run(count: int) -> None:
             for index in range(count):
                 jax.block_until_ready(sample(self.params, self.labels, jax.random.fold_in(key, index)))
 
-        return run
+        def looped(generate: Generate) -> Callable[[int], None]:
+            def run(count: int) -> None:
+                for _ in range(count):
+                    generate(self.settings.temperature)
 
-    @property
-    def torch_side(self) -> Callable[[int], None]:
-        """The same."""
+            return run
 
-        def run(count: int) -> None:
-            for _ in range(count):
-                self.generate(self.settings.temperature)
-
-        return run
+        found = {"jaxtok": run, "torch": looped(self.generate)}
+        return found if self.released is None else {**found, "torch as released": looped(self.released)}
 
     def _sampler(self, settings: Any) -> Any:
         network = self.prior.network
@@ -144,8 +144,13 @@ def _case(
     settings: Any,
     loop: Any,
     codec: Codec | None = None,
+    released: bool = False,
 ) -> Case:
-    """A case with drawn weights; `loop` is `(labels, temperature) -> codes` of the module."""
+    """A case with drawn weights.
+
+    `loop` is `(labels, temperature) -> codes` of the module, and with `released` takes a third argument:
+    whether it computes what the released code does.
+    """
     codes = Latents(codes=jnp.zeros((1, prior.tokens, 1), jnp.int32))
     shapes = jax.eval_shape(prior.init, jax.random.key(0), codes, condition(jnp.zeros((1,), jnp.int32)))
     rng = np.random.default_rng(0)
@@ -157,7 +162,9 @@ def _case(
         greedy = dataclasses.replace(greedy, choice_temperature=0.0)
     told = torch.from_numpy(labels).long()
     params = jax.tree.map(jnp.asarray, params)
-    return Case(prior, params, labels, settings, greedy, lambda temperature: loop(told, temperature), codec)
+    generate = lambda temperature: loop(told, temperature)
+    as_released = (lambda temperature: loop(told, temperature, True)) if released else None
+    return Case(prior, params, labels, settings, greedy, generate, codec, as_released)
 
 
 def _drawn(rng: np.random.Generator, shapes: Any) -> Any:
@@ -206,11 +213,12 @@ def llamagen_case(size: Size, batch: int) -> Case:
         [torch.from_numpy(np.array(plane[:, ::2])) for plane in (rope.cos, rope.sin)],
     )
 
-    def loop(labels, temperature):
-        return module.generate(labels, settings.guidance, theirs.draw(temperature, settings.top_k))
+    def loop(labels, temperature, released=False):
+        draw = theirs.draw(temperature, settings.top_k)
+        return module.generate(labels, settings.guidance, draw, released)
 
     table, prior = language_model_table(shape.layers, classes=True), model.autoregressive()
-    return _case(prior, model.condition, batch, model.classes, module, table, settings, loop)
+    return _case(prior, model.condition, batch, model.classes, module, table, settings, loop, released=True)
 
 
 def rar_case(size: Size, batch: int) -> Case:
@@ -222,13 +230,13 @@ def rar_case(size: Size, batch: int) -> Case:
     shape = (model.layers, model.heads, model.width, model.hidden, model.tokens)
     module = theirs.RARGenerator(*shape, model.codebook, model.classes)
 
-    def loop(labels, temperature):
+    def loop(labels, temperature, released=False):
         draw = theirs.draw(temperature)
-        return module.generate(labels, settings.guidance, settings.guidance_power, draw)
+        return module.generate(labels, settings.guidance, settings.guidance_power, draw, released)
 
     prior, table = model.prior(), rar_generator.generator_table(model.layers)
     condition = model.network().class_condition
-    return _case(prior, condition, batch, model.classes, module, table, settings, loop)
+    return _case(prior, condition, batch, model.classes, module, table, settings, loop, released=True)
 
 
 def maskgit_case(size: Size, batch: int) -> Case:

@@ -3,8 +3,12 @@ RAR and TiTok's MaskGIT, with a cache of keys and values that is written in plac
 
 Parameters have the names of the official state dicts, so that `jaxtok`'s weight tables carry them over.
 PyTorch's fused functions are used wherever there is one, and nothing is computed that a step does not need:
-every step of a next-token loop is one new element per row, where the released code builds the whole input
-anew (RAR) or attends to the whole buffer (LlamaGen).
+every step of a next-token loop is one new element per row, and attention reads what is filled of the cache.
+
+With `released=True` the next-token loops do what the released code does in a step. LlamaGen's attends to
+the whole buffer by a mask, with PyTorch's unfused attention; RAR's joins the cache anew for every token, and
+makes embeddings and positions of the whole sequence, of which it keeps the last. (Its tables have 768
+positions more than there are tokens, which it copies too. Those are left out.)
 """
 
 import math
@@ -14,9 +18,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Draw = Callable[[Tensor], Tensor]  # logits [B, K] -> ids [B]
-Cache = tuple[Tensor, Tensor]  # keys and values [B, H, N, head_dim], written in place
 
 
 def draw(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Draw:
@@ -38,17 +42,47 @@ def draw(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Draw:
     return run
 
 
-def _caches(blocks: nn.ModuleList, rows: int, length: int, heads: int, width: int) -> list[Cache]:
-    shape = (rows, heads, length, width // heads)
-    return [(torch.empty(shape), torch.empty(shape)) for _ in blocks]
+class Cache:
+    """Keys and values [B, H, N, head_dim], written in place."""
+
+    def __init__(self, rows: int, length: int, heads: int, head_dim: int):
+        self.keys, self.values = (torch.empty(rows, heads, length, head_dim) for _ in range(2))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, place: int) -> Tensor:
+        """Attention of one new element per row, [B, H, 1, head_dim] each, over those before it and itself."""
+        self.keys[:, :, place : place + 1], self.values[:, :, place : place + 1] = k, v
+        keys, values = (buffer[:, :, : place + 1] for buffer in (self.keys, self.values))
+        return F.scaled_dot_product_attention(q, keys, values)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, cache: Cache, place: int) -> Tensor:
-    """Attention of one new element per row, [B, H, 1, head_dim] each, over those before it and itself."""
-    for buffer, new in zip(cache, (k, v)):
-        buffer[:, :, place : place + 1] = new
-    keys, values = (buffer[:, :, : place + 1] for buffer in cache)
-    return F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).flatten(2)
+class MaskedCache(Cache):
+    """The same, all of it read for every element."""
+
+    def __init__(self, rows: int, length: int, heads: int, head_dim: int):
+        self.keys, self.values = (torch.zeros(rows, heads, length, head_dim) for _ in range(2))
+        self.causal = torch.tril(torch.ones(length, length, dtype=torch.bool))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, place: int) -> Tensor:
+        self.keys[:, :, [place]], self.values[:, :, [place]] = k, v
+        with sdpa_kernel(SDPBackend.MATH):
+            return F.scaled_dot_product_attention(q, self.keys, self.values, self.causal[[place]])
+
+
+class JoinedCache(Cache):
+    """Keys and values that are joined anew with those of every element."""
+
+    def __init__(self, rows: int, length: int, heads: int, head_dim: int):
+        del length
+        self.keys, self.values = (torch.empty(rows, heads, 0, head_dim) for _ in range(2))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, place: int) -> Tensor:
+        del place
+        self.keys, self.values = torch.cat([self.keys, k], dim=2), torch.cat([self.values, v], dim=2)
+        return F.scaled_dot_product_attention(q, self.keys, self.values)
+
+
+def _joined(heads: Tensor) -> Tensor:
+    return heads.transpose(1, 2).flatten(2)
 
 
 def _guide(logits: Tensor, strength: float) -> Tensor:
@@ -74,7 +108,7 @@ class LlamaBlock(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], cache: Cache, place: int) -> Tensor:
         packed = self.attention.wqkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = (part.transpose(1, 2) for part in packed.unbind(2))
-        x = x + self.attention.wo(_attend(_rotate(q, rope), _rotate(k, rope), v, cache, place))
+        x = x + self.attention.wo(_joined(cache.attend(_rotate(q, rope), _rotate(k, rope), v, place)))
         h, f = self.ffn_norm(x), self.feed_forward
         return x + f.w2(F.silu(f.w1(h)) * f.w3(h))
 
@@ -99,12 +133,12 @@ class LlamaGenerator(nn.Module):
         self.norm, self.output = nn.RMSNorm(width, eps=1e-5), nn.Linear(width, codes, bias=False)
 
     @torch.inference_mode()
-    def generate(self, labels: Tensor, strength: float, draw: Draw) -> Tensor:
+    def generate(self, labels: Tensor, strength: float, draw: Draw, released: bool = False) -> Tensor:
         """Codes [B, N]."""
         told = torch.cat([labels, torch.full_like(labels, self.classes)])
         x, tokens = self.cls_embedding.embedding_table(told)[:, None], []
-        count = len(self.rope[0]) - 1
-        caches = _caches(self.layers, len(told), count, self.heads, x.shape[-1])
+        count, kind = len(self.rope[0]) - 1, MaskedCache if released else Cache
+        caches = [kind(len(told), count, self.heads, x.shape[-1] // self.heads) for _ in self.layers]
         for place in range(count):
             for block, cache in zip(self.layers, caches):
                 x = block(x, [plane[place] for plane in self.rope], cache, place)
@@ -136,8 +170,8 @@ class RARBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=-1)
         packed = self.attn.qkv(self.norm1(x) * (1 + scale1) + shift1).unflatten(-1, (3, self.heads, -1))
         q, k, v = (part.transpose(1, 2) for part in packed.unbind(2))
-        attended = _attend(self.attn.q_norm(q), self.attn.k_norm(k), v, cache, place)
-        x = x + gate1 * self.attn.proj(attended)
+        attended = cache.attend(self.attn.q_norm(q), self.attn.k_norm(k), v, place)
+        x = x + gate1 * self.attn.proj(_joined(attended))
         h = self.norm2(x) * (1 + scale2) + shift2
         return x + gate2 * self.mlp.fc2(F.gelu(self.mlp.fc1(h)))
 
@@ -159,29 +193,59 @@ class RARGenerator(nn.Module):
         self.lm_head = nn.Linear(width, codes)
 
     @torch.inference_mode()
-    def generate(self, labels: Tensor, strength: float, power: float, draw: Draw) -> Tensor:
+    def generate(
+        self, labels: Tensor, strength: float, power: float, draw: Draw, released: bool = False
+    ) -> Tensor:
         """Codes [B, N]."""
-        told = torch.cat([labels, torch.full_like(labels, self.classes)]) + self.codes + 1
-        told = self.embeddings(told)[:, None]
-        caches = _caches(self.blocks, len(told), self.tokens + 1, self.heads, told.shape[-1])
-        self._element(self.cls_token.expand(len(told), -1, -1), told, caches, 0)
-        x, tokens = told, []
+        told = torch.cat([labels, torch.full_like(labels, self.classes)])[:, None] + self.codes + 1
+        kind, head_dim = JoinedCache if released else Cache, self.cls_token.shape[-1] // self.heads
+        caches = [kind(len(told), self.tokens + 1, self.heads, head_dim) for _ in self.blocks]
+        element = self._released_element if released else self._element
+        self._run(*element([told], 0), caches, 0)
+        drawn, tokens = [told], []
         for step in range(self.tokens):
-            x, c = self._element(x, told, caches, 1 + step)
+            x, c = element(drawn, 1 + step)
+            x = self._run(x, c, caches, 1 + step)
             scale, shift = self.adaln_before_head.adaLN_modulation(c).chunk(2, dim=-1)
             x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
             now = strength * (1 - math.cos(math.pi * (step / self.tokens) ** power)) / 2
             tokens.append(draw(_guide(self.lm_head(x)[:, 0], now)))
-            x = self.embeddings(torch.cat([tokens[-1], tokens[-1]]))[:, None]
+            drawn.append(torch.cat([tokens[-1], tokens[-1]])[:, None])
         return torch.stack(tokens, dim=1)
 
-    def _element(self, x: Tensor, told: Tensor, caches: list[Cache], place: int) -> tuple[Tensor, Tensor]:
-        x, c = x + self.pos_embed[:, place], told + self.timesteps_embeddings[:, place]
-        if place:
-            x = x + self.target_aware_pos_embed[:, place + 1]
+    def _run(self, x: Tensor, c: Tensor, caches: list[Cache], place: int) -> Tensor:
         for block, cache in zip(self.blocks, caches):
             x = block(x, c, cache, place)
-        return x, c
+        return x
+
+    def _element(self, drawn: list[Tensor], place: int) -> tuple[Tensor, Tensor]:
+        """Input and modulation of the element at a place, [B, 1, D] each.
+
+        Elements are a learned one, the class and the codes; `drawn` has all of them but the learned one.
+        """
+        told = self.embeddings(drawn[0])
+        x = self.embeddings(drawn[-1]) if place else self.cls_token.expand(len(told), -1, -1)
+        x = x + self.pos_embed[:, place]
+        if place:
+            x = x + self.target_aware_pos_embed[:, place + 1]
+        return x, told + self.timesteps_embeddings[:, place]
+
+    def _released_element(self, drawn: list[Tensor], place: int) -> tuple[Tensor, Tensor]:
+        """The same as the last of a whole sequence, in an order that every row could have for itself."""
+        x = self.embeddings(torch.cat(drawn, dim=1))
+        rows, told = len(x), x[:, :1]
+        x = torch.cat([self.cls_token.expand(rows, -1, -1), x], dim=1)[:, : place + 1]
+        order = torch.stack([torch.arange(self.tokens) for _ in range(rows)])
+        every = torch.arange(rows)[:, None].expand(-1, self.tokens)
+        positions, targets = (
+            table.repeat(rows, 1, 1) for table in (self.pos_embed, self.target_aware_pos_embed)
+        )
+        ordered = torch.cat([positions[:, :2], positions[:, 2:][every, order]], dim=1)
+        x = x + ordered[:, : place + 1]
+        nothing = torch.zeros_like(x[:, :1])
+        targets = torch.cat([nothing, targets[:, 2:][every, order], nothing], dim=1)
+        x = x + targets[:, : place + 1]
+        return x[:, -1:], (told + self.timesteps_embeddings[:, : place + 1])[:, -1:]
 
 
 # -- MaskGIT as in TiTok --
@@ -206,7 +270,7 @@ class BertLayer(nn.Module):
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (maps.query, maps.key, maps.value)
         )
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = _joined(F.scaled_dot_product_attention(q, k, v))
         x = self.attention.output.LayerNorm(x + self.attention.output.dense(attended))
         hidden = F.gelu(self.intermediate.dense(x))
         return self.output.LayerNorm(x + self.output.dense(hidden))
