@@ -17,6 +17,7 @@ accelerator; nothing was trained at those sizes here.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -32,10 +33,11 @@ from jaxtok.systems.objectives import (
     TokenizerObjective,
     TokenizerWeights,
 )
-from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.train.adversarial import AdversaryWeights
 from jaxtok.train.claims import Arm, Claim, vary
 from jaxtok.train.cluster import cluster
 from jaxtok.train.gradient import gradient
+from jaxtok.train.image_stages import tokenizer_stage
 from jaxtok.train.image_views import TokenizerView
 from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
@@ -136,7 +138,15 @@ def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, baselines of independent bits, diffusion prior, autoregressive prior."""
     model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
     data = dataclasses.replace(config.data, text_model=model.text.path)
-    yield tokenizer_stage(config, data)
+    yield tokenizer_stage(
+        dataclasses.replace(config, data=data),
+        model.tokenizer(dtype),
+        TokenizerView(model, judge),
+        PatchGAN.of_size(min(data.image_sizes)),
+        "decoder/pixels/kernel",
+        TOKENIZER_RULES,
+        objective=functools.partial(TokenizerObjective, temperature=model.temperature),
+    )
 
     # With classes a few captions are drawn often; without, many captions once.
     captions, per_caption = (config.classes, 50) if config.classes else (200, 1)
@@ -163,30 +173,6 @@ def stages(config: Config) -> Iterator[Stage]:
             view=view,
             **read,
         )
-
-
-def tokenizer_stage(config: Config, data: Data) -> Stage:
-    """The binary autoencoder, with a perceptual network and a discriminator where they have weight."""
-    model, weights, perceptual = config.model, config.weights, None
-    networks = {}
-    if weights.perceptual_weight:
-        perceptual, networks = config.perceptual, {"perceptual": config.perceptual.variables}
-    tokenizer = model.tokenizer(compute_dtype(config.precision))
-    objective = TokenizerObjective(tokenizer, weights, model.temperature, perceptual)
-    update = gradient(objective, config.tokenizer)
-    if config.adversary.weight:
-        judge = PatchGAN(layers=2 if min(data.image_sizes) < 64 else 3)
-        update = adversarial(objective, config.tokenizer, judge, config.adversary, "decoder/pixels/kernel")
-    view = TokenizerView(model, judge_named(config.judge))
-    return Stage(
-        "tokenizer",
-        update,
-        data,
-        config.tokenizer.steps,
-        networks=networks,
-        rules=TOKENIZER_RULES,
-        view=view,
-    )
 
 
 ACCURACY = "sample_class_accuracy_digits_svc"

@@ -31,21 +31,19 @@ from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.systems.image.llamagen import LlamaGen
 from jaxtok.systems.objectives import (
     IndependentEstimator,
-    PriorObjective,
-    TokenizerObjective,
     TokenizerWeights,
 )
-from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.train.adversarial import AdversaryWeights
 from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.cluster import cluster
-from jaxtok.train.gradient import gradient
+from jaxtok.train.image_stages import class_prior_stage, tokenizer_stage
 from jaxtok.train.image_views import TokenizerView
 from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.sample_views import SampleView
-from jaxtok.train.samplers import IndependentSampler, PriorSampler
+from jaxtok.train.samplers import IndependentSampler
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import CODEBOOK_RULES, PRIOR_RULES
+from jaxtok.train.sharding import CODEBOOK_RULES
 from jaxtok.train.stage import Stage, StageCodes
 
 
@@ -110,9 +108,11 @@ PRESETS = {"tiny": TINY, **{size.lower(): published(size) for size in ("B", "L",
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, baseline of independent codes, language model."""
-    model, judge = config.model, judge_named(config.judge)
-    yield tokenizer_stage(config)
-    codes = StageCodes(model.space, model.tokens)
+    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    adversary, view = PatchGAN.of_size(min(config.data.image_sizes)), TokenizerView(model, judge)
+    yield tokenizer_stage(
+        config, model.tokenizer(dtype), view, adversary, "decoder/conv_out/kernel", CODEBOOK_RULES
+    )
     look = SampleView(model, config.data, judge, model.classes if judge else 200, 50 if judge else 1)
     if judge:
         estimator = IndependentEstimator(model.space, model.tokens, model.classes, model.encode)
@@ -125,37 +125,10 @@ def stages(config: Config) -> Iterator[Stage]:
             config.baseline_steps,
             frozen=("tokenizer",),
             view=view,
-            codes=codes,
+            codes=StageCodes(model.space, model.tokens),
         )
-    prior = model.autoregressive(compute_dtype(config.precision))
-    objective = PriorObjective(prior, model.encode, model.batch_condition)
-    sampler = PriorSampler(prior, model.class_condition, classes=True)
-    yield Stage(
-        "autoregressive",
-        gradient(objective, config.prior),
-        config.data,
-        config.prior.steps,
-        frozen=("tokenizer",),
-        rules=PRIOR_RULES,
-        view=dataclasses.replace(look, sampler=sampler, objective=objective),
-        codes=codes,
-    )
-
-
-def tokenizer_stage(config: Config) -> Stage:
-    """The autoencoder, with a perceptual network and a discriminator where they have weight."""
-    model, weights, perceptual, networks = config.model, config.weights, None, {}
-    if weights.perceptual_weight:
-        perceptual, networks = config.perceptual, {"perceptual": config.perceptual.variables}
-    tokenizer = model.tokenizer(compute_dtype(config.precision))
-    objective = TokenizerObjective(tokenizer, weights, perceptual=perceptual)
-    update = gradient(objective, config.tokenizer)
-    if config.adversary.weight:
-        judge = PatchGAN(layers=2 if min(config.data.image_sizes) < 64 else 3)
-        update = adversarial(objective, config.tokenizer, judge, config.adversary, "decoder/conv_out/kernel")
-    view = TokenizerView(model, judge_named(config.judge))
-    steps, rules = config.tokenizer.steps, CODEBOOK_RULES
-    return Stage("tokenizer", update, config.data, steps, networks=networks, rules=rules, view=view)
+    prior = model.autoregressive(dtype)
+    yield class_prior_stage("autoregressive", prior, model, config.data, config.prior, look)
 
 
 ACCURACY = "sample_class_accuracy_digits_svc"

@@ -21,6 +21,7 @@ every image, means in place of draws of the Gaussian latents, and tokenizers who
 until its weights are given. The released weights load with `jaxtok.convert` ("maskgen", "tatitok").
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -31,9 +32,10 @@ from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.systems.image.maskgen import SIZES, MaskGen
 from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
-from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.train.adversarial import AdversaryWeights
 from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.gradient import gradient
+from jaxtok.train.image_stages import tokenizer_stage
 from jaxtok.train.image_views import TokenizerView
 from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
@@ -119,7 +121,17 @@ def stages(config: Config) -> Iterator[Stage]:
     model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
     networks: dict[str, Any] = {**model.networks(dtype)}
     reads = model.codec.text_length > 0
-    yield tokenizer_stage(config, {**networks} if reads else {})
+    text = model.batch_text if reads else None
+    yield tokenizer_stage(
+        config,
+        model.tokenizer(dtype),
+        TokenizerView(model, judge, text=text),
+        BlurGAN.of_size(min(config.data.image_sizes)),
+        "decoder/smooth/kernel",
+        TOKENIZER_RULES,
+        objective=functools.partial(TokenizerObjective, text=text),
+        networks=networks if reads else {},
+    )
     prior = model.prior_named("masked", dtype)
     objective = PriorObjective(prior, model.encode, model.batch_condition)
     sampler = PriorSampler(prior, model.caption_condition)
@@ -135,29 +147,6 @@ def stages(config: Config) -> Iterator[Stage]:
         rules=TIED_RULES,
         view=replace(view, others=others, text=model.decoder_text if reads else None),
         codes=None if model.space is None else StageCodes(model.space, model.tokens),
-    )
-
-
-def tokenizer_stage(config: Config, networks: dict[str, Any]) -> Stage:
-    """The whole tokenizer at once."""
-    model, weights, perceptual = config.model, config.weights, None
-    text = model.batch_text if model.codec.text_length else None
-    if weights.perceptual_weight:
-        perceptual, networks["perceptual"] = config.perceptual, config.perceptual.variables
-    tokenizer = model.tokenizer(compute_dtype(config.precision))
-    objective = TokenizerObjective(tokenizer, weights, perceptual=perceptual, text=text)
-    update = gradient(objective, config.tokenizer)
-    if config.adversary.weight:
-        last = "decoder/smooth/kernel"
-        update = adversarial(objective, config.tokenizer, BlurGAN(), config.adversary, last)
-    return Stage(
-        "tokenizer",
-        update,
-        config.data,
-        config.tokenizer.steps,
-        networks=networks,
-        rules=TOKENIZER_RULES,
-        view=TokenizerView(model, judge_named(config.judge), text=text),
     )
 
 

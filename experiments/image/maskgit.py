@@ -36,18 +36,18 @@ from jaxtok.data.config import Data
 from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.systems.image.maskgit import PRIORS, MaskGIT
-from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
-from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.systems.objectives import TokenizerWeights
+from jaxtok.train.adversarial import AdversaryWeights
 from jaxtok.train.claims import Arm, Claim
-from jaxtok.train.gradient import gradient
+from jaxtok.train.image_stages import class_prior_stage, tokenizer_stage
 from jaxtok.train.image_views import TokenizerView
 from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.sample_views import SampleView
 from jaxtok.train.samplers import PriorSampler
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import CODEBOOK_RULES, PRIOR_RULES
-from jaxtok.train.stage import Stage, StageCodes
+from jaxtok.train.sharding import CODEBOOK_RULES
+from jaxtok.train.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -120,41 +120,15 @@ PRESETS = {
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, masked prior, autoregressive prior."""
-    model, judge, data = config.model, judge_named(config.judge), config.data
-    yield tokenizer_stage(config)
+    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    adversary, view = BlurGAN.of_size(min(config.data.image_sizes)), TokenizerView(model, judge)
+    yield tokenizer_stage(
+        config, model.tokenizer(dtype), view, adversary, "decoder/conv_out/kernel", CODEBOOK_RULES
+    )
     for name in PRIORS:
-        prior = model.prior_named(name, compute_dtype(config.precision))
-        objective = PriorObjective(prior, model.encode, model.batch_condition)
-        sampler = PriorSampler(prior, model.class_condition, classes=True)
-        others = variants(config) if config.compare and name == "masked" else ()
-        yield Stage(
-            name,
-            gradient(objective, config.prior),
-            data,
-            config.prior.steps,
-            frozen=("tokenizer",),
-            rules=PRIOR_RULES,
-            view=SampleView(
-                model, data, judge, model.classes, config.samples, sampler, objective, tuple(others)
-            ),
-            codes=StageCodes(model.space, model.tokens),
-        )
-
-
-def tokenizer_stage(config: Config) -> Stage:
-    """The autoencoder, with a perceptual network and a discriminator where they have weight."""
-    model, weights, perceptual, networks = config.model, config.weights, None, {}
-    if weights.perceptual_weight:
-        perceptual, networks = config.perceptual, {"perceptual": config.perceptual.variables}
-    tokenizer = model.tokenizer(compute_dtype(config.precision))
-    objective = TokenizerObjective(tokenizer, weights, perceptual=perceptual)
-    update = gradient(objective, config.tokenizer)
-    if config.adversary.weight:
-        judge = BlurGAN() if min(config.data.image_sizes) >= 64 else BlurGAN(32, layers=1, cells=4)
-        update = adversarial(objective, config.tokenizer, judge, config.adversary, "decoder/conv_out/kernel")
-    view = TokenizerView(model, judge_named(config.judge))
-    steps, rules = config.tokenizer.steps, CODEBOOK_RULES
-    return Stage("tokenizer", update, config.data, steps, networks=networks, rules=rules, view=view)
+        others = tuple(variants(config)) if config.compare and name == "masked" else ()
+        look = SampleView(model, config.data, judge, model.classes, config.samples, others=others)
+        yield class_prior_stage(name, model.prior_named(name, dtype), model, config.data, config.prior, look)
 
 
 def variants(config: Config) -> Iterator[tuple[str, PriorSampler]]:

@@ -24,17 +24,17 @@ from typing import Literal
 from jaxtok import cli
 from jaxtok.data.config import Data
 from jaxtok.systems.image.rar import RAR
-from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
+from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
 from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.gradient import gradient
+from jaxtok.train.image_stages import class_prior_stage
 from jaxtok.train.image_views import TokenizerView
 from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.sample_views import SampleView
-from jaxtok.train.samplers import PriorSampler
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import CODEBOOK_RULES, PRIOR_RULES
-from jaxtok.train.stage import Stage, StageCodes
+from jaxtok.train.sharding import CODEBOOK_RULES
+from jaxtok.train.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -113,19 +113,8 @@ def stages(config: Config) -> Iterator[Stage]:
     )
     annealing = (round(part * config.prior.steps) for part in (config.random_until, config.raster_from))
     prior = model.generator.prior(dtype, *annealing)
-    objective = PriorObjective(prior, model.encode, model.batch_condition)
-    sampler = PriorSampler(prior, model.class_condition, classes=True)
     view = SampleView(model, config.data, judge, model.classes if judge else 200, 50 if judge else 1)
-    yield Stage(
-        "autoregressive",
-        gradient(objective, config.prior),
-        config.data,
-        config.prior.steps,
-        frozen=("tokenizer",),
-        rules=PRIOR_RULES,
-        view=replace(view, sampler=sampler, objective=objective),
-        codes=StageCodes(model.space, model.tokens),
-    )
+    yield class_prior_stage("autoregressive", prior, model, config.data, config.prior, view)
 
 
 NLL = "autoregressive/nll_nats_per_slot"  # of held-out codes, row by row

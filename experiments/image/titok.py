@@ -34,18 +34,18 @@ from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.systems.image.titok import TiTok, titok
 from jaxtok.systems.image.titok_stages import FROZEN, DecoderTuning, ProxyImages, ProxyObjective
-from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
-from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
+from jaxtok.train.adversarial import AdversaryWeights
 from jaxtok.train.claims import Arm, Claim, vary
 from jaxtok.train.gradient import gradient
+from jaxtok.train.image_stages import class_prior_stage, tokenizer_stage
 from jaxtok.train.image_views import TokenizerView
 from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.sample_views import SampleView
-from jaxtok.train.samplers import PriorSampler
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
-from jaxtok.train.stage import Stage, StageCodes
+from jaxtok.train.sharding import TOKENIZER_RULES
+from jaxtok.train.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,6 @@ def stages(config: Config) -> Iterator[Stage]:
     """With proxy codes teacher and first stage; the tokenizer; the prior."""
     model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
     networks = model.teacher_networks()
-    shared: dict[str, Any] = {"data": config.data, "rules": TOKENIZER_RULES}
     if "teacher" in model.stages:
         objective = TokenizerObjective(model.teacher.tokenizer(dtype), config.weights)
         view, steps = TokenizerView(model.teacher, judge), config.teacher.steps
@@ -152,37 +151,32 @@ def stages(config: Config) -> Iterator[Stage]:
         view = TokenizerView(ProxyImages(model), judge, frozen=("teacher",))
         reads = () if networks else ("teacher",)
         update, steps = gradient(objective, config.proxy), config.proxy.steps
-        yield Stage("proxy", update, steps=steps, frozen=reads, networks=networks, view=view, **shared)
-    yield tokenizer_stage(config, shared)
+        yield Stage("proxy", update, config.data, steps, reads, networks, TOKENIZER_RULES, view)
+    yield whole_or_decoder(config, networks)
     for name in model.priors:
         prior = model.prior_named(name, dtype)
-        objective = PriorObjective(prior, model.encode, model.batch_condition)
-        sampler = PriorSampler(prior, model.class_condition, classes=True)
-        view = SampleView(model, config.data, judge, model.classes, 50, sampler, objective)
-        update, steps = gradient(objective, config.prior), config.prior.steps
-        codes = StageCodes(prior.space, prior.tokens)
-        own = {**shared, "rules": PRIOR_RULES, "codes": codes}
-        yield Stage(name, update, steps=steps, frozen=("tokenizer",), view=view, **own)
+        view = SampleView(model, config.data, judge, model.classes, 50)
+        yield class_prior_stage(name, prior, model, config.data, config.prior, view)
 
 
-def tokenizer_stage(config: Config, shared: dict[str, Any]) -> Stage:
+def whole_or_decoder(config: Config, networks: dict[str, Any]) -> Stage:
     """The whole tokenizer, or the second stage that tunes its decoder."""
-    model, weights, perceptual = config.model, config.weights, None
-    networks: dict[str, Any] = {**model.teacher_networks()}
-    reads, fit, kind = (), config.tokenizer, TokenizerObjective
+    model, reads, kind = config.model, (), TokenizerObjective
     if "proxy" in model.stages:
-        kind, fit = DecoderTuning, dataclasses.replace(fit, groups=(*FROZEN, *fit.groups))
+        tuned = dataclasses.replace(config.tokenizer, groups=(*FROZEN, *config.tokenizer.groups))
+        config, kind = dataclasses.replace(config, tokenizer=tuned), DecoderTuning
         reads = ("proxy",) if networks else ("proxy", "teacher")
-    if weights.perceptual_weight:
-        perceptual, networks["perceptual"] = config.perceptual, config.perceptual.variables
-    objective = kind(model.tokenizer(compute_dtype(config.precision)), weights, perceptual=perceptual)
-    update = gradient(objective, fit)
-    if config.adversary.weight:
-        last = "decoder/pixels/conv_out/kernel" if model.head == "codes" else "decoder/smooth/kernel"
-        judge = BlurGAN() if min(config.data.image_sizes) >= 64 else BlurGAN(32, layers=1, cells=4)
-        update = adversarial(objective, fit, judge, config.adversary, last)
-    view = TokenizerView(model, judge_named(config.judge))
-    return Stage("tokenizer", update, steps=fit.steps, frozen=reads, networks=networks, view=view, **shared)
+    return tokenizer_stage(
+        config,
+        model.tokenizer(compute_dtype(config.precision)),
+        TokenizerView(model, judge_named(config.judge)),
+        BlurGAN.of_size(min(config.data.image_sizes)),
+        "decoder/pixels/conv_out/kernel" if model.head == "codes" else "decoder/smooth/kernel",
+        TOKENIZER_RULES,
+        objective=kind,
+        networks=networks,
+        frozen=reads,
+    )
 
 
 PSNR = "tokenizer/psnr_uint8"

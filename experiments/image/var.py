@@ -32,18 +32,17 @@ from jaxtok.data.config import Data
 from jaxtok.losses.discriminators import PatchGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.systems.image.var import SIZES, VAR
-from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
-from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.systems.objectives import TokenizerWeights
+from jaxtok.train.adversarial import AdversaryWeights
 from jaxtok.train.claims import Arm, Claim
-from jaxtok.train.gradient import gradient
+from jaxtok.train.image_stages import class_prior_stage, tokenizer_stage
 from jaxtok.train.image_views import TokenizerView
 from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.sample_views import SampleView
-from jaxtok.train.samplers import PriorSampler
 from jaxtok.train.schedules import Fit
-from jaxtok.train.sharding import CODEBOOK_RULES, PRIOR_RULES
-from jaxtok.train.stage import Stage, StageCodes
+from jaxtok.train.sharding import CODEBOOK_RULES
+from jaxtok.train.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -109,40 +108,15 @@ PRESETS = {"tiny": TINY, **{size: published(size) for size in SIZES}}
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer; then the prior "next_scale", or "raster" where there is but one scale."""
-    model, judge = config.model, judge_named(config.judge)
-    yield tokenizer_stage(config)
+    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    adversary, view = PatchGAN.of_size(min(config.data.image_sizes)), TokenizerView(model, judge)
+    yield tokenizer_stage(
+        config, model.tokenizer(dtype), view, adversary, "decoder/conv_out/kernel", CODEBOOK_RULES
+    )
     look = SampleView(model, config.data, judge, model.classes if judge else 200, 50 if judge else 1)
     for name in model.priors:
-        prior = model.prior_named(name, compute_dtype(config.precision))
-        codec = model.codec if name == "next_scale" else None
-        objective = PriorObjective(prior, model.encode, model.batch_condition, codec=codec)
-        sampler = PriorSampler(prior, model.class_condition, classes=True, codec=codec)
-        yield Stage(
-            name,
-            gradient(objective, config.prior),
-            config.data,
-            config.prior.steps,
-            frozen=("tokenizer",),
-            rules=PRIOR_RULES,
-            view=dataclasses.replace(look, sampler=sampler, objective=objective),
-            codes=StageCodes(model.space, model.tokens),
-        )
-
-
-def tokenizer_stage(config: Config) -> Stage:
-    """The autoencoder, with a perceptual network and a discriminator where they have weight."""
-    model, weights, perceptual, networks = config.model, config.weights, None, {}
-    if weights.perceptual_weight:
-        perceptual, networks = config.perceptual, {"perceptual": config.perceptual.variables}
-    tokenizer = model.tokenizer(compute_dtype(config.precision))
-    objective = TokenizerObjective(tokenizer, weights, perceptual=perceptual)
-    update = gradient(objective, config.tokenizer)
-    if config.adversary.weight:
-        judge = PatchGAN(layers=2 if min(config.data.image_sizes) < 64 else 3)
-        update = adversarial(objective, config.tokenizer, judge, config.adversary, "decoder/conv_out/kernel")
-    view = TokenizerView(model, judge_named(config.judge))
-    steps, rules = config.tokenizer.steps, CODEBOOK_RULES
-    return Stage("tokenizer", update, config.data, steps, networks=networks, rules=rules, view=view)
+        prior, codec = model.prior_named(name, dtype), model.codec if name == "next_scale" else None
+        yield class_prior_stage(name, prior, model, config.data, config.prior, look, codec)
 
 
 GUIDED = f"_w{TINY.model.settings.guidance:g}"

@@ -31,6 +31,11 @@ class PatchGAN(nn.Module):
     group_norm: bool = True
     dtype: Any = jnp.float32
 
+    @classmethod
+    def of_size(cls, side: int) -> "PatchGAN":
+        """The published one, and one with two layers for images of less than 64 pixels a side."""
+        return cls() if side >= 64 else cls(layers=2)
+
     @nn.compact
     def __call__(self, image: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B h w"]:
         """Images in [-1, 1] -> one float32 logit per patch; positive means real."""
@@ -86,6 +91,11 @@ class BlurGAN(nn.Module):
     cells: int = 16
     groups: int = 32
     dtype: Any = jnp.float32
+
+    @classmethod
+    def of_size(cls, side: int) -> "BlurGAN":
+        """The published one, and a small one for images of less than 64 pixels a side."""
+        return cls() if side >= 64 else cls(32, layers=1, cells=4)
 
     @nn.compact
     def __call__(self, image: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B h w"]:

@@ -92,3 +92,11 @@ def test_the_blurring_discriminator_scores_cells():
     assert (other[0] != logits[0]).any()
     with pytest.raises(ValueError, match="5x4 responses do not divide into 2x2 cells"):
         module.apply(variables, jnp.zeros((1, 10, 8, 1)))
+
+
+@pytest.mark.parametrize("kind", [PatchGAN, BlurGAN])
+def test_small_images_get_a_discriminator_that_can_read_them(kind):
+    assert kind.of_size(64) == kind.of_size(256) == kind()
+    image = jnp.zeros((2, 16, 16, 1))
+    logits, _ = jax.eval_shape(kind.of_size(16).init_with_output, jax.random.key(0), image)
+    assert logits.shape[0] == 2 and logits.size < image.size
