@@ -121,9 +121,9 @@ def measure(options: Options) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> Table:
     """The report for a terminal."""
-    shown = Table(title="Sampling: times as fast as PyTorch, median (range) over rounds")
-    for column in ("prior", "against", "jaxtok images/s", "torch images/s", "wall", "CPU time"):
-        shown.add_column(column, no_wrap=column in ("wall", "CPU time"))
+    shown = Table(title="Images a second, and times as fast as PyTorch: median (range) over rounds")
+    for column in ("prior", "against", "jaxtok", "torch", "wall", "CPU time"):
+        shown.add_column(column, no_wrap=column != "against")
     for side in ("torch", "torch as released"):
         for name, ratios in report["times_as_fast_as_" + side.replace(" ", "_")].items():
             speeds = [f"{report['images_per_second'][f'{name}/{one}']:.3g}" for one in ("jaxtok", side)]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from jaxtok.codes import Condition
 from jaxtok.nn.linear import Dense
@@ -80,12 +80,8 @@ class _Tokens(nn.Module):
         image: Float[jax.Array, "B C D"],
         latents: Float[jax.Array, "#B N D"] | None = None,
         *more: jax.Array,
-        mask: Bool[jax.Array, "1 1 S S"] | None = None,
     ) -> Float[jax.Array, "B S D"]:
-        """Runs [class, image, latents, more...] through the blocks; learned positions for all but `more`.
-
-        With a mask each sees what is True in its row.
-        """
+        """Runs [class, image, latents, more...] through the blocks; learned positions for all but `more`."""
         batch, width = image.shape[0], self.shape.width
         class_token = _learned(self, "class", (1, width))
         positions = _learned(self, "positions", (1 + self.cells, width))
@@ -109,8 +105,7 @@ class _Tokens(nn.Module):
             parent=None,
         )
         unroll = min(self.shape.unroll, self.shape.layers)
-        stack = Stack(block, self.shape.layers, self.shape.remat, unroll, name="stack")
-        return stack(x, shared={"mask": mask})[0]
+        return Stack(block, self.shape.layers, self.shape.remat, unroll, name="stack")(x)[0]
 
 
 def _check_size(size: tuple[int, ...], grid: tuple[int, int], patch: int) -> None:
@@ -139,8 +134,6 @@ class LatentEncoder(nn.Module):
         released weights were trained so; there is no other reason for it.
       pooled: (rows, columns) of a grid of N tokens that are the means of the patches under them, in place of
         latent tokens: the two-dimensional tokenizer that the one-dimensional one is compared with.
-      local: whether patches of such a token see only each other, so that it knows nothing of the rest of the
-        image, as those of a convolutional tokenizer hardly do.
       dtype: computation dtype.
     """
 
@@ -151,7 +144,6 @@ class LatentEncoder(nn.Module):
     features: int
     interleaved: bool = False
     pooled: tuple[int, int] | None = None
-    local: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -169,8 +161,7 @@ class LatentEncoder(nn.Module):
             x = run(x, _learned(self, "latents", (self.tokens, self.shape.width))[None])
             x = x[:, -self.tokens :]
         else:
-            mask = same_cell(self.grid, self.pooled) if self.local else None
-            x = pool(run(x, mask=mask)[:, 1:], self.grid, self.pooled)
+            x = pool(run(x)[:, 1:], self.grid, self.pooled)
         x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
         if self.interleaved:
             x = interleave(x)
@@ -196,19 +187,6 @@ def pool(
     blocks = (target[0], grid[0] // target[0], target[1], grid[1] // target[1])
     x = jnp.mean(x.reshape(x.shape[0], *blocks, x.shape[-1]), axis=(2, 4))
     return x.reshape(x.shape[0], -1, x.shape[-1])
-
-
-def same_cell(grid: tuple[int, int], target: tuple[int, int]) -> Bool[jax.Array, "1 1 S S"]:
-    """Which patches lie under the same cell of a coarser grid, with a class token in front by itself.
-
-    Raises:
-      ValueError: see `pool`.
-    """
-    cells = jnp.arange(target[0] * target[1]).reshape(target)
-    rows, columns = grid[0] // target[0], grid[1] // target[1]
-    place = jnp.repeat(jnp.repeat(cells, rows, axis=0), columns, axis=1).reshape(-1)
-    place = jnp.concatenate([jnp.full((1,), -1), place])
-    return (place[:, None] == place)[None, None]
 
 
 class LatentDecoder(nn.Module):

@@ -60,17 +60,6 @@ def test_pooling_takes_the_mean_of_the_patches_under_a_token():
     assert "latents" not in shapes and "latent_positions" not in shapes["tokens"]
 
 
-@pytest.mark.parametrize("local", [False, True])
-def test_local_tokens_know_only_the_patches_under_them(local):
-    encoder = ENCODER.clone(tokens=2, pooled=(1, 2), local=local)
-    images = normal(1, 4, 4, 3)
-    params = filled(encoder, images)
-    run = jax.jit(encoder.apply)
-    before, after = run(params, images), run(params, images.at[:, :, 2:].add(1.0))  # the right half
-    assert np.abs(after - before)[:, 1].max() > 1e-3
-    assert (np.abs(after - before)[:, 0].max() < 1e-6) == local
-
-
 def test_interleaved_slots_mix_latents():
     variables = filled(ENCODER, 2.0 * IMAGES / 255 - 1)
     plain, mixed = (

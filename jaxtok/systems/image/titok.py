@@ -60,7 +60,6 @@ class TiTok:
       interleaved: the layout of the first released weights, see `LatentEncoder`.
       pooled: (rows, columns) of tokens that are means of patches in place of latent tokens, for comparison; N
         in all.
-      local: whether such a token knows only the patches that it is the mean of.
       teacher: whose codes a head of codes predicts, and whose decoder makes images of them.
       teacher_path: file of its official weights; without one it is trained too.
       text_length: text tokens that the decoder reads (TA-TiTok); 0 for none.
@@ -92,7 +91,6 @@ class TiTok:
     head: Literal["pixels", "codes"] = "codes"
     interleaved: bool = False
     pooled: tuple[int, int] | None = None
-    local: bool = False
     teacher: MaskGITVQGAN = MaskGITVQGAN.imagenet_f16_256()
     teacher_path: str = ""
     text_length: int = 0
@@ -116,8 +114,6 @@ class TiTok:
             raise ValueError(f"trained={self.trained} must name some of {PRIORS}, none twice")
         if self.pooled is not None and self.pooled[0] * self.pooled[1] != self.tokens:
             raise ValueError(f"pooled={self.pooled} makes another number of tokens than tokens={self.tokens}")
-        if self.local and self.pooled is None:
-            raise ValueError("local=True is about tokens that are means of patches; set `pooled` too")
         if self.bottleneck == "vae" and self.head == "codes":
             raise ValueError("proxy codes are predicted from codes; with bottleneck='vae' set head='pixels'")
         factor = self.teacher.shape.factor
@@ -272,7 +268,6 @@ class TiTok:
                 features,
                 self.interleaved,
                 self.pooled,
-                self.local,
                 dtype,
             ),
             self._bottleneck(),
