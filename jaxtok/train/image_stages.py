@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 
@@ -19,6 +19,7 @@ from jaxtok.train.sharding import PRIOR_RULES, Rule
 from jaxtok.train.stage import Stage, StageCodes, StageView, Variables
 
 
+@runtime_checkable
 class TokenizerRecipe(Protocol):
     """What the configuration of an experiment says about its tokenizer's training."""
 
@@ -84,6 +85,7 @@ def tokenizer_stage(
     return Stage("tokenizer", update, recipe.data, fit.steps, frozen, networks, rules, view)
 
 
+@runtime_checkable
 class ClassModel(Protocol):
     """An image system whose priors are told a class."""
 
