@@ -33,8 +33,10 @@ class PatchGAN(nn.Module):
 
     @classmethod
     def of_size(cls, side: int) -> "PatchGAN":
-        """The published one, and one with two layers for images of less than 64 pixels a side."""
-        return cls() if side >= 64 else cls(layers=2)
+        """The published one, and one with two layers for images of less than 64 pixels a side, with one for
+        less than 12.
+        """
+        return cls() if side >= 64 else cls(layers=2 if side >= 12 else 1)
 
     @nn.compact
     def __call__(self, image: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B h w"]:
@@ -95,7 +97,7 @@ class BlurGAN(nn.Module):
     @classmethod
     def of_size(cls, side: int) -> "BlurGAN":
         """The published one, and a small one for images of less than 64 pixels a side."""
-        return cls() if side >= 64 else cls(32, layers=1, cells=4)
+        return cls() if side >= 64 else cls(32, layers=1, cells=math.gcd(side // 2, 4))
 
     @nn.compact
     def __call__(self, image: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B h w"]:

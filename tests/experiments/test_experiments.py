@@ -62,6 +62,30 @@ def test_every_stage_of_every_preset_builds(name, preset):
         )
 
 
+def default(name):
+    return next(iter(module_of(name).PRESETS.values()))
+
+
+ADVERSARIAL = [name for name in EXPERIMENTS if hasattr(default(name), "adversary")]
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_networks_that_compare_and_judge_images_are_there_where_they_have_weight(name):
+    module, tiny = module_of(name), default(name)
+    plain, judged = (
+        dataclasses.replace(
+            tiny,
+            adversary=dataclasses.replace(tiny.adversary, weight=weight),
+            weights=dataclasses.replace(tiny.weights, perceptual_weight=weight),
+        )
+        for weight in (0.0, 0.1)
+    )
+    for config, present in ((plain, False), (judged, True)):
+        stages = {stage.name: (stage, shapes) for stage, shapes in state_shapes(config, module)}
+        stage, shapes = stages["tokenizer"]
+        assert ("adversary" in shapes) == ("perceptual" in stage.networks) == present
+
+
 @pytest.mark.parametrize("name, preset", PRESETS)
 def test_every_preset_survives_its_file(name, preset):
     config = module_of(name).PRESETS[preset]
@@ -71,7 +95,7 @@ def test_every_preset_survives_its_file(name, preset):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_claim_compares_arms_that_can_be_built(name):
     module = module_of(name)
-    config = next(iter(module.PRESETS.values()))
+    config = default(name)
     assert len({claim.name for claim in module.CLAIMS}) == len(module.CLAIMS)
     for claim in module.CLAIMS:
         labels = [arm.label for arm in claim.arms]
@@ -131,7 +155,7 @@ def test_the_default_preset_trains_three_steps(name, tmp_path, quickly_compiled)
     from jaxtok.train.run import Run
 
     module = module_of(name)
-    config = with_steps(next(iter(module.PRESETS.values())), 3)
+    config = with_steps(default(name), 3)
     stages = lambda config: map(with_few_samples, module.stages(config))
     experiment = Experiment(name, module.__doc__, module.PRESETS, stages, module.CLAIMS)
     results = train(experiment, config, Run(str(tmp_path)))

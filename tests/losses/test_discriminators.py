@@ -97,6 +97,7 @@ def test_the_blurring_discriminator_scores_cells():
 @pytest.mark.parametrize("kind", [PatchGAN, BlurGAN])
 def test_small_images_get_a_discriminator_that_can_read_them(kind):
     assert kind.of_size(64) == kind.of_size(256) == kind()
-    image = jnp.zeros((2, 16, 16, 1))
-    logits, _ = jax.eval_shape(kind.of_size(16).init_with_output, jax.random.key(0), image)
-    assert logits.shape[0] == 2 and logits.size < image.size
+    for side in (8, 12, 32):
+        image = jnp.zeros((2, side, side, 1))
+        logits, _ = jax.eval_shape(kind.of_size(side).init_with_output, jax.random.key(0), image)
+        assert logits.shape[0] == 2 and 2 <= logits.size < image.size
