@@ -7,8 +7,8 @@ every step of a next-token loop is one new element per row, and attention reads 
 
 With `released=True` the next-token loops do what the released code does in a step. LlamaGen's attends to
 the whole buffer by a mask, with PyTorch's unfused attention; RAR's joins the cache anew for every token, and
-makes embeddings and positions of the whole sequence, of which it keeps the last. (Its tables have 768
-positions more than there are tokens, which it copies too. Those are left out.)
+makes embeddings and positions of the whole sequence, of which it keeps the last. (Its tables
+have 1,024 positions more than there are tokens, and it copies all of them. Here are but the two in use.)
 """
 
 import math

@@ -24,6 +24,10 @@ def module_of(name):
     return importlib.import_module(".".join(EXPERIMENTS[name].relative_to(ROOT).with_suffix("").parts))
 
 
+def default(name):
+    return next(iter(module_of(name).PRESETS.values()))
+
+
 PRESETS = [(name, preset) for name in EXPERIMENTS for preset in module_of(name).PRESETS]
 
 
@@ -60,10 +64,6 @@ def test_every_stage_of_every_preset_builds(name, preset):
         assert jax.tree.map(lambda x: x.shape, seen[component]) == jax.tree.map(
             lambda x: x.shape, variables["params"]
         )
-
-
-def default(name):
-    return next(iter(module_of(name).PRESETS.values()))
 
 
 ADVERSARIAL = [name for name in EXPERIMENTS if hasattr(default(name), "adversary")]
