@@ -27,6 +27,9 @@ os.environ.setdefault("NPROC", "64")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Tests compile far more than they compute, so LLVM does not optimise what they run: a quarter less processor time.
+# Tests that compute for long are marked `optimised`; those of last digits use `tests.compiled.optimised`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 # Compilation makes the first example slow, so there is no deadline. CI draws the same examples in every run,
@@ -39,16 +42,6 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else
 hypothesis.settings.load_profile(PROFILE)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Default tests compile far more than they compute, so LLVM does not optimise what they run: a quarter
-    less processor time. Slow tests train, and are compiled as users' programs are.
-    """
-    if config.option.markexpr == "not slow" and "XLA_FLAGS" not in os.environ:
-        os.environ["XLA_FLAGS"] = (
-            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        )
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips tests marked `tpu` or `gpu` where JAX's default backend is another one."""
     wanted = {mark.name for mark in item.iter_markers()} & {"tpu", "gpu"}
@@ -59,17 +52,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"needs {' or '.join(sorted(wanted))}, JAX runs on {jax.default_backend()}")
 
 
-@pytest.fixture
-def quickly_compiled(monkeypatch):
-    """Slow tests of a few steps, here and in processes that they start, compile without optimisation too."""
-    import jax
+@pytest.fixture(autouse=True)
+def _compiled_as_marked(request):
+    """Tests marked `optimised`, and processes that they start, are compiled as users' programs are."""
+    if request.node.get_closest_marker("optimised") is None:
+        yield
+        return
+    from tests.compiled import with_optimisation
 
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)  # pyright: ignore[reportAttributeAccessIssue]
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
+    with with_optimisation():
+        yield
 
 
 @pytest.fixture(scope="session")

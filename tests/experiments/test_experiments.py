@@ -149,7 +149,7 @@ def with_few_samples(stage):
 # All claims of Instella-T2I are tried by the tests of the command line, with its smallest model; every arm of
 # "collapse" takes three steps in the tests of that system.
 @pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {"instella_t2i", "collapse"}))
-def test_the_default_preset_trains_three_steps(name, tmp_path, quickly_compiled):
+def test_the_default_preset_trains_three_steps(name, tmp_path):
     from jaxtok.train.claims import with_steps
     from jaxtok.train.experiment import Experiment, train
     from jaxtok.train.run import Run

@@ -19,7 +19,7 @@ from jaxtok.param_trees import flatten
 from jaxtok.train.pretrained import load
 from tests.small_run import small_cli
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
