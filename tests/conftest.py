@@ -27,7 +27,7 @@ os.environ.setdefault("NPROC", "64")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# Tests compile far more than they compute, so LLVM does not optimise what they run: a quarter less processor time.
+# Tests compile far more than they compute, so LLVM does not optimise what they run: a quarter less time.
 # Tests that compute for long are marked `optimised`; those of last digits use `tests.compiled.optimised`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
