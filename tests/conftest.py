@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytest_plugins = ["tests.selection.plugin"]
 
 # The CPU is the reference for every number in the tests. `JAX_PLATFORMS=tpu pytest -m tpu` tests a TPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -1,12 +1,13 @@
 """Imports inside jaxtok point up one list of layers, never in a circle, and `import jaxtok` stays cheap."""
 
-import ast
 import graphlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.selection.imports import module_name, read_imports, resolve
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,46 +33,12 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+PATHS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "jaxtok").rglob("*.py"))]
+FILES = {module_name(path): path for path in PATHS}
 
 
-FILES = {module_name(path): path for path in sorted((ROOT / "jaxtok").rglob("*.py"))}
-
-
-class Imports(ast.NodeVisitor):
-    """Collects the modules that one file imports anywhere in it, inside functions too."""
-
-    def __init__(self, module: str, is_package: bool, known: set[str]):
-        self.package = module if is_package else module.rpartition(".")[0]
-        self.is_package = is_package
-        self.known = known
-        self.found: set[str] = set()
-
-    def visit_If(self, node: ast.If) -> None:
-        # An `__init__` repeats its lazy names under TYPE_CHECKING for type checkers: nothing runs there.
-        if self.is_package and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return
-        self.generic_visit(node)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        self.found |= {alias.name for alias in node.names}
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        source = node.module or ""
-        if node.level:
-            base = ".".join(self.package.split(".")[: -(node.level - 1) or None])
-            source = f"{base}.{source}" if source else base
-        for alias in node.names:
-            inner = f"{source}.{alias.name}"
-            self.found.add(inner if inner in self.known else source)
-
-
-def imports(module: str, text: str, *, is_package: bool, known: set[str]) -> set[str]:
-    visitor = Imports(module, is_package, known)
-    visitor.visit(ast.parse(text))
-    return visitor.found
+def imports(path: str, text: str, known) -> set[str]:
+    return resolve(read_imports(path, text).found, known)
 
 
 def misplaced(module: str, imported: set[str]) -> list[str]:
@@ -92,12 +59,7 @@ def misplaced(module: str, imported: set[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
     return {
-        module: imports(
-            module,
-            path.read_text(encoding="utf-8"),
-            is_package=path.name == "__init__.py",
-            known=set(FILES),
-        )
+        module: imports(path, (ROOT / path).read_text(encoding="utf-8"), FILES)
         for module, path in FILES.items()
     }
 
@@ -130,7 +92,7 @@ def test_no_circles(graph):
 )
 def test_a_wrong_import_is_found(module, text, wrong):
     known = {"jaxtok", "jaxtok.codes", "jaxtok.nn.rope", "jaxtok.priors.masked"}
-    assert misplaced(module, imports(module, text, is_package=False, known=known)) == wrong
+    assert misplaced(module, imports(f"{module.replace('.', '/')}.py", text, known)) == wrong
 
 
 def test_packages_import_without_jax():
@@ -138,7 +100,7 @@ def test_packages_import_without_jax():
     packages = [
         module
         for module, path in FILES.items()
-        if path.name == "__init__.py" and not module.startswith("jaxtok.kernels")
+        if path.endswith("/__init__.py") and not module.startswith("jaxtok.kernels")
     ]
     code = f"import sys, {', '.join(packages)}; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
