@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from experiments.image import instella_t2i
 from jaxtok import cli
 from jaxtok.train import loop
+from jaxtok.train.claims import Claim
 from jaxtok.train.sharding import MeshShape, make_mesh
 from tests.small_system import SMALL
 
@@ -25,14 +26,18 @@ SMALL_CONFIG = dataclasses.replace(
 PRESETS = {"tiny": SMALL_CONFIG, "other": dataclasses.replace(SMALL_CONFIG, classes=0)}
 
 
-def small_cli(*argv: str | Path, presets: Mapping[str, Any] = PRESETS) -> str:
+def small_cli(
+    *argv: str | Path,
+    presets: Mapping[str, Any] = PRESETS,
+    claims: Sequence[Claim] = instella_t2i.CLAIMS,
+) -> str:
     """Runs the command line in this process on one device; what it printed. Errors go to `sys.stderr`."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_mesh", lambda shape: make_mesh(MeshShape(1), jax.devices()[:1]))
         words = [str(word) for word in argv]
         experiment = instella_t2i
-        cli.main("instella_t2i", presets, experiment.stages, experiment.CLAIMS, experiment.__doc__, words)
+        cli.main("instella_t2i", presets, experiment.stages, claims, experiment.__doc__, words)
     return out.getvalue()
 
 

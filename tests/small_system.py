@@ -92,8 +92,10 @@ def take_steps(
     spoken = [dataclasses.replace(rule, optional=True) for rule in rules]  # not all of them about `frozen`
     frozen = jax.device_put(frozen, shardings(frozen, spoken, mesh))
     with jax.set_mesh(mesh):
-        state = jax.device_put(state, shardings(shapes, rules, mesh))
-        step = jax.jit(update, donate_argnums=0)
+        placed = shardings(shapes, rules, mesh)
+        state = jax.device_put(state, placed)
+        # Told where the next state lies: it would be another program's otherwise, as in `train/step.py`.
+        step = jax.jit(update, donate_argnums=0, out_shardings=(placed, None))
         for batch in batches:
             state, values = step(state, to_global(batch, mesh), frozen, key)
             metrics.append(jax.device_get(values))

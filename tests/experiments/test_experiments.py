@@ -20,8 +20,25 @@ FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if "\nPRESE
 EXPERIMENTS = {path.stem: path for path in FILES}
 
 
+# How many parameters every stage of every preset trains; `python -m tests.experiments.test_experiments`
+# counts them. The tests count default presets always, the others where a change reaches their sources.
+COUNTS = Path(__file__).with_name("parameter_counts.json")
+
+
+def module_name(name):
+    return ".".join(EXPERIMENTS[name].relative_to(ROOT).with_suffix("").parts)
+
+
 def module_of(name):
-    return importlib.import_module(".".join(EXPERIMENTS[name].relative_to(ROOT).with_suffix("").parts))
+    return importlib.import_module(module_name(name))
+
+
+def of_experiments(names):
+    """The experiments as slow parameters, each of which belongs to its module."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow, pytest.mark.belongs_to(module_name(name))])
+        for name in names
+    ]
 
 
 def default(name):
@@ -29,6 +46,12 @@ def default(name):
 
 
 PRESETS = [(name, preset) for name in EXPERIMENTS for preset in module_of(name).PRESETS]
+
+
+def built_preset(name, preset):
+    """A preset as a parameter: slow, and of its experiment, unless it is the default."""
+    slow = [] if preset == next(iter(module_of(name).PRESETS)) else of_experiments([name])[0].marks
+    return pytest.param(name, preset, marks=slow)
 
 
 def state_shapes(config, module):
@@ -50,7 +73,18 @@ def test_there_are_experiments():
     assert {"instella_t2i", "collapse"} <= set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("name, preset", PRESETS)
+def counts_of(seen):
+    return {stage: elements(params) for stage, params in seen.items()}
+
+
+def test_parameters_of_every_preset_are_counted():
+    counted = [
+        (name, preset) for name, presets in json.loads(COUNTS.read_text()).items() for preset in presets
+    ]
+    assert counted == PRESETS, "run: python -m tests.experiments.test_experiments"
+
+
+@pytest.mark.parametrize("name, preset", [built_preset(*pair) for pair in PRESETS])
 def test_every_stage_of_every_preset_builds(name, preset):
     module = module_of(name)
     config = module.PRESETS[preset]
@@ -64,6 +98,8 @@ def test_every_stage_of_every_preset_builds(name, preset):
         assert jax.tree.map(lambda x: x.shape, seen[component]) == jax.tree.map(
             lambda x: x.shape, variables["params"]
         )
+    told = f"{COUNTS.name} says something else; run: python -m tests.experiments.test_experiments"
+    assert counts_of(seen) == json.loads(COUNTS.read_text())[name][preset], told
 
 
 ADVERSARIAL = [name for name in EXPERIMENTS if hasattr(default(name), "adversary")]
@@ -81,8 +117,8 @@ def test_networks_that_compare_and_judge_images_are_there_where_they_have_weight
         for weight in (0.0, 0.1)
     )
     for config, present in ((plain, False), (judged, True)):
-        stages = {stage.name: (stage, shapes) for stage, shapes in state_shapes(config, module)}
-        stage, shapes = stages["tokenizer"]
+        stages = state_shapes(config, module)  # those after the tokenizer are not asked for
+        stage, shapes = next((stage, shapes) for stage, shapes in stages if stage.name == "tokenizer")
         assert ("adversary" in shapes) == ("perceptual" in stage.networks) == present
 
 
@@ -145,10 +181,9 @@ def with_few_samples(stage):
     return dataclasses.replace(stage, view=dataclasses.replace(stage.view, per_caption=2))
 
 
-@pytest.mark.slow
 # All claims of Instella-T2I are tried by the tests of the command line, with its smallest model; every arm of
 # "collapse" takes three steps in the tests of that system.
-@pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {"instella_t2i", "collapse"}))
+@pytest.mark.parametrize("name", of_experiments(sorted({*EXPERIMENTS} - {"instella_t2i", "collapse"})))
 def test_the_default_preset_trains_three_steps(name, tmp_path):
     from jaxtok.train.claims import with_steps
     from jaxtok.train.experiment import Experiment, train
@@ -164,3 +199,19 @@ def test_the_default_preset_trains_three_steps(name, tmp_path):
     for claim in module.CLAIMS:
         for arm in measured_arms(claim):
             assert arm.changes or arm.metric in metrics, arm.metric
+
+
+def main():
+    """Writes `parameter_counts.json`."""
+    counts = {}
+    for name, preset in PRESETS:
+        module = module_of(name)
+        seen = {
+            stage.name: shapes["params"] for stage, shapes in state_shapes(module.PRESETS[preset], module)
+        }
+        counts.setdefault(name, {})[preset] = counts_of(seen)
+    COUNTS.write_text(json.dumps(counts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,29 +20,51 @@ def by_hand(z, codes, size, weights):
     return counts, sums
 
 
-@given(tokens=st.integers(0, 40), size=st.integers(1, 12), width=st.integers(1, 5), seed=st.integers(0, 9))
-def test_counts_and_sums(tokens, size, width, seed):
+@functools.partial(jax.jit, static_argnums=2)
+def weighted_and_not(z, codes, size, weights):
+    return code_statistics(z, codes, size, weights=weights), code_statistics(z, codes, size)
+
+
+# Tokens, codes, width; every shape compiles.
+SHAPES = st.sampled_from([(0, 3, 2), (1, 1, 1), (40, 12, 5), (17, 5, 1)])
+
+
+@given(SHAPES, st.integers(0, 2**32 - 1))
+def test_counts_and_sums(shape, seed):
+    tokens, size, width = shape
     rng = np.random.default_rng(seed)
     z, codes = (
         rng.standard_normal((tokens, width)).astype(np.float32),
         rng.integers(0, size, tokens, np.int32),
     )
     weights = (rng.random(tokens) < 0.7).astype(np.float32)
-    found = code_statistics(z, codes, size, weights=jnp.asarray(weights))
+    found, unweighted = weighted_and_not(z, codes, size, weights)
     for a, b in zip(found, by_hand(z, codes, size, weights), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    assert code_statistics(z, codes, size)[0].sum() == tokens
+    for a, b in zip(unweighted, by_hand(z, codes, size, np.ones(tokens)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert unweighted[0].sum() == tokens
 
 
-@pytest.mark.parametrize("kernel", ["pallas_tpu", "pallas_gpu"])
 @pytest.mark.parametrize("tokens, size, width", [(700, 30, 5), (40, 600, 130), (20, 7, 600)])
-def test_kernels_give_the_same(kernel, tokens, size, width):
+def test_kernels_give_the_same(tokens, size, width):
     z = normal(tokens, width)
     codes = jnp.asarray(np.random.default_rng(1).integers(0, size, tokens, np.int32))
     weights = jnp.asarray(np.random.default_rng(2).random(tokens) < 0.5, jnp.float32)
-    one = code_statistics(z, codes, size, weights=weights)
-    other = code_statistics(z, codes, size, weights=weights, implementation=kernel, interpret=True)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, other)
+    options = {"pallas_tpu": {"interpret": True}, "pallas_gpu": {"interpret": True}, "xla": {}}
+
+    @jax.jit
+    def run(z, codes, weights):
+        return {
+            name: code_statistics(z, codes, size, weights=weights, implementation=name, **more)
+            for name, more in options.items()
+        }
+
+    found = run(z, codes, weights)
+    one = found.pop("xla")
+    for name, other in found.items():
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4, err_msg=name)
 
 
 def test_sharded_equals_unsharded():
@@ -54,9 +78,17 @@ def test_sharded_equals_unsharded():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, many)
 
 
-@pytest.mark.slow  # TPU compilations
-@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"])
-@pytest.mark.parametrize("width", [64, 2000])
+@pytest.mark.parametrize(  # TPU compilations
+    "chip, width",
+    [
+        pytest.param("v5e", 64, marks=pytest.mark.slow),
+        pytest.param("v5p", 2000, marks=pytest.mark.slow),
+        pytest.param("v6e", 2000, marks=pytest.mark.slow),
+        pytest.param("v5e", 2000, marks=pytest.mark.exhaustive),
+        pytest.param("v5p", 64, marks=pytest.mark.exhaustive),
+        pytest.param("v6e", 64, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_the_tpu_kernel_compiles_without_a_one_hot_matrix(chip, width):
     function = lambda z, codes: code_statistics(z, codes, 8192, implementation="pallas_tpu")
     codes = jax.ShapeDtypeStruct((65536,), jnp.int32)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtok import kernels
 from jaxtok.kernels.blocks import Blocks
 from jaxtok.kernels.nearest_code import gpu, reference, tpu
+from tests.filled import normal
 from tests.kernels.ahead_of_time import CHIPS, compile_for_tpu, floats, lower_for_gpu, temporary_bytes
 
 KERNELS = {
@@ -23,6 +26,15 @@ SMALL = {
     "pallas_gpu": (gpu.smallest_score, Blocks(16, 16)),
 }
 every = pytest.mark.parametrize("kernel", KERNELS)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def in_small_blocks(kernel, z, codebook):
+    """Codes and scores, which lack |z|^2."""
+    function, blocks = SMALL[kernel]
+    return function(z, -2 * codebook, jnp.square(codebook).sum(1), blocks=blocks, interpret=True)
+
+
 # One program instead of one per operation: compiling is what takes the time.
 OPTIONS = ("metric", "return_distance", "implementation", "shard_codes", "interpret")
 nearest_code = jax.jit(kernels.nearest_code, static_argnames=OPTIONS)
@@ -49,9 +61,19 @@ def draw(seed, tokens, codes, width, dtype=np.float32):
     return tuple(jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes)
 
 
-@every
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
-@pytest.mark.parametrize("shape", [(5, 1, 3), (130, 1100, 8), (20, 300, 1500)])
+# What a metric changes lies before and behind the kernels, so they take the others at one shape.
+def _metrics():
+    for shape in ((5, 1, 3), (130, 1100, 8), (20, 300, 1500)):
+        for metric in ("euclidean", "cosine", "dot"):
+            for kernel in KERNELS:
+                few = metric == "euclidean" or shape[0] == 130 or kernel == "xla"
+                name = f"{kernel}-{metric}-{'x'.join(map(str, shape))}"
+                yield pytest.param(
+                    kernel, metric, shape, id=name, marks=() if few else pytest.mark.exhaustive
+                )
+
+
+@pytest.mark.parametrize("kernel, metric, shape", list(_metrics()))
 def test_codes_and_distances_are_those_of_float64(kernel, metric, shape):
     z, codebook = draw(0, *shape)
     codes, distances = nearest_code(z, codebook, metric=metric, return_distance=True, **KERNELS[kernel])
@@ -89,20 +111,18 @@ def test_any_values(kernel, seed, spread, shift, dtype):
 def test_the_lowest_of_equals_wins(kernel, seed, codes):
     """Small whole numbers: many ties, and no rounding, so that codes are exact; blocks are small."""
     rng = np.random.default_rng(seed)
-    z = jnp.asarray(rng.integers(-2, 3, (11, 3)), jnp.float32)
-    codebook = jnp.asarray(rng.integers(-2, 3, (codes, 3)), jnp.float32)
-    function, blocks = SMALL[kernel]
-    found, score = function(z, -2 * codebook, jnp.square(codebook).sum(1), blocks=blocks, interpret=True)
+    z = rng.integers(-2, 3, (11, 3)).astype(np.float32)
+    codebook = rng.integers(-2, 3, (codes, 3)).astype(np.float32)
+    found, score = in_small_blocks(kernel, z, codebook)
     expected, distance, _ = exact(z, codebook)
     np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(score + jnp.square(z).sum(1), distance)
+    np.testing.assert_array_equal(np.asarray(score) + np.square(z).sum(1), distance)
 
 
 @every
 def test_small_blocks_give_the_same(kernel):
     z, codebook = draw(1, 300, 301, 5)
-    function, blocks = SMALL[kernel]
-    found, _ = function(z, -2 * codebook, jnp.square(codebook).sum(1), blocks=blocks, interpret=True)
+    found, _ = in_small_blocks(kernel, z, codebook)
     np.testing.assert_array_equal(found, nearest_code(z, codebook))
 
 
@@ -145,9 +165,7 @@ def test_a_token_that_is_a_code_has_distance_nought(kernel, metric):
 
 @every
 def test_several_codebooks_at_once(kernel):
-    z, codebooks = jax.random.normal(jax.random.key(0), (2, 3, 9, 4)), jax.random.normal(
-        jax.random.key(1), (2, 3, 21, 4)
-    )  # fmt: skip
+    z, codebooks = (np.asarray(normal(2, 3, size, 4, seed=size)) for size in (9, 21))
     codes, distances = nearest_code(z, codebooks, return_distance=True, **KERNELS[kernel])
     assert codes.shape == distances.shape == (2, 3, 9)
     for place in np.ndindex(2, 3):
@@ -168,14 +186,19 @@ def test_no_tokens(kernel):
 @every
 def test_under_vmap_scan_remat_and_without_gradient(kernel):
     z, codebook = draw(4, 12, 10, 4)
-    look_up = lambda x: nearest_code(x, codebook, **KERNELS[kernel])
+
+    @jax.jit
+    def run(by_three, codebook):
+        look_up = lambda x: nearest_code(x, codebook, **KERNELS[kernel])
+        _, scanned = jax.lax.scan(lambda c, x: (c, jax.checkpoint(look_up)(x)), None, by_three)
+        distance = lambda z, e: nearest_code(z, e, return_distance=True, **KERNELS[kernel])[1].sum()
+        return jax.vmap(look_up)(by_three), scanned, jax.grad(distance, (0, 1))(by_three[0], codebook)
+
+    *codes, gradients = run(z.reshape(3, 4, 4), codebook)
     expected = nearest_code(z, codebook)
-    by_three = z.reshape(3, 4, 4)
-    np.testing.assert_array_equal(jax.jit(jax.vmap(look_up))(by_three).reshape(-1), expected)
-    _, scanned = jax.lax.scan(lambda c, x: (c, jax.checkpoint(look_up)(x)), None, by_three)
-    np.testing.assert_array_equal(scanned.reshape(-1), expected)
-    distance = lambda z, e: nearest_code(z, e, return_distance=True, **KERNELS[kernel])[1].sum()
-    for gradient in jax.grad(distance, (0, 1))(z, codebook):
+    for found, how in zip(codes, ("vmap", "scan and remat"), strict=True):
+        np.testing.assert_array_equal(found.reshape(-1), expected, err_msg=how)
+    for gradient in gradients:
         np.testing.assert_array_equal(gradient, 0)
 
 
@@ -208,7 +231,7 @@ def test_tpu_kernel_compiles_and_never_holds_a_score_per_token_and_code(chip):
     assert temporary_bytes(compiled) < 2 * stored + 32 * 2**20  # all scores would be 64 GiB
 
 
-@pytest.mark.parametrize("topology", ["v5e:4x4", "v6e:4x4"])
+@pytest.mark.parametrize("topology", ["v5e:4x4", pytest.param("v6e:4x4", marks=pytest.mark.slow)])
 def test_tpu_kernel_on_a_mesh_with_the_codebook_split(topology):
     def look_up(z, codebook):
         return nearest_code(z, codebook, return_distance=True, shard_codes=True)

@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtok import kernels
 from jaxtok.kernels.blocks import Blocks
 from jaxtok.kernels.residual_codes import gpu, reference, tpu
+from tests.filled import normal
 from tests.kernels.ahead_of_time import CHIPS, compile_for_tpu, floats, lower_for_gpu, temporary_bytes
 
 KERNELS = {
@@ -28,17 +29,16 @@ residual_codes = jax.jit(kernels.residual_codes, static_argnames=("implementatio
 
 
 def draw(tokens, depths, codes, width):
-    z = jax.random.normal(jax.random.key(0), (tokens, width))
-    return z, jax.random.normal(jax.random.key(1), (depths, codes, width)) * 0.5
+    return normal(tokens, width), 0.5 * normal(depths, codes, width, seed=1)
 
 
 def repeated(z, codebooks):
     """One look-up and one subtraction per depth."""
-    codes = []
-    for codebook in codebooks:
-        codes.append(nearest_code(z, codebook))
+    z, codes = np.asarray(z), []
+    for codebook in np.asarray(codebooks):
+        codes.append(np.asarray(nearest_code(z, codebook)))
         z = z - codebook[codes[-1]]
-    return jnp.stack(codes, axis=-1), z
+    return np.stack(codes, axis=-1), z
 
 
 @pytest.mark.parametrize("shape", [(7, 3, 5, 4), (600, 2, 1030, 8), (513, 4, 16, 600)])
@@ -67,7 +67,8 @@ def test_small_blocks_and_ties(kernel):
     z = jnp.asarray(rng.integers(-4, 5, (37, 3)), jnp.float32)
     codebooks = jnp.asarray(rng.integers(-2, 3, (4, 301, 3)), jnp.float32)
     function, blocks = SMALL[kernel]
-    codes, residual = function(z, codebooks, jnp.square(codebooks).sum(-1), blocks=blocks, interpret=True)
+    run = jax.jit(lambda z, e: function(z, e, jnp.square(e).sum(-1), blocks=blocks, interpret=True))
+    codes, residual = run(z, codebooks)
     left = np.asarray(z)
     for depth, codebook in enumerate(np.asarray(codebooks)):
         best = np.square(left[:, None] - codebook).sum(-1).argmin(1)  # the first of equals
@@ -88,10 +89,11 @@ def test_bfloat16_codes_are_those_of_the_same_values(kernel):
 @every
 def test_no_tokens_and_no_gradient(kernel):
     z, codebooks = draw(6, 2, 5, 4)
-    codes, residual = residual_codes(z[:0], codebooks, **KERNELS[kernel])
-    assert codes.shape == (0, 2) and residual.shape == (0, 4)
     loss = lambda z, e: residual_codes(z, e, **KERNELS[kernel])[1].sum()
-    for gradient in jax.grad(loss, (0, 1))(z, codebooks):
+    run = jax.jit(lambda z, e: (residual_codes(z[:0], e, **KERNELS[kernel]), jax.grad(loss, (0, 1))(z, e)))
+    (codes, residual), gradients = run(z, codebooks)
+    assert codes.shape == (0, 2) and residual.shape == (0, 4)
+    for gradient in gradients:
         np.testing.assert_array_equal(gradient, 0)
 
 

@@ -6,8 +6,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxtok.kernels import code_statistics, lookup, nearest_code, spmd
+from tests.filled import normal
 
 PALLAS = ["pallas_tpu", "pallas_gpu"]
+# Without a mesh; one program instead of one per operation.
+unsharded = jax.jit(nearest_code, static_argnames=("metric", "return_distance"))
 
 
 def mesh_of(**axes: int):
@@ -76,7 +79,7 @@ def test_sums_are_added_over_devices(mesh):
 
 @pytest.mark.parametrize("manual", [{"data"}, {"data", "fsdp", "tensor"}])
 def test_it_steps_aside_along_axes_that_are_manual(mesh, manual):
-    z, codebook = jax.random.normal(jax.random.key(0), (24, 3)), jax.random.normal(jax.random.key(1), (10, 3))
+    z, codebook = normal(24, 3), normal(10, 3, seed=1)
     rows, whole = P("data"), P()
 
     def inside(z, codebook):
@@ -88,17 +91,16 @@ def test_it_steps_aside_along_axes_that_are_manual(mesh, manual):
                 inside, in_specs=(rows, whole), out_specs=rows, axis_names=manual, check_vma=False
             )
         )(z, codebook)  # fmt: skip
-    np.testing.assert_array_equal(codes, nearest_code(z, codebook))
+    np.testing.assert_array_equal(codes, unsharded(z, codebook))
 
 
 @pytest.mark.parametrize("tokens", [37, 3])
 @pytest.mark.parametrize("shard_codes", [False, None])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_sharded_look_up_equals_the_unsharded_one(mesh, tokens, shard_codes, metric):
-    z = jax.random.normal(jax.random.key(0), (tokens, 5))
-    half = jax.random.normal(jax.random.key(1), (12, 5))
-    codebook = jnp.concatenate([half, half])  # every code has its equal on the other device
-    expected = nearest_code(z, codebook, metric=metric, return_distance=True)
+    z, half = normal(tokens, 5), np.asarray(normal(12, 5, seed=1))
+    codebook = jnp.asarray(np.concatenate([half, half]))  # every code has its equal on the other device
+    expected = unsharded(z, codebook, metric=metric, return_distance=True)
     with jax.set_mesh(mesh):
         found = jax.jit(
             lambda z, e: nearest_code(z, e, metric=metric, return_distance=True, shard_codes=shard_codes)
@@ -111,19 +113,18 @@ def test_sharded_look_up_equals_the_unsharded_one(mesh, tokens, shard_codes, met
 @pytest.mark.parametrize("implementation", PALLAS)
 @pytest.mark.parametrize("shard_codes", [False, True])
 def test_sharded_kernels_equal_unsharded_ones(mesh, implementation, shard_codes):
-    z, codebook = jax.random.normal(jax.random.key(0), (37, 5)), jax.random.normal(jax.random.key(1), (24, 5))
+    z, codebook = normal(37, 5), normal(24, 5, seed=1)
     options = {"implementation": implementation, "interpret": True}
     with jax.set_mesh(mesh):
         found = jax.jit(lambda z, e: nearest_code(z, e, shard_codes=shard_codes, **options))(z, codebook)
-    np.testing.assert_array_equal(found, nearest_code(z, codebook))
+    np.testing.assert_array_equal(found, unsharded(z, codebook))
 
 
 def test_several_codebooks_on_a_mesh(mesh):
-    z = jax.random.normal(jax.random.key(0), (3, 13, 4))
-    codebooks = jax.random.normal(jax.random.key(1), (3, 16, 4))
+    z, codebooks = normal(3, 13, 4), normal(3, 16, 4, seed=1)
     with jax.set_mesh(mesh):
         found = jax.jit(nearest_code)(z, codebooks)
-    np.testing.assert_array_equal(found, nearest_code(z, codebooks))
+    np.testing.assert_array_equal(found, unsharded(z, codebooks))
 
 
 def test_no_device_gathers_the_tokens(mesh):
@@ -158,20 +159,18 @@ def programs(metric="euclidean"):
     return {"search": search, "read": read, "count": count}
 
 
-@pytest.mark.parametrize("name", programs())
 @pytest.mark.parametrize("tokens, codes", [(64, 24), (13, 24), (13, 7)])
-def test_codes_split_over_tensor_give_the_same(mesh, name, tokens, codes):
-    function = programs()[name]
-    z = jax.random.normal(jax.random.key(0), (tokens, 5))
-    codebook = jax.random.normal(jax.random.key(1), (codes, 5))
-    indices = jax.random.randint(jax.random.key(2), (tokens,), 0, codes)
-    expected = function(z, codebook, indices)
+def test_codes_split_over_tensor_give_the_same(mesh, tokens, codes):
+    z, codebook = normal(tokens, 5), normal(codes, 5, seed=1)
+    indices = np.random.default_rng(2).integers(0, codes, tokens, np.int32)
+    run = jax.jit(lambda *arguments: {name: function(*arguments) for name, function in programs().items()})
+    expected = run(z, codebook, indices)
     with jax.set_mesh(mesh):
-        found = jax.jit(function)(z, codebook, indices)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
-    if name == "read":
-        np.testing.assert_array_equal(found[0], expected[0])
+        found = run(z, codebook, indices)
+    for name in programs():
+        for one, other in zip(jax.tree.leaves(found[name]), jax.tree.leaves(expected[name]), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(found["read"][0], expected["read"][0])
 
 
 @pytest.mark.parametrize("name", programs())
@@ -189,14 +188,14 @@ def test_no_device_gathers_codes_that_are_split(mesh, name):
 @pytest.mark.parametrize("kernel", PALLAS)
 def test_sharded_kernels_read_and_count_as_unsharded_ones(mesh, kernel):
     options = {"implementation": kernel, "interpret": True}
-    z, codebook = jax.random.normal(jax.random.key(0), (13, 5)), jax.random.normal(jax.random.key(1), (24, 5))
-    codes = jax.random.randint(jax.random.key(2), (13,), 0, 24)
+    z, codebook = normal(13, 5), normal(24, 5, seed=1)
+    codes = jnp.asarray(np.random.default_rng(2).integers(0, 24, 13, np.int32))
 
     def both(**options):
         values, back = jax.vjp(lambda book: lookup(book, codes, **options), codebook)
         return values, back(z)[0], code_statistics(z, codes, 24, **options)
 
-    expected = both()
+    expected = jax.jit(both)()
     with jax.set_mesh(mesh):
         found = jax.jit(lambda: both(**options))()
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxtok.losses.discriminators import BlurGAN, PatchGAN, blur
+from tests.filled import filled, normal
 
 
 def test_published_size():
@@ -24,8 +25,8 @@ def test_published_size():
 
 def test_examples_do_not_see_each_other():
     module = PatchGAN(features=8, layers=1)
-    images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
-    variables = jax.jit(module.init)(jax.random.key(1), images)
+    images = normal(3, 8, 8, 1)
+    variables = filled(module, images)
     apply = jax.jit(module.apply)
     logits = apply(variables, images)
     assert logits.shape == (3, 2, 2) and logits.dtype == jnp.float32
@@ -37,7 +38,7 @@ def test_examples_do_not_see_each_other():
 def test_logits_see_patches():
     module = PatchGAN(features=4, layers=1, group_norm=False)
     image = jnp.zeros((1, 32, 32, 1))
-    variables = jax.jit(module.init)(jax.random.key(0), image)
+    variables = filled(module, image)
     gradient = jax.jit(jax.grad(lambda x: module.apply(variables, x)[0, 7, 7]))(image + 0.1)[0, :, :, 0]
     seen = np.flatnonzero(np.abs(gradient).sum(axis=1))
     assert len(seen) == 16  # 4 + (4 - 1) * 2 + (4 - 1) * 2 pixels
@@ -77,13 +78,15 @@ def test_blurring_averages_and_halves():
     taps = np.array([1, 3, 3, 1]) / 8
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (4, 4), axis=(1, 2))[:, ::2, ::2]
-    np.testing.assert_allclose(blur(x), np.einsum("bhwcij,i,j->bhwc", windows, taps, taps), atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(blur)(x), np.einsum("bhwcij,i,j->bhwc", windows, taps, taps), atol=1e-5
+    )
 
 
 def test_the_blurring_discriminator_scores_cells():
     module = BlurGAN(features=4, layers=1, cells=2, groups=2)
-    images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
-    variables = jax.jit(module.init)(jax.random.key(1), images)
+    images = normal(3, 8, 8, 1)
+    variables = filled(module, images)
     apply = jax.jit(module.apply)
     logits = apply(variables, images)
     assert logits.shape == (3, 2, 2) and logits.dtype == jnp.float32

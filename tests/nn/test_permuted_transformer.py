@@ -35,7 +35,7 @@ def test_cached_steps_give_the_logits_of_the_whole_sequence(whole):
         before = jnp.concatenate([jnp.ones_like(CODES[:, :1]), arranged[:, :-1]], axis=1)
         cache = NETWORK.apply(variables, TOLD, TOKENS, method="start").in_order(orders)
         found, first = [], 0
-        for size in (2, 1, 3):
+        for size in (2, 4):
             places = jnp.broadcast_to(jnp.arange(first, first + size), (BATCH, size))
             inputs = before[:, first : first + size]
             if first == 2:  # a guess that is taken back

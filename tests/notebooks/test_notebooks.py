@@ -28,11 +28,26 @@ FIGURES = (
 )
 FEWEST = {"04_load_official_weights": 2, "05_plan_a_pod_run": 4, "06_sweep": 3}  # pictures; of others 5
 
+
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def modules_of(path) -> list[str]:
+    """The modules of this package that the cells of a notebook import."""
+    names = set()
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        source = re.sub(r"^( *)%.*$", r"\1pass", cell.source, flags=re.MULTILINE)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom):
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+    files = ((name, ROOT / name.replace(".", "/")) for name in names)
+    return sorted(name for name, file in files if file.is_dir() or file.with_suffix(".py").exists())
 
 
 def shows_figure(source: str) -> bool:
@@ -75,7 +90,10 @@ def check_outputs(notebook, fewest=5) -> None:
     assert found >= fewest
 
 
-@each_notebook
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.belongs_to(*modules_of(path)), id=path.stem) for path in NOTEBOOKS],
+)
 @pytest.mark.slow
 def test_runs(path, tmp_path, monkeypatch):
     # A new folder, so that no earlier run is loaded, and one device, as on a reader's machine.
@@ -85,9 +103,10 @@ def test_runs(path, tmp_path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
-        # A third of the training, half of the trials: enough to have something to show.
-        cell.source = re.sub(r"Fit\((\d+), ", lambda found: f"Fit({int(found[1]) // 3}, ", cell.source)
-        cell.source = re.sub(r"trials=(\d+)", lambda found: f"trials={int(found[1]) // 2}", cell.source)
+        # A fifth of the training, half of the trials: enough to have something to show.
+        for word, divisor in ((r"\bFit\(", 5), (r"warmup_steps=", 5), ("steps: int = ", 3), ("trials=", 2)):
+            fewer = lambda found, divisor=divisor: f"{found[1]}{int(found[2]) // divisor}"
+            cell.source = re.sub(rf"({word})(\d+)\b(?!_)", fewer, cell.source)
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
     check_outputs(notebook, FEWEST.get(path.stem, 5))

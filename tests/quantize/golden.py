@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxtok import convert
 from jaxtok.weights import read_tensors
@@ -33,20 +34,61 @@ class Recording:
         return tokens_first(self.io[name], self.config)
 
 
-def recordings(path, skip=(), only=None):
-    """All configurations of a file by name, or only some."""
-    tensors, metadata = read_tensors(path)
-    configs = {
-        name: c for name, c in json.loads(metadata["config"]).items() if "class" in c and name not in skip
+class Recordings:
+    """The configurations of a file by name; each is converted when it is asked for."""
+
+    def __init__(self, path):
+        self._tensors, metadata = read_tensors(path)
+        self._configs = json.loads(metadata["config"])
+        self._loaded = {}
+
+    def _starts(self, prefix):
+        return {k.removeprefix(prefix): v for k, v in self._tensors.items() if k.startswith(prefix)}
+
+    def __getitem__(self, name):
+        if name not in self._loaded:
+            config = self._configs[name]
+            tensors = self._starts(f"model.{name}.")
+            loaded = convert.load("vector_quantize_pytorch", tensors, config)["model"]
+            loaded = dataclasses.replace(loaded, variables=jax.tree.map(jnp.asarray, loaded.variables))
+            io, after = self._starts(f"io.{name}."), self._starts(f"model_after.{name}.")
+            self._loaded[name] = Recording(config, loaded, io, after)
+        return self._loaded[name]
+
+
+def with_gradients(function, cotangent, *arguments):
+    """A training pass and its gradients, for one compilation.
+
+    Args:
+      function: returns a `Quantized`.
+      cotangent: weights of its values.
+      arguments: of the function, to differentiate by.
+
+    Returns:
+      What the function returns, the sum of its losses, and the gradients by the arguments of the weighed sum
+      of values ("quantized") and of the losses ("loss").
+    """
+
+    def both(*arguments):
+        out = function(*arguments)
+        return (out.values, sum(out.losses.values(), jnp.float32(0))), out
+
+    (values, loss), pull, out = jax.vjp(both, *arguments, has_aux=True)
+    gradients = {
+        "quantized": pull((jnp.asarray(cotangent, values.dtype), jnp.zeros_like(loss))),
+        "loss": pull((jnp.zeros_like(values), jnp.ones_like(loss))),
     }
-    configs = configs if only is None else {name: configs[name] for name in only}
-    starts = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    out = {}
-    for name, config in configs.items():
-        loaded = convert.load("vector_quantize_pytorch", starts(f"model.{name}."), config)["model"]
-        loaded = dataclasses.replace(loaded, variables=jax.tree.map(jnp.asarray, loaded.variables))
-        out[name] = Recording(config, loaded, starts(f"io.{name}."), starts(f"model_after.{name}."))
-    return out
+    return out, loss, gradients
+
+
+def cases(all_of_them, quick):
+    """Parameters of a parity test: the quick ones run by default, the others are slow."""
+
+    def parameter(case):
+        values = case if isinstance(case, tuple) else (case,)
+        return pytest.param(*values, id="-".join(values), marks=() if case in quick else pytest.mark.slow)
+
+    return [parameter(case) for case in all_of_them]
 
 
 def channels_first(config):
@@ -70,7 +112,7 @@ def tokens_first(x, config):
 
 
 def close(ours, theirs, message="", atol=1e-5):
-    np.testing.assert_allclose(np.asarray(jnp.asarray(ours)), theirs, atol=atol, rtol=1e-5, err_msg=message)
+    np.testing.assert_allclose(np.asarray(ours), theirs, atol=atol, rtol=1e-5, err_msg=message)
 
 
 def alike(ours, theirs, message=""):

@@ -1,6 +1,5 @@
 """Finite scalar quantization by a distribution function."""
 
-import doctest
 import functools
 
 import jax
@@ -8,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxtok.quantize.fsp
 from jaxtok.quantize.distributions import ACTIVATIONS
 from jaxtok.quantize.fsp import FSP, bins, perturb
 from jaxtok.quantize.health import health
@@ -29,25 +27,36 @@ def apply(module, *args, **kwargs):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_distribution_function_and_its_inverse(name):
     activation = ACTIVATIONS[name]
-    z = jnp.linspace(-3.0, 3.0, 401)
-    y = activation.cdf(z)
-    assert np.all(np.diff(y) > 0) and abs(float(activation.cdf(jnp.float32(0.0))) - 0.5) < 1e-6
-    np.testing.assert_allclose(activation.cdf(-z), 1 - y, atol=1e-6)
-    np.testing.assert_allclose(activation.inverse(y), z, atol=2e-4)
-    limits = activation.cdf(jnp.asarray([-1e9, 1e9]))
+    z = np.linspace(-3.0, 3.0, 401, dtype=np.float32)
+
+    @jax.jit
+    def run(z):
+        y = activation.cdf(z)
+        others = [activation.cdf(x) for x in (-z, jnp.float32(0.0), jnp.asarray([-1e9, 1e9]))]
+        return y, activation.inverse(y), others
+
+    y, back, (mirrored, middle, limits) = jax.device_get(run(z))
+    assert np.all(np.diff(y) > 0) and abs(middle - 0.5) < 1e-6
+    np.testing.assert_allclose(mirrored, 1 - y, atol=1e-6)
+    np.testing.assert_allclose(back, z, atol=2e-4)
     np.testing.assert_allclose(limits, [0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_of_the_distribution_use_all_codes_alike(name):
     """And have its variance; then values have unit variance."""
-    y = (jnp.arange(8000) + 0.5) / 8000
-    z = ACTIVATIONS[name].inverse(y)
-    out = apply(FSP((8,), activation=name, regulariser="none"), z[None, :, None])
-    assert health(out.statistics)["perplexity"] > 7.99
-    np.testing.assert_allclose(jnp.std(out.values), np.sqrt(1 - 1 / 64), atol=2e-3)
+
+    @jax.jit
+    def run(y):
+        z = ACTIVATIONS[name].inverse(y)
+        out = FSP((8,), activation=name, regulariser="none").apply({}, z[None, :, None])
+        return z, out.values, health(out.statistics)["perplexity"]
+
+    z, values, perplexity = jax.device_get(run((np.arange(8000, dtype=np.float32) + 0.5) / 8000))
+    assert perplexity > 7.99
+    np.testing.assert_allclose(np.std(values), np.sqrt(1 - 1 / 64), atol=2e-3)
     if ACTIVATIONS[name].variance is not None:
-        np.testing.assert_allclose(jnp.var(z), ACTIVATIONS[name].variance, rtol=0.01)
+        np.testing.assert_allclose(np.var(z), ACTIVATIONS[name].variance, rtol=0.01)
 
 
 @pytest.mark.parametrize("inverse", [False, True])
@@ -56,48 +65,66 @@ def test_every_code_comes_back(name, inverse):
     levels = (2, 3, 4, 5, 8, 13)
     module = FSP(levels, activation=name, inverse=inverse, regulariser="none")
     codes = jnp.asarray(np.arange(26)[:, None] % np.asarray(levels), jnp.int32)[None]
-    z = ACTIVATIONS[name].inverse((codes + 0.5) / np.asarray(levels, np.float32))
-    out = apply(module, z)
-    np.testing.assert_array_equal(out.codes, codes)
-    np.testing.assert_array_equal(out.values, apply(module, codes, method="decode"))
+    far = jnp.asarray([-jnp.inf, -1e30, 1e30, jnp.inf])[None, :, None] * jnp.ones(6)
+
+    @jax.jit
+    def run(codes):
+        z = ACTIVATIONS[name].inverse((codes + 0.5) / np.asarray(levels, np.float32))
+        both = module.apply({}, jnp.concatenate([z, far], axis=1))
+        return z, both.codes, both.values, module.apply({}, codes, method="decode")
+
+    z, both, values, decoded = jax.device_get(run(codes))
+    values, far = values[:, : codes.shape[1]], both[0, codes.shape[1] :]
+    np.testing.assert_array_equal(both[:, : codes.shape[1]], codes)
+    np.testing.assert_array_equal(values, decoded)
     unit = ((codes + 0.5) / np.asarray(levels) - 0.5) * np.sqrt(12)
-    np.testing.assert_allclose(out.values, z if inverse else unit, atol=1e-5)
-    far = apply(module, jnp.asarray([-jnp.inf, -1e30, 1e30, jnp.inf])[None, :, None] * jnp.ones(6))
-    np.testing.assert_array_equal(
-        far.codes[0], [[0] * 6, [0] * 6, [n - 1 for n in levels], [n - 1 for n in levels]]
-    )
+    np.testing.assert_allclose(values, z if inverse else unit, atol=1e-5)
+    np.testing.assert_array_equal(far, [[0] * 6, [0] * 6, [n - 1 for n in levels], [n - 1 for n in levels]])
 
 
 def test_gradients_by_hand():
     module = FSP((8, 5), activation="sigmoid", regulariser="none")
     z = normal(1, 20, 2)
-    gradient = jax.grad(lambda z: jnp.sum(apply(module, z).values))(z)
+    total = lambda module: lambda z: jnp.sum(module.apply({}, z).values)
+    run = lambda z: (jax.grad(total(module))(z), jax.grad(total(module.clone(inverse=True)))(z))
+    gradient, straight = jax.jit(run)(z)
     p = jax.nn.sigmoid(z)
     np.testing.assert_allclose(gradient, p * (1 - p) * np.sqrt(12), atol=1e-5)
-    straight = jax.grad(lambda z: jnp.sum(apply(module.clone(inverse=True), z).values))(z)
     np.testing.assert_array_equal(straight, jnp.ones_like(z))
 
 
 def test_noise_is_as_wide_as_a_bin_and_stays_inside():
     y, levels = jnp.asarray([[0.3, 0.02, 0.98]]), (4, 4, 4)
     uniforms = jnp.asarray([[0.75, 0.0, 1.0]])
-    np.testing.assert_allclose(perturb(y, levels, uniforms), [[0.3 + 0.5 / 8, 0.02, 0.98]], atol=1e-6)
-    gradient = jax.grad(lambda y: jnp.sum(perturb(y, levels, uniforms)))(y)
-    np.testing.assert_array_equal(gradient, jnp.ones_like(y))
-    np.testing.assert_array_equal(bins(jnp.asarray([[0.0, 0.25, 0.999, 1.0]]), (4,) * 4), [[0, 1, 3, 3]])
+
+    @jax.jit
+    def run(y):
+        moved, pull = jax.vjp(lambda y: perturb(y, levels, uniforms), y)
+        return moved, pull(jnp.ones_like(y))[0], bins(jnp.asarray([[0.0, 0.25, 0.999, 1.0]]), (4,) * 4)
+
+    moved, gradient, binned = run(y)
+    np.testing.assert_allclose(moved, [[0.3 + 0.5 / 8, 0.02, 0.98]], atol=1e-6)
+    np.testing.assert_array_equal(gradient, np.ones_like(y))
+    np.testing.assert_array_equal(binned, [[0, 1, 3, 3]])
 
 
 def test_noise_belongs_to_the_example_and_to_training():
     module = FSP((8, 6, 5, 4, 3, 3, 3, 2), quantize_rate=0.5, inverse=True, activation="normal")
     key = jax.random.key(1)
-    run = jax.jit(lambda z, key: module.apply({}, z, train=True, key=key))
-    quiet, loud = apply(module, Z), run(Z, key)
+
+    @jax.jit
+    def run(z, keys):
+        loud = module.apply({}, z, train=True, key=key)
+        one = lambda row: module.apply({}, row[0][None], train=True, key=row[1][None]).values[0]
+        quiet = module.apply({}, z), module.apply({}, z, key=key)
+        return loud, *quiet, jax.lax.map(one, (z, keys))
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(4))
+    loud, quiet, with_key, parts = jax.device_get(run(Z, keys))
     np.testing.assert_array_equal(quiet.codes, loud.codes)
     assert 0.3 < np.mean(quiet.values != loud.values) < 0.7 and np.isfinite(loud.values).all()
-    np.testing.assert_array_equal(apply(module, Z, key=key).values, quiet.values)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(4))
-    parts = [run(Z[i : i + 1], keys[i : i + 1]).values for i in range(4)]
-    np.testing.assert_array_equal(jnp.concatenate(parts), loud.values)
+    np.testing.assert_array_equal(with_key.values, quiet.values)
+    np.testing.assert_array_equal(parts, loud.values)
 
 
 def test_moments_and_their_loss():
@@ -106,25 +133,37 @@ def test_moments_and_their_loss():
     mean, variance = x.mean(0), x.var(0, ddof=1)
     standard = (x - mean) / np.sqrt(variance)
     expected = (mean, variance, (standard**3).mean(0), (standard**4).mean(0) - 3)
-    for ours, theirs in zip(moments(z), expected, strict=True):
+    orders = ("variance", "skewness", "kurtosis")
+
+    @jax.jit
+    def run(z):
+        losses = [moment_loss(z, order, 2.0) for order in orders]
+        alone = jax.grad(lambda z: moment_loss(z, "kurtosis", 1.0))(jnp.zeros((1, 3)))
+        return moments(z), losses, jax.grad(lambda z: moment_loss(z, "variance", 2.0))(z), alone
+
+    found, losses, gradient, alone = jax.device_get(run(z))
+    for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     terms = [
         w * np.mean((m - t) ** 2) for w, m, t in zip(MOMENT_WEIGHTS, expected, (0, 2.0, 0, 0), strict=True)
     ]
-    for order, used in (("variance", 2), ("skewness", 3), ("kurtosis", 4)):
-        np.testing.assert_allclose(moment_loss(z, order, 2.0), sum(terms[:used]), rtol=1e-4)
-    gradient = jax.grad(lambda z: moment_loss(z, "variance", 2.0))(z)
+    for loss, used in zip(losses, (2, 3, 4), strict=True):
+        np.testing.assert_allclose(loss, sum(terms[:used]), rtol=1e-4)
     by_hand = 0.1 * 2 * mean / 50 + 0.07 * 2 * (variance - 2) * 2 * (x - mean) / 49
     np.testing.assert_allclose(gradient, by_hand / 3, rtol=1e-4, atol=1e-6)
-    assert np.isfinite(jax.grad(lambda z: moment_loss(z, "kurtosis", 1.0))(jnp.zeros((1, 3)))).all()
+    assert np.isfinite(alone).all()
 
 
 def test_the_target_is_the_variance_of_the_distribution():
-    loss = lambda **options: apply(FSP((4,) * 8, **options), Z).losses["moments"]
-    for name in ("tanh", "sigmoid", "normal", "laplace"):
-        stated = loss(activation=name, target_variance=ACTIVATIONS[name].variance)
-        np.testing.assert_array_equal(loss(activation=name), stated)
-    np.testing.assert_array_equal(loss(activation="cauchy"), loss(activation="cauchy", target_variance=1.0))
+    loss = lambda **options: FSP((4,) * 8, **options).apply({}, Z).losses["moments"]
+    variances = {name: ACTIVATIONS[name].variance for name in ("tanh", "sigmoid", "normal", "laplace")}
+
+    @jax.jit
+    def run():
+        stated = {n: loss(activation=n, target_variance=v) for n, v in {**variances, "cauchy": 1.0}.items()}
+        return {n: loss(activation=n) for n in stated}, stated
+
+    jax.tree.map(np.testing.assert_array_equal, *run())
     assert not apply(FSP((4,) * 8, regulariser="none"), Z).losses
 
 
@@ -138,18 +177,27 @@ def test_the_target_is_the_variance_of_the_distribution():
 )
 def test_masked_tokens_have_no_effect(module):
     variables = filled(module, Z)
-    run = jax.jit(lambda z, mask=None: module.apply(variables, z, train=True, mask=mask))
-    out = run(Z, MASK)
-    assert not np.any(out.values[~MASK]) and not np.any(out.codes[~MASK])
-    np.testing.assert_array_equal(module.apply(variables, Z, MASK, method="encode"), out.codes)
-    disturbed = jnp.where(MASK[..., None], Z, jnp.nan)
-    jax.tree.map(np.testing.assert_array_equal, run(disturbed, MASK), out)
-    alone = run(Z[MASK][None])
-    np.testing.assert_array_equal(out.codes[MASK], alone.codes[0])
+
+    @jax.jit
+    def run(z, mask):
+        def loss(z):
+            out = module.apply(variables, z, train=True, mask=mask)
+            return jnp.sum(out.values) + out.losses["moments"], out
+
+        gradient, out = jax.grad(loss, has_aux=True)(z)
+        return out, module.apply(variables, z, mask, method="encode"), gradient
+
+    real, disturbed = np.asarray(MASK), jnp.where(MASK[..., None], Z, jnp.nan)
+    out, codes, _ = jax.device_get(run(Z, MASK))
+    again, _, gradient = jax.device_get(run(disturbed, MASK))
+    alone = jax.jit(lambda z: module.apply(variables, z, train=True))(np.asarray(Z)[real][None])
+    assert not np.any(out.values[~real]) and not np.any(out.codes[~real])
+    np.testing.assert_array_equal(codes, out.codes)
+    jax.tree.map(np.testing.assert_array_equal, again, out)
+    np.testing.assert_array_equal(out.codes[real], alone.codes[0])
     np.testing.assert_array_equal(out.statistics["counts"], alone.statistics["counts"])
     np.testing.assert_allclose(out.losses["moments"], alone.losses["moments"], rtol=1e-5)
-    gradient = jax.grad(lambda z: jnp.sum(run(z, MASK).values) + run(z, MASK).losses["moments"])(disturbed)
-    assert not np.any(gradient[~MASK]) and np.isfinite(gradient[MASK]).all() and np.any(gradient[MASK])
+    assert not np.any(gradient[~real]) and np.isfinite(gradient[real]).all() and np.any(gradient[real])
 
 
 def test_impossible_settings_are_refused():
@@ -172,8 +220,3 @@ def test_official_presets(name, regulariser, variance):
     module = fsp({"class": "FSP", "args": {"levels": [4, 5], "vector_norm": name}})
     assert (module.regulariser, module.target_variance) == (regulariser, variance)
     assert module.quantize_rate == 0  # the official default: only noise in training
-
-
-def test_the_example_in_the_documentation_runs():
-    result = doctest.testmod(jaxtok.quantize.fsp)
-    assert result.attempted and not result.failed

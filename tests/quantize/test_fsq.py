@@ -1,6 +1,5 @@
 """Finite scalar quantization."""
 
-import doctest
 import functools
 
 import jax
@@ -11,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import jaxtok.quantize.fsq
 from jaxtok.codes import CodeSpace
 from jaxtok.quantize.fsq import FSQ, jitter, lattice, quantize_levels
 from jaxtok.quantize.health import health
 from tests.filled import filled, normal
+from tests.quantize.golden import cases
 
 Z = normal(4, 6, 8)
 MASK = jnp.asarray(np.arange(24).reshape(4, 6) % 5 > 1)
@@ -31,16 +30,23 @@ def apply(module, *args, **kwargs):
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_all_levels_are_reached_in_order(symmetric, bound):
     levels = (*range(2 if symmetric else 3, 18), 64, 255, 1000)
-    z = jnp.tile(jnp.linspace(-6.0, 6.0, 24001)[:, None], len(levels))
-    codes, values = jax.jit(lambda z: quantize_levels(z, levels, symmetric, bound))(z)
+    z = np.tile(np.linspace(-6.0, 6.0, 24001, dtype=np.float32)[:, None], len(levels))
+    z = np.concatenate([z, np.full((1, len(levels)), np.inf, np.float32)])
+
+    @jax.jit
+    def run(z):
+        codes, values = quantize_levels(z, levels, symmetric, bound)
+        return codes, values, lattice(codes, levels, symmetric)
+
+    codes, values, points = jax.device_get(run(z))
+    np.testing.assert_array_equal(points, values)
+    far, codes, values = codes[-1], codes[:-1], values[:-1]
     for slot, n in enumerate(levels):
         np.testing.assert_array_equal(np.unique(codes[:, slot]), np.arange(n), err_msg=f"{n} levels")
         assert np.all(np.diff(codes[:, slot]) >= 0)
     assert np.all(np.abs(values) <= 1 + 1e-6)
-    np.testing.assert_array_equal(lattice(codes, levels, symmetric), values)
     # Infinite features are no way out of the alphabet.
-    far, _ = quantize_levels(jnp.full((1, len(levels)), jnp.inf), levels, symmetric, bound)
-    np.testing.assert_array_equal(far[0], np.asarray(levels) - 1)
+    np.testing.assert_array_equal(far, np.asarray(levels) - 1)
 
 
 @settings(max_examples=5)
@@ -50,8 +56,13 @@ def test_every_code_comes_back(levels, groups):
     module = FSQ(tuple(levels), groups=groups, symmetric=True, bound="clip")
     space = CodeSpace(tuple(levels))
     codes = jnp.asarray(np.tile(space.split(np.arange(space.size)), (1, groups)))[None]
-    values = apply(module, codes, method="decode")
-    out = apply(module, values)
+
+    @jax.jit
+    def run(codes):
+        values = module.apply({}, codes, method="decode")
+        return values, module.apply({}, values)
+
+    values, out = run(codes)
     np.testing.assert_array_equal(out.codes, codes)
     np.testing.assert_array_equal(out.values, values)
     assert np.all(out.statistics["counts"] == 1)
@@ -61,17 +72,18 @@ def test_every_code_comes_back(levels, groups):
 def test_the_values_of_a_lattice(levels):
     n = np.asarray(levels)
     codes = CodeSpace(levels).split(np.arange(CodeSpace(levels).size))
-    symmetric = np.asarray(lattice(jnp.asarray(codes), levels, True))
+    run = jax.jit(lambda codes: (lattice(codes, levels, True), lattice(codes, levels, False)))
+    symmetric, other = jax.device_get(run(codes))
     np.testing.assert_allclose(symmetric, 2 * codes / (n - 1) - 1, atol=1e-6)
     np.testing.assert_allclose(symmetric, -symmetric[::-1], atol=1e-6)
-    np.testing.assert_allclose(lattice(jnp.asarray(codes), levels, False), codes / (n // 2) - 1, atol=1e-6)
+    np.testing.assert_allclose(other, codes / (n // 2) - 1, atol=1e-6)
 
 
 def test_symmetric_levels_are_symmetric():
     levels = (2, 3, 4, 5, 8, 9, 16, 17)
     z = normal(50, 8, seed=3)
-    codes, values = quantize_levels(z, levels, True)
-    mirrored, negative = quantize_levels(-z, levels, True)
+    run = jax.jit(lambda z: quantize_levels(z, levels, True))
+    (codes, values), (mirrored, negative) = jax.device_get((run(z), run(-z)))
     np.testing.assert_array_equal(mirrored, np.asarray(levels) - 1 - codes)
     np.testing.assert_allclose(negative, -values, atol=1e-6)
 
@@ -80,9 +92,8 @@ def test_symmetric_levels_are_symmetric():
 def test_gradients_are_those_of_the_bounded_input(symmetric, bound):
     levels = (8, 5, 4, 3)
     n, z = np.asarray(levels, np.float64), np.asarray(0.7 * normal(20, 4, seed=4), np.float64)
-    gradient = jax.grad(lambda z: jnp.sum(quantize_levels(z, levels, symmetric, bound)[1]))(
-        jnp.asarray(z, jnp.float32)
-    )
+    total = lambda z: jnp.sum(quantize_levels(z, levels, symmetric, bound)[1])
+    gradient = jax.jit(jax.grad(total))(jnp.asarray(z, jnp.float32))
     half = (n - 1) * 1.001 / 2
     shift = np.zeros(4) if symmetric else np.arctanh((n % 2 == 0) / 2 / half)
     slope = 1 - np.tanh(z + shift) ** 2 if bound == "tanh" else (np.abs(z + shift) < 1)
@@ -99,15 +110,21 @@ def test_noise_moves_only_chosen_values_inside_the_range():
 def test_noise_belongs_to_the_example_and_to_training():
     module = FSQ((8, 6, 5, 4), groups=2, noise=0.5)
     key = jax.random.key(1)
-    run = jax.jit(lambda z, key: module.apply({}, z, train=True, key=key))
-    quiet, loud = apply(module, Z), run(Z, key)
+
+    @jax.jit
+    def run(z, keys):
+        loud = module.apply({}, z, train=True, key=key)
+        one = lambda row: module.apply({}, row[0][None], train=True, key=row[1][None]).values[0]
+        quiet = module.apply({}, z), module.apply({}, z, key=key)
+        return loud, *quiet, jax.lax.map(one, (z, keys))
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(4))
+    loud, quiet, with_key, parts = jax.device_get(run(Z, keys))
     np.testing.assert_array_equal(quiet.codes, loud.codes)
     changed = np.mean(quiet.values != loud.values)
     assert 0.3 < changed < 0.7 and np.max(np.abs(quiet.values - loud.values)) <= 0.5
-    np.testing.assert_array_equal(apply(module, Z, key=key).values, quiet.values)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(4))
-    parts = [run(Z[i : i + 1], keys[i : i + 1]).values for i in range(4)]
-    np.testing.assert_array_equal(jnp.concatenate(parts), loud.values)
+    np.testing.assert_array_equal(with_key.values, quiet.values)
+    np.testing.assert_array_equal(parts, loud.values)
 
 
 VARIANTS = {
@@ -118,21 +135,30 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", cases(VARIANTS, ["plain", "projected"]))
 def test_masked_tokens_have_no_effect(name):
     module = VARIANTS[name]
     variables = filled(module, Z)
-    run = jax.jit(lambda z, mask=None: module.apply(variables, z, train=True, mask=mask))
-    out = run(Z, MASK)
-    assert not np.any(out.values[~MASK]) and not np.any(out.codes[~MASK])
-    np.testing.assert_array_equal(module.apply(variables, Z, MASK, method="encode"), out.codes)
-    disturbed = jnp.where(MASK[..., None], Z, jnp.nan)
-    jax.tree.map(np.testing.assert_array_equal, run(disturbed, MASK), out)
-    alone = run(Z[MASK][None])
-    np.testing.assert_array_equal(out.codes[MASK], alone.codes[0])
+
+    @jax.jit
+    def run(z, mask):
+        def loss(z):
+            out = module.apply(variables, z, train=True, mask=mask)
+            return jnp.sum(jnp.sin(out.values)), out
+
+        gradient, out = jax.grad(loss, has_aux=True)(z)
+        return out, module.apply(variables, z, mask, method="encode"), gradient
+
+    real, disturbed = np.asarray(MASK), jnp.where(MASK[..., None], Z, jnp.nan)
+    out, codes, _ = jax.device_get(run(Z, MASK))
+    again, _, gradient = jax.device_get(run(disturbed, MASK))
+    alone = jax.jit(lambda z: module.apply(variables, z, train=True))(np.asarray(Z)[real][None])
+    assert not np.any(out.values[~real]) and not np.any(out.codes[~real])
+    np.testing.assert_array_equal(codes, out.codes)
+    jax.tree.map(np.testing.assert_array_equal, again, out)
+    np.testing.assert_array_equal(out.codes[real], alone.codes[0])
     jax.tree.map(np.testing.assert_array_equal, out.statistics, alone.statistics)
-    gradient = jax.grad(lambda z: jnp.sum(jnp.sin(run(z, MASK).values)))(disturbed)
-    assert not np.any(gradient[~MASK]) and np.isfinite(gradient[MASK]).all() and np.any(gradient[MASK])
+    assert not np.any(gradient[~real]) and np.isfinite(gradient[real]).all() and np.any(gradient[real])
 
 
 def test_tokens_are_counted_jointly_or_by_slot():
@@ -142,8 +168,8 @@ def test_tokens_are_counted_jointly_or_by_slot():
     assert [by_slot[f"slot_{i}"]["counts"].shape for i in range(8)] == [(32,), (16,), (16,), (16,)] * 2
     for i in range(8):
         assert by_slot[f"slot_{i}"]["counts"].sum() == 24
-    assert 0 < health(joint)["bits_per_token"] <= 2 * np.log2(480)
-    assert 0 < health(by_slot)["bits_per_token"] <= 34
+    assert 0 < jax.jit(health)(joint)["bits_per_token"] <= 2 * np.log2(480)
+    assert 0 < jax.jit(health)(by_slot)["bits_per_token"] <= 34
 
 
 def test_too_few_levels_are_refused():
@@ -169,8 +195,3 @@ def test_a_step_on_eight_devices_is_the_step_on_one():
         rows = NamedSharding(mesh, PartitionSpec("data"))
         together = jax.jit(step)(params, jax.device_put(z, rows))
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5), together, alone)
-
-
-def test_the_example_in_the_documentation_runs():
-    result = doctest.testmod(jaxtok.quantize.fsq)
-    assert result.attempted and not result.failed

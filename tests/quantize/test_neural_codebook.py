@@ -29,32 +29,45 @@ def exact(variables):
 
 def test_codes_are_the_nearest_of_what_the_network_makes_of_the_codebook():
     variables = filled(MODULE, Z)
-    codes = MODULE.apply(variables, Z, method="encode")
-    total = MODULE.apply(variables, codes[..., :1], method="decode")
-    np.testing.assert_array_equal(total, variables["params"]["codebook_0"][codes[..., 0]])
+
+    @jax.jit
+    def run(variables):
+        codes = MODULE.apply(variables, Z, method="encode")
+        nearest = []
+        for i in (1, 2):
+            every = jnp.broadcast_to(jnp.arange(9)[:, None, None], (9, 3, 20))
+            prefix = jnp.broadcast_to(codes[..., :i], (9, 3, 20, i))
+            paths = jnp.concatenate([prefix, every[..., None]], axis=-1).reshape(27, 20, i + 1)
+            values = MODULE.apply(variables, paths, method="decode").reshape(9, 3, 20, 6)
+            nearest.append(jnp.argmin(jnp.sum(jnp.square(Z - values), axis=-1), axis=0))
+        return codes, nearest, MODULE.apply(variables, codes[..., :1], method="decode")
+
+    codes, nearest, total = jax.device_get(run(variables))
+    np.testing.assert_array_equal(total, np.asarray(variables["params"]["codebook_0"])[codes[..., 0]])
     for i in (1, 2):
-        every = jnp.broadcast_to(jnp.arange(9)[:, None, None], (9, 3, 20))
-        prefix = jnp.broadcast_to(codes[..., :i], (9, 3, 20, i))
-        paths = jnp.concatenate([prefix, every[..., None]], axis=-1).reshape(27, 20, i + 1)
-        values = MODULE.apply(variables, paths, method="decode").reshape(9, 3, 20, 6)
-        errors = jnp.sum(jnp.square(Z - values), axis=-1)
-        np.testing.assert_array_equal(codes[..., i], jnp.argmin(errors, axis=0))
+        np.testing.assert_array_equal(codes[..., i], nearest[i - 1])
 
 
 def test_as_many_candidates_as_codes_are_the_exact_search():
     module, variables = proposing(9)
     assert {"proposal_1", "proposal_2"} < set(variables["params"])
-    codes = module.apply(variables, Z, method="encode")
-    np.testing.assert_array_equal(codes, MODULE.apply(exact(variables), Z, method="encode"))
+    run = lambda module: jax.jit(functools.partial(module.apply, method="encode"))
+    np.testing.assert_array_equal(run(module)(variables, Z), run(MODULE)(exact(variables), Z))
 
 
 def test_codes_come_from_the_nearest_proposals():
     module, variables = proposing(2)
-    codes = module.apply(variables, Z, method="encode")
-    residual = Z - module.apply(variables, codes[..., :1], method="decode")
-    distances = jnp.sum(jnp.square(residual[..., None, :] - variables["params"]["proposal_1"]), axis=-1)
-    rank = jnp.argsort(jnp.argsort(distances, axis=-1), axis=-1)
-    assert set(np.unique(jnp.take_along_axis(rank, codes[..., 1:2], axis=-1))) == {0, 1}
+
+    @jax.jit
+    def run(variables):
+        codes = module.apply(variables, Z, method="encode")
+        return codes, Z - module.apply(variables, codes[..., :1], method="decode")
+
+    codes, residual = jax.device_get(run(variables))
+    proposals = np.asarray(variables["params"]["proposal_1"])
+    distances = np.sum(np.square(residual[..., None, :] - proposals), axis=-1)
+    rank = np.argsort(np.argsort(distances, axis=-1), axis=-1)
+    assert set(np.unique(np.take_along_axis(rank, codes[..., 1:2], axis=-1))) == {0, 1}
 
 
 def test_proposals_learn_the_residuals_that_chose_them():
@@ -72,11 +85,13 @@ def test_proposals_learn_the_residuals_that_chose_them():
     for _ in range(20):
         after, _, params = step(params)
     assert after < 0.8 * before
-    error = lambda module, variables: float(
-        jnp.mean(jnp.square(Z - jax.jit(module.apply)(variables, Z).values))
-    )
-    searched = error(MODULE, exact({"params": params}))
-    assert searched <= error(module, {"params": params}) <= error(module, variables)
+
+    def error(module):
+        run = jax.jit(lambda variables: jnp.mean(jnp.square(Z - module.apply(variables, Z).values)))
+        return lambda variables: float(run(variables))
+
+    searched, proposed = error(MODULE)(exact({"params": params})), error(module)
+    assert searched <= proposed({"params": params}) <= proposed(variables)
 
 
 def test_the_number_of_candidates_is_checked():

@@ -14,7 +14,7 @@ from tests.quantize.golden import alike, close
 
 def tokens(x):
     x = np.moveaxis(np.asarray(x), 1, -1) if np.ndim(x) == 4 else np.asarray(x)
-    return jnp.asarray(x.reshape(x.shape[0], -1, *x.shape[3:]))
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,16 @@ def test_recorded_quantizer(recorded, kind, metric):
     io = {k.removeprefix(f"io.{kind}."): v for k, v in recorded.items() if k.startswith(f"io.{kind}.")}
     quantizer = VectorQuantizer(codes=40, width=8, metric=metric)
     params, z = {"codebook": jnp.asarray(io["codebook"])}, tokens(io["z"])
-    run = lambda params, z: quantizer.apply({"params": params}, z)
-    out = run(params, z)
+
+    def loss(params, z):
+        out = quantizer.apply({"params": params}, z)
+        return sum(out.losses.values()), out
+
+    (by_params, by_z), out = jax.device_get(jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, z))
     np.testing.assert_array_equal(out.codes[..., 0], tokens(io["codes"]))
     close(out.values, tokens(io["quantised"]))
     close(out.losses["codebook"], io["vq_loss"])
     close(out.losses["commitment"], io["commit_loss"])
-    loss = lambda params, z: sum(run(params, z).losses.values())
-    by_params, by_z = jax.grad(loss, (0, 1))(params, z)
     alike(by_z, tokens(io["grad_z"]))
     alike(by_params["codebook"], io["grad_codebook"])
 
@@ -47,25 +49,31 @@ def test_recorded_perturbation(recorded, kind, metric, index):
     io = {k.removeprefix(start): v for k, v in recorded.items() if k.startswith(start)}
     alpha, beta, delta = io["alpha_beta_delta"]
     codebook, z = jnp.asarray(recorded[f"io.{kind}.codebook"]), tokens(recorded[f"io.{kind}.z"])
-    codes = tokens(recorded[f"io.{kind}.codes"]).astype(jnp.int32)
-    neighbours = nearest_codes(z.reshape(-1, 8), codebook, int(delta), metric).reshape(*codes.shape, -1)
-    np.testing.assert_array_equal(neighbours[..., 0], codes)
-    ranks, drawn = tokens(io["randint"]).astype(jnp.int32), tokens(io["uniform"]) <= alpha
-    np.testing.assert_array_equal(perturb_codes(codes, neighbours, ranks, drawn), tokens(io["chosen"]))
-    first = (jnp.arange(6) < int(6 * float(beta)))[:, None]
-    perturbed = perturb_codes(codes, neighbours, ranks, drawn & first)
+    codes = tokens(recorded[f"io.{kind}.codes"]).astype(np.int32)
+    ranks, drawn = tokens(io["randint"]).astype(np.int32), tokens(io["uniform"]) <= alpha
+    first = (np.arange(6) < int(6 * float(beta)))[:, None]
     normalise = unit if metric == "cosine" else lambda x: x
 
-    def output(z):
-        return straight_through(normalise(z), normalise(codebook)[perturbed])
+    @jax.jit
+    def run(z, codebook, codes, ranks, drawn):
+        neighbours = nearest_codes(z.reshape(-1, 8), codebook, int(delta), metric).reshape(*codes.shape, -1)
+        chosen = perturb_codes(codes, neighbours, ranks, drawn)
+        perturbed = perturb_codes(codes, neighbours, ranks, drawn & first)
+        output, pull = jax.vjp(lambda z: straight_through(normalise(z), normalise(codebook)[perturbed]), z)
+        cotangent = jnp.broadcast_to(jnp.arange(8.0), z.shape)  # as recorded
+        return neighbours, chosen, output, pull(cotangent)[0]
 
-    close(output(z), tokens(io["output"]))
-    cotangent = jnp.broadcast_to(jnp.arange(8.0), z.shape)  # as recorded
-    alike(jax.grad(lambda z: jnp.vdot(output(z), cotangent))(z), tokens(io["grad_z"]))
+    neighbours, chosen, output, gradient = run(z, codebook, codes, ranks, drawn)
+    np.testing.assert_array_equal(neighbours[..., 0], codes)
+    np.testing.assert_array_equal(chosen, tokens(io["chosen"]))
+    close(output, tokens(io["output"]))
+    alike(gradient, tokens(io["grad_z"]))
 
 
 Z, E = normal(4, 64, 3), normal(20, 3, seed=1)
-CODES = nearest_codes(Z.reshape(-1, 3), E, 1).reshape(4, 64)
+CODES = jnp.asarray(
+    np.argmin(np.sum((np.asarray(Z)[:, :, None] - np.asarray(E)) ** 2, -1), -1).astype(np.int32)
+)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -79,7 +87,7 @@ def test_neighbours_are_sorted_by_distance(metric):
 
 def test_shares_are_those_asked_for():
     many, codes = jnp.broadcast_to(Z[:1], (400, 64, 3)), jnp.broadcast_to(CODES[:1], (400, 64))
-    run = lambda **settings: np.asarray(Perturbation(**settings)(many, codes, E, jax.random.key(0)))
+    run = lambda **settings: np.asarray(jax.jit(Perturbation(**settings))(many, codes, E, jax.random.key(0)))
     wrong = run(alpha=0.5, beta=0.25, delta=5) != codes
     touched = wrong.any(-1)
     np.testing.assert_allclose(touched.mean(), 0.25, atol=0.06)
@@ -94,7 +102,8 @@ def test_annealing():
         schedule.at(jnp.array([0.0, 0.2, 0.4, 0.6, 1.0])), [1, 1, 0.75, 0.5, 0.5], atol=1e-6
     )
     keys = jax.random.key(0)
-    full, none = (Perturbation(beta=1.0, delta=10)(Z, CODES, E, keys, factor) for factor in (1.0, 0.0))
+    run = jax.jit(lambda factor: Perturbation(beta=1.0, delta=10)(Z, CODES, E, keys, factor))
+    full, none = run(1.0), run(0.0)
     assert np.any(full != CODES) and not np.any(none != CODES)
 
 

@@ -1,12 +1,15 @@
 """Parity with the recorded residual classes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtok.codes import CodeSpace
-from tests.quantize.golden import channels_first, close, recordings
+from jaxtok.codes import CodeSpace, Quantized
+from jaxtok.quantize.routing import directional
+from tests.quantize.golden import Recordings, cases, channels_first, close, with_gradients
 
 FILES = {
     "ResidualVQ": "ema shared_codebook projection_cosine quantize_dropout different_sizes grad_frac diveq "
@@ -22,16 +25,13 @@ FILES = {
 CASES = [(kind, name) for kind, names in FILES.items() for name in names.split()]
 
 
+# The stack itself, groups, and a stack without children.
+QUICK = [("ResidualVQ", "ema"), ("ResidualLFQ", "residual"), ("GroupedResidualFSQ", "grouped")]
+
+
 @pytest.fixture(scope="module")
 def files(shared):
-    loaded = {}
-
-    def read(kind):
-        if kind not in loaded:
-            loaded[kind] = recordings(shared(f"goldens/vq_zoo_{kind}.safetensors"))
-        return loaded[kind]
-
-    return read
+    return functools.cache(lambda kind: Recordings(shared(f"goldens/vq_zoo_{kind}.safetensors")))
 
 
 def tokens_before_depths(indices, case):
@@ -66,57 +66,57 @@ def official_codes(module, codes, kind):
     return np.stack(out) if kind.startswith("Grouped") else out[0]
 
 
-@pytest.mark.parametrize("kind, name", CASES, ids=[f"{k}-{n}" for k, n in CASES])
+@pytest.mark.parametrize("kind, name", cases(CASES, QUICK))
 def test_it_does_what_the_official_class_does(files, kind, name):
     case = files(kind)[name]
-    module, variables, io = case.loaded.module, case.loaded.variables, case.io
-    x = jnp.asarray(case["x"])
+    module, variables, io, key = case.loaded.module, case.loaded.variables, case.io, jax.random.key(0)
     mask = jnp.asarray(io["arg.mask"].astype(bool)) if "arg.mask" in io else None
     theirs = tokens_before_depths(io["train.indices"], case)
-    real = theirs >= 0
+    real, extra = theirs >= 0, {}
     if "dropout" in name:
-        kept = int(real.reshape(-1, real.shape[-1])[0].sum())
-        assert 1 <= kept < module.depths
-    else:
-        kept = None
+        extra["kept"] = int(real.reshape(-1, real.shape[-1])[0].sum())
+        assert 1 <= extra["kept"] < module.depths
+    evaluates = "eval.quantized" in io and name != "diveq"  # upstream perturbs in evaluation too
+    moves = any("cluster_size" in key for key in case.after) and "quantizer" in variables and name != "diveq"
 
-    def run(variables, x, **options):
-        return module.apply(variables, x, mask=mask, **options)
+    @jax.jit
+    def run(variables, x):
+        def train(x):
+            if name == "diveq":
+                return perturbed(module, variables, x, jnp.asarray(io["train.noise.0"]))
+            return module.apply(variables, x, mask=mask, train=True, key=key, **extra)
 
-    if "eval.quantized" in io and name != "diveq":  # upstream perturbs in evaluation too
-        out = run(variables, x)
-        close(out.values, case["eval.quantized"], "values in evaluation")
+        out, loss, gradients = with_gradients(train, case["train.cotangent"], x)
+        found = {"out": out, "loss": loss, "gradients": gradients}
+        if evaluates:
+            found["eval"] = module.apply(variables, x, mask=mask)
+            found["decoded"] = module.apply(variables, found["eval"].codes, method="decode")
+        if moves:
+            found["state"] = module.update(variables["quantizer"], out.statistics, key)
+        return found
+
+    found = jax.device_get(run(variables, jnp.asarray(case["x"])))
+    if evaluates:
+        close(found["eval"].values, case["eval.quantized"], "values in evaluation")
         evaluated = tokens_before_depths(io["eval.indices"], case)
-        ours = official_codes(module, out.codes, kind)
+        ours = official_codes(module, found["eval"].codes, kind)
         np.testing.assert_array_equal(ours[evaluated >= 0], evaluated[evaluated >= 0])
         if "eval.decoded" in io:
-            close(module.apply(variables, out.codes, method="decode"), case["eval.decoded"], "decoded")
-    key = jax.random.key(0)
-    extra = {} if kept is None else {"kept": kept}
-    if name == "diveq":
-        noise = jnp.asarray(io["train.noise.0"])
-        train = lambda variables, x: perturbed(module, variables, x, noise)
-    else:
-        train = lambda variables, x: run(variables, x, train=True, key=key, **extra)
-    out = train(variables, x)
+            close(found["decoded"], case["eval.decoded"], "decoded")
+    out, gradients = found["out"], found["gradients"]
     close(out.values, case["train.quantized"], "values in training")
     np.testing.assert_array_equal(official_codes(module, out.codes, kind)[real], theirs[real])
-    cotangent = jnp.asarray(case["train.cotangent"])
-    weigh = lambda x: jnp.vdot(train(variables, x).values, cotangent)
-    close(jax.grad(weigh)(x), case["train.grad_x_from_quantized"], "gradient of values")
+    close(gradients["quantized"][0], case["train.grad_x_from_quantized"], "gradient of values")
     if "train.loss" in io and name != "diveq":
-        loss = lambda x: sum(train(variables, x).losses.values(), jnp.float32(0))
         # One official term moves both sides of a learned codebook; here it is two terms of the same value.
         twice = out.losses["codebook"] if name == "implicit_neural" else 0.0
-        close(loss(x) - twice, io["train.loss"].sum(), "loss")
-        close(jax.grad(loss)(x), case["train.grad_x_from_loss"], "gradient of the loss")
-    state = variables.get("quantizer", {})
-    if not any("cluster_size" in key for key in case.after) or not state or name == "diveq":
+        close(found["loss"] - twice, io["train.loss"].sum(), "loss")
+        close(gradients["loss"][0], case["train.grad_x_from_loss"], "gradient of the loss")
+    if not moves:
         return
-    state = module.update(state, out.statistics, key)
     after = {key: value for key, value in case.after.items() if value.ndim}
     compared = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found["state"]):
         names = [part.key for part in path]
         indices = [n.rpartition("_")[2] for n in names[:-1]]
         stem = f"rvqs.{indices[0]}.layers.{indices[1]}." if len(indices) == 2 else f"layers.{indices[0]}."
@@ -134,8 +134,6 @@ def module_beam(module):
 
 def perturbed(module, variables, x, noise):
     """The training pass of a directional stack with recorded noise."""
-    from jaxtok.codes import Quantized
-    from jaxtok.quantize.routing import directional
 
     def forward(module, x):
         codes = module.encode(x)

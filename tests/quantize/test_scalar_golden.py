@@ -12,7 +12,7 @@ from jaxtok.quantize.fsq import FSQ as Module
 from jaxtok.quantize.fsq import lattice
 from jaxtok.quantize.lfq import LFQ
 from jaxtok.weights import read_tensors
-from tests.quantize.golden import close, recordings
+from tests.quantize.golden import Recordings, cases, close, with_gradients
 
 FSQ = [
     "basic",
@@ -31,10 +31,13 @@ GROUPS = {"multi_codebook": 2}
 
 @pytest.fixture(scope="module")
 def files(shared):
-    return {kind: recordings(shared(f"goldens/vq_zoo_{kind}.safetensors")) for kind in ("FSQ", "FSP")}
+    return {kind: Recordings(shared(f"goldens/vq_zoo_{kind}.safetensors")) for kind in ("FSQ", "FSP")}
 
 
-@pytest.mark.parametrize("kind, name", [("FSQ", n) for n in FSQ] + [("FSP", n) for n in FSP])
+CASES = [("FSQ", name) for name in FSQ] + [("FSP", name) for name in FSP]
+
+
+@pytest.mark.parametrize("kind, name", cases(CASES, [("FSQ", "projection"), ("FSP", "normal")]))
 def test_it_does_what_the_official_class_does(files, kind, name):
     case = files[kind][name]
     module, variables, io = case.loaded.module, case.loaded.variables, case.io
@@ -45,19 +48,23 @@ def test_it_does_what_the_official_class_does(files, kind, name):
         parts = [levels.join(np.asarray(part)) for part in np.split(np.asarray(codes), groups, axis=-1)]
         return np.stack(parts, axis=-1)
 
-    run = lambda x, **kwargs: module.apply(variables, x, key=jax.random.key(0), **kwargs)
-    for phase, train in (("eval", False), ("train", True)):
-        out = run(x, train=train)
+    @jax.jit
+    def run(variables, x):
+        apply = lambda x, train: module.apply(variables, x, train=train, key=jax.random.key(0))
+        out, loss, gradients = with_gradients(lambda x: apply(x, True), case["train.cotangent"], x)
+        decoded = module.apply(variables, out.codes, method="decode")
+        return {"eval": apply(x, False), "train": out}, decoded, loss, gradients
+
+    phases, decoded, loss, gradients = jax.device_get(run(variables, x))
+    for phase, out in phases.items():
         close(out.values, case[f"{phase}.quantized"], f"values, {phase}")
         np.testing.assert_array_equal(index(out.codes), io[f"{phase}.indices"].reshape(*x.shape[:2], groups))
-    close(module.apply(variables, out.codes, method="decode"), case["eval.decoded"], "decoded")
-    cotangent = jnp.asarray(case["train.cotangent"])
-    gradient = jax.grad(lambda x: jnp.vdot(run(x, train=True).values, cotangent))(x)
-    close(gradient, case["train.grad_x_from_quantized"], "gradient of values")
+    close(decoded, case["eval.decoded"], "decoded")
+    close(gradients["quantized"][0], case["train.grad_x_from_quantized"], "gradient of values")
     if "train.loss" in io:
-        loss = lambda x: run(x, train=True).losses["moments"]
-        close(loss(x), io["train.loss"], "loss")
-        close(jax.grad(loss)(x), case["train.grad_x_from_loss"], "gradient of the loss")
+        assert set(out.losses) == {"moments"}
+        close(loss, io["train.loss"], "loss")
+        close(gradients["loss"][0], case["train.grad_x_from_loss"], "gradient of the loss")
 
 
 @pytest.mark.parametrize("name", FSQ)
@@ -65,9 +72,8 @@ def test_all_codes_have_the_official_values(files, name):
     case = files["FSQ"][name]
     levels = tuple(case.config["args"]["levels"])
     codes = CodeSpace(levels).split(np.arange(CodeSpace(levels).size))
-    close(
-        lattice(jnp.asarray(codes), levels, case.loaded.module.symmetric), case.io["const.implicit_codebook"]
-    )
+    values = jax.jit(lambda codes: lattice(codes, levels, case.loaded.module.symmetric))(codes)
+    close(values, case.io["const.implicit_codebook"])
 
 
 def test_all_recorded_configurations_are_tested(shared):
@@ -79,25 +85,42 @@ def test_all_recorded_configurations_are_tested(shared):
 def test_flextok(shared):
     io, _ = read_tensors(shared("goldens/flextok.safetensors"))
     module, z = Module((8, 8, 8, 5, 5, 5)), jnp.asarray(io["io.register_latents"])
-    out = module.apply({}, z)
-    np.testing.assert_array_equal(module.space.join(np.asarray(out.codes)), io["io.tokens"])
-    close(out.values, io["io.quantized"], "values")
-    close(module.apply({}, out.codes, method="decode"), io["io.codes_from_tokens"], "decoded")
     cotangent = jnp.asarray(io["io.fsq.cotangent"])
-    gradient = jax.grad(lambda z: jnp.vdot(module.apply({}, z, train=True).values, cotangent))(z)
+
+    @jax.jit
+    def run(z):
+        out = module.apply({}, z)
+        weigh = lambda z: jnp.vdot(module.apply({}, z, train=True).values, cotangent)
+        return out, module.apply({}, out.codes, method="decode"), jax.grad(weigh)(z)
+
+    out, decoded, gradient = jax.device_get(run(z))
+    np.testing.assert_array_equal(module.space.join(out.codes), io["io.tokens"])
+    close(out.values, io["io.quantized"], "values")
+    close(decoded, io["io.codes_from_tokens"], "decoded")
     close(gradient, io["io.fsq.grad"], "gradient")
+
+
+def coded(module, variables, z):
+    """The forward pass and what its codes decode to."""
+
+    @jax.jit
+    def run(variables, z):
+        out = module.apply(variables, z)
+        return out, module.apply(variables, out.codes, method="decode")
+
+    return jax.device_get(run(variables, z))
 
 
 def test_atoken(shared):
     io, _ = read_tensors(shared("goldens/atoken_fsq.safetensors"))
     levels = CodeSpace((4,) * 6)
     module = Module(levels.levels, groups=2)
-    out = module.apply({}, jnp.asarray(io["io.pre_quant"])[None])
-    codes = np.asarray(out.codes[0])
+    out, decoded = coded(module, {}, jnp.asarray(io["io.pre_quant"])[None])
+    codes = out.codes[0]
     joined = np.stack([levels.join(codes[:, :6]), levels.join(codes[:, 6:])], axis=-1)
     np.testing.assert_array_equal(joined, io["io.indices"])
     close(out.values[0], io["io.quantised"], "values")
-    close(module.apply({}, out.codes, method="decode")[0], io["io.codes_from_indices"], "decoded")
+    close(decoded[0], io["io.codes_from_indices"], "decoded")
 
 
 @pytest.mark.parametrize("name", ["codebook_fsq_1024", "codebook_fsq_16384", "codebook_lfq_256", "lfq"])
@@ -112,7 +135,7 @@ def test_openpi(shared, name):
     else:
         levels = tuple(int(n) for n in tensors[f"io.{name}.bins"])
         module = Module(levels, width=x.shape[-1], symmetric=True)
-    out = module.apply(variables, x)
-    np.testing.assert_array_equal(module.space.join(np.asarray(out.codes[0])), tensors[f"io.{name}.tokens"])
+    out, decoded = coded(module, variables, x)
+    np.testing.assert_array_equal(module.space.join(out.codes[0]), tensors[f"io.{name}.tokens"])
     close(out.values[0], tensors[f"io.{name}.{'z_q' if name == 'lfq' else 'output'}"], "values")
-    close(module.apply(variables, out.codes, method="decode")[0], tensors[f"io.{name}.decoded"], "decoded")
+    close(decoded[0], tensors[f"io.{name}.decoded"], "decoded")

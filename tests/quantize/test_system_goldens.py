@@ -13,7 +13,7 @@ from tests.quantize.golden import alike, close
 
 
 def tokens(x):
-    return jnp.asarray(np.moveaxis(np.asarray(x), 1, -1).reshape(x.shape[0], -1, x.shape[1]))
+    return np.moveaxis(np.asarray(x), 1, -1).reshape(x.shape[0], -1, x.shape[1])
 
 
 def part(tensors, prefix):
@@ -33,13 +33,17 @@ def test_seed(shared, kind, commitment, codebook_weight):
         target = jnp.mean(jnp.square(out.values - io["target"]))
         return sum(out.losses.values()) + target, out
 
-    (by_params, by_z), out = jax.grad(loss, (0, 1), has_aux=True)(params, z)
+    @jax.jit
+    def run(params, z):
+        gradients, out = jax.grad(loss, (0, 1), has_aux=True)(params, z)
+        return gradients, out, quantizer.apply({"params": params}, out.codes, method="decode")
+
+    (by_params, by_z), out, entries = jax.device_get(run(params, z))
     np.testing.assert_array_equal(out.codes[..., 0], io["codes"])
     close(out.values, io["quantised"])
     close(sum(out.losses.values()), io["loss"])
     alike(by_z, io["grad_z"])
     alike(by_params["codebook"], io["grad_codebook"])
-    entries = quantizer.apply({"params": params}, out.codes, method="decode")
     close(entries.reshape(-1, 8), io["entry"])
 
 
@@ -58,17 +62,19 @@ def test_elm_in_evaluation(elm):
     params, io = elm
     quantizer = BinaryQuantizer(bits=12, width=32, temperature=1.0)
     z, target = tokens(io["encoder"]), tokens(io["grad_target"])
-    logits = quantizer.apply({"params": params}, z, method="logits")
-    close(jax.nn.sigmoid(logits), tokens(io["probabilities"]))
 
     def loss(params, z):
         out = quantizer.apply({"params": params}, z)
         # ELM's regulariser applies the sigmoid twice.
         logits = quantizer.apply({"params": params}, z, method="logits")
-        regulariser = bit_regulariser(jax.nn.sigmoid(logits))
-        return jnp.mean(jnp.square(out.values - target)) + 0.3 * regulariser, (out, regulariser)
+        probabilities = jax.nn.sigmoid(logits)
+        regulariser = bit_regulariser(probabilities)
+        total = jnp.mean(jnp.square(out.values - target)) + 0.3 * regulariser
+        return total, (out, regulariser, probabilities)
 
-    gradients, (out, regulariser) = jax.grad(loss, (0, 1), has_aux=True)(params, z)
+    run = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    gradients, (out, regulariser, probabilities) = jax.device_get(run(params, z))
+    close(probabilities, tokens(io["probabilities"]))
     np.testing.assert_array_equal(out.codes, tokens(io["bits"]))
     close(out.values, tokens(io["quantised"]))
     close(regulariser, io["code_loss"])
@@ -79,8 +85,8 @@ def test_elm_in_evaluation(elm):
 def test_elm_with_recorded_samples(elm):
     params, io = elm
     bits = tokens(io["stochastic_bits"])
-    logits = jnp.zeros(bits.shape)
-    values = straight_through_bits(logits, bits) @ params["embedding"]
+    run = jax.jit(lambda bits, table: straight_through_bits(jnp.zeros(bits.shape), bits) @ table)
+    values = run(bits, params["embedding"])
     close(values, tokens(io["stochastic_quantised"]))
 
 

@@ -85,6 +85,7 @@ def test_repeated_updates_move_codes_to_the_means_of_their_features():
 
 def test_state_of_a_moving_average_starts_consistent_and_unshared():
     quantizer = VectorQuantizer(codes=7, width=3, learning="ema")
+    # Not compiled: a compiled function never returns one buffer twice.
     state = quantizer.init(jax.random.key(0), Z)["quantizer"]
     np.testing.assert_array_equal(state["codebook"], state["sums"] / state["counts"][:, None])
     jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)(

@@ -1,6 +1,7 @@
 """Parity with the recorded `VectorQuantize`."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ from jaxtok.quantize.codebook import kmeans
 from jaxtok.quantize.revival import dead_codes, replace_codes
 from jaxtok.quantize.vq_losses import cross_entropy, similarities
 from jaxtok.quantize.vq_state import by_book, each_book
-from tests.quantize.golden import close, recordings
+from tests.quantize.golden import Recordings, cases, close, with_gradients
 
-BRIDGED = "vq_bridge"  # a map of the codebook: see test_simvq
 IN_PLACE_RATE = 0.5  # of the recorded optimizer
+# "vq_bridge", a map of the codebook, is in test_simvq.
 NAMES = [
     "euclidean_ema",
     "euclidean_straight_through",
@@ -45,7 +46,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def files(shared):
-    return recordings(shared("goldens/vq_zoo_VectorQuantize.safetensors"), skip={BRIDGED})
+    return Recordings(shared("goldens/vq_zoo_VectorQuantize.safetensors"))
 
 
 def codes_of(case, name):
@@ -83,29 +84,28 @@ def similarities_to_moved_codes(case, codebook):
     return similarity
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", cases(NAMES, ["euclidean_ema", "learnable_sync_v"]))
 def test_it_does_what_the_official_class_does(files, name):
     case = files[name]
     module, variables, io = case.loaded.module, case.loaded.variables, case.io
-    x = jnp.asarray(case["x"])
     mask = jnp.asarray(io["arg.mask"].astype(bool)) if "arg.mask" in io else None
-    if "eval.quantized" in io:
-        out = module.apply(variables, x, mask=mask)
-        close(out.values, case["eval.quantized"], "values in evaluation")
-        theirs = codes_of(case, "eval.indices")
-        np.testing.assert_array_equal(out.codes, np.where(theirs < 0, 0, theirs))
-    state, official = variables.get("quantizer", {}), case.config["args"]
-    if official.get("kmeans_init"):
-        points, weights = by_book(module.apply(variables, x, method="inner"), mask, module.books)
-        fit = lambda z, w, means: kmeans(z, means, official.get("kmeans_iters", 10), module.metric, w)
-        means = jnp.asarray(io["train.sampled.0"])
-        state = each_book(fit, module.books, points, weights, means[0] if module.books == 1 else means)
-    if module.affine:  # the first forward pass sets the moments
-        start = {"codebook": variables["params"]["codebook"]} if module.learning == "gradient" else {}
-        fitted = module.apply(variables, state | start, x, jax.random.key(0), mask, method="initialise")
-        state = {key: fitted[key] for key in state}
+    official = case.config["args"]
 
-    def run(params, x):
+    def start(variables, x):
+        """The state that the recorded forward pass has met."""
+        state = variables.get("quantizer", {})
+        if official.get("kmeans_init"):
+            points, weights = by_book(module.apply(variables, x, method="inner"), mask, module.books)
+            fit = lambda z, w, means: kmeans(z, means, official.get("kmeans_iters", 10), module.metric, w)
+            means = jnp.asarray(io["train.sampled.0"])
+            state = each_book(fit, module.books, points, weights, means[0] if module.books == 1 else means)
+        if module.affine:  # the first forward pass sets the moments
+            books = {"codebook": variables["params"]["codebook"]} if module.learning == "gradient" else {}
+            fitted = module.apply(variables, state | books, x, jax.random.key(0), mask, method="initialise")
+            state = {key: fitted[key] for key in state}
+        return state
+
+    def train(params, state, x):
         def forward(module):
             inner = module.inner(x)
             noise, similarity, codes = None, None, None
@@ -127,39 +127,49 @@ def test_it_does_what_the_official_class_does(files, name):
 
         return module.apply({"params": params, "quantizer": state}, method=forward)
 
-    params = variables["params"]
-    if name == "inplace_sgd":
-        # The class steps its codebook within the forward pass and quantizes again; here the caller does.
-        gradient = jax.grad(lambda params: run(params, x).losses["codebook"])(params)
-        params = jax.tree.map(lambda p, g: p - IN_PLACE_RATE * g, params, gradient)
-    out = run(params, x)
+    @jax.jit
+    def run(variables, x):
+        state, params, found = start(variables, x), variables["params"], {}
+        if "eval.quantized" in io:
+            found["eval"] = module.apply(variables, x, mask=mask)
+        if name == "inplace_sgd":
+            # The class steps its codebook within the forward pass and quantizes again; here the caller does.
+            gradient = jax.grad(lambda params: train(params, state, x).losses["codebook"])(params)
+            params = jax.tree.map(lambda p, g: p - IN_PLACE_RATE * g, params, gradient)
+        pass_ = with_gradients(lambda p, x: train(p, state, x), case["train.cotangent"], params, x)
+        if name != "freeze":  # said in the call, which our modules do not know
+            new = module.update(state, pass_[0].statistics, jax.random.key(0))
+            found["state"] = {"codebook": params["codebook"]} | new if "codebook" in params else new
+        return {**found, "train": pass_}
+
+    found = jax.device_get(run(variables, jnp.asarray(case["x"])))
+    if "eval" in found:
+        close(found["eval"].values, case["eval.quantized"], "values in evaluation")
+        theirs = codes_of(case, "eval.indices")
+        np.testing.assert_array_equal(found["eval"].codes, np.where(theirs < 0, 0, theirs))
+    out, loss, gradients = found["train"]
     close(out.values, case["train.quantized"], "values in training")
     theirs = codes_of(case, "train.indices")
     np.testing.assert_array_equal(out.codes, np.where(theirs < 0, 0, theirs))
-    loss = lambda params, x: sum(run(params, x).losses.values(), jnp.float32(0))
     # One official term moves both sides of a learned codebook; here it is two terms of the same value.
-    close(loss(params, x) - out.losses.get("codebook", 0.0), io["train.loss"].sum(), "loss")
-    cotangent = jnp.asarray(case["train.cotangent"])
-    weigh = lambda params, x: jnp.vdot(run(params, x).values, cotangent)
-    close(jax.grad(weigh, 1)(params, x), case["train.grad_x_from_quantized"], "gradient of values")
+    close(loss - out.losses.get("codebook", 0.0), io["train.loss"].sum(), "loss")
+    close(gradients["quantized"][1], case["train.grad_x_from_quantized"], "gradient of values")
     if "train.grad_x_from_loss" in io:
-        close(jax.grad(loss, 1)(params, x), case["train.grad_x_from_loss"], "gradient of losses")
-    for what, function in (("loss", loss), ("quantized", weigh)):
-        start = f"train.grad_from_{what}."
-        recorded = {key.removeprefix(start): value for key, value in io.items() if key.startswith(start)}
+        close(gradients["loss"][1], case["train.grad_x_from_loss"], "gradient of losses")
+    for what, (by_params, _) in gradients.items():
+        prefix = f"train.grad_from_{what}."
+        recorded = {key.removeprefix(prefix): value for key, value in io.items() if key.startswith(prefix)}
         if recorded:
-            gradients = {**variables, "params": jax.grad(function)(params, x)}
-            ours = convert.save(dataclasses.replace(case.loaded, variables=gradients))
+            variables_like = {**variables, "params": by_params}
+            ours = convert.save(dataclasses.replace(case.loaded, variables=variables_like))
             for key, value in recorded.items():
                 close(ours[key], value, f"gradient of {key} by {what}")
-    if name == "freeze":  # said in the call, which our modules do not know
+    if "state" not in found:
         return
-    state = module.update(state, out.statistics, jax.random.key(0))
-    state = {"codebook": params["codebook"]} | state if "codebook" in params else state
+    state = found["state"]
     if "train.sampled.0" in io and module.revive_below:
-        dead, count = dead_codes(state["counts"], module.revive_below, module.revive_unit)
-        vectors = jnp.zeros_like(state["codebook"]).at[jnp.flatnonzero(dead)].set(io["train.sampled.0"][0])
-        state = replace_codes(state, dead, vectors, count)
+        state, dead = jax.jit(functools.partial(revived, module))(state, io["train.sampled.0"][0])
+        assert dead == len(io["train.sampled.0"][0])
     after = {key: value[0] if module.books == 1 else value for key, value in case.after.items() if value.ndim}
     names = {"codebook": "_codebook.embed", "counts": "_codebook.cluster_size", "sums": "_codebook.embed_avg"}
     for ours, theirs in names.items():
@@ -167,18 +177,30 @@ def test_it_does_what_the_official_class_does(files, name):
             close(state[ours], after[theirs], f"{theirs} after a step")
 
 
+def revived(module, state, sampled):
+    """The state after dead codes have become the recorded samples, in turn, and the number of dead codes."""
+    dead, count = dead_codes(state["counts"], module.revive_below, module.revive_unit)
+    places = jnp.flatnonzero(dead, size=len(sampled), fill_value=dead.size)
+    vectors = jnp.zeros_like(state["codebook"]).at[places].set(sampled, mode="drop")
+    return replace_codes(state, dead, vectors, count), jnp.sum(dead)
+
+
 def test_cross_entropy_to_given_codes(files):
     case = files["ce_to_given_indices"]
-    x = jnp.asarray(case["x"])
-    similarity = similarities_to_moved_codes(case, case.loaded.variables["quantizer"]["codebook"])
     given = jnp.asarray(case.io["arg.indices"].astype(np.int32))[..., None]
-    loss = lambda x: cross_entropy(similarity(x[:, :, None]), given).mean()
-    close(loss(x), case.io["train.loss"])
-    close(jax.grad(loss)(x), case["train.grad_x_from_loss"])
+
+    @jax.jit
+    def run(codebook, x):
+        similarity = similarities_to_moved_codes(case, codebook)
+        return jax.value_and_grad(lambda x: cross_entropy(similarity(x[:, :, None]), given).mean())(x)
+
+    loss, gradient = run(case.loaded.variables["quantizer"]["codebook"], jnp.asarray(case["x"]))
+    close(loss, case.io["train.loss"])
+    close(gradient, case["train.grad_x_from_loss"])
 
 
 def test_the_k_most_similar_codes(files):
     case = files["topk"]
     module, variables, x = case.loaded.module, case.loaded.variables, jnp.asarray(case["x"])
-    codes = module.apply(variables, x, 3, method="nearest_codes")
+    codes = jax.jit(lambda variables, x: module.apply(variables, x, 3, method="nearest_codes"))(variables, x)
     np.testing.assert_array_equal(codes[:, :, 0], case.io["train.indices"])

@@ -29,39 +29,70 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
 
 
 @functools.cache
-def three_steps(name):
+def trained(name):
+    """Three steps of an arm, and what its model does before and after, in one compiled call."""
+    model = SIZES.arm(name)
     objective = TokenizerObjective(
-        SIZES.arm(name).tokenizer(),
+        model.tokenizer(),
         TokenizerWeights(pixels="l2"),
         temperature=0.0,
         codebook_from_data=SIZES.from_data(name),
     )
     update = gradient(UsageHistory(objective, 3, 1), Fit(steps=3, warmup_steps=0, ema_decay=0.0))
     batch, key = {"image": jnp.asarray(IMAGES)}, jax.random.key(0)
-    start = state = jax.jit(update.init)(key, batch, {})
-    step, losses = jax.jit(update), []
-    for _ in range(3):
-        state, metrics = step(state, batch, {}, key)
-        losses.append(float(metrics["loss/l2"]))
-    return start, state, inference_variables(state), losses
+
+    @jax.jit
+    def run():
+        start = update.init(key, batch, {})
+
+        def step(state, _):
+            state, metrics = update(state, batch, {}, key)
+            return state, metrics["loss/l2"]
+
+        state, losses = jax.lax.scan(step, start, None, 3)
+        before, variables, tokenizer = (
+            inference_variables(start),
+            inference_variables(state),
+            model.tokenizer(),
+        )
+        latents = model.encode(variables, batch["image"])
+        return {
+            "start": start,
+            "state": state,
+            "losses": losses,
+            "variables": variables,
+            "first features": tokenizer.apply(before, batch["image"], method="features"),
+            "codes": latents.codes,
+            "images": model.decode(variables, latents, (8, 8)),
+            "images of the first codes": model.decode(variables, latents.codes[..., :1], (8, 8)),
+            "x_hat": tokenizer.apply(variables, batch["image"]).x_hat,
+        }
+
+    return run()
 
 
-@pytest.mark.parametrize("name", SIZES.arms)
+SLOW, EXHAUSTIVE = {"cosine", "simvq", "lfq", "rvq_1", "rvq_3"}, {"lfq_no_diversity"}  # LFQ without one loss
+
+
+def marked(name):
+    marks = [pytest.mark.slow] if name in SLOW else [pytest.mark.exhaustive] if name in EXHAUSTIVE else []
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in SIZES.arms])
 def test_three_steps_of_each_arm(name):
-    start, state, variables, losses = three_steps(name)
-    assert all(np.isfinite(losses)) and int(state["step"]) == 3
+    found, model = trained(name), SIZES.arm(name)
+    start, state = found["start"], found["state"]
+    assert np.isfinite(found["losses"]).all() and int(state["step"]) == 3
     for part in ("encoder", "decoder"):
         moved = jax.tree.map(lambda a, b: bool((a != b).any()), start["params"][part], state["params"][part])
         assert any(jax.tree.leaves(moved))
     assert 0 < float(state["history"]["usage"][0]) <= 1
-    model = SIZES.arm(name)
-    latents = model.encode(variables, jnp.asarray(IMAGES))
-    assert latents.codes.shape == (4, 16, model.space.slots)
-    assert int(latents.codes.max()) < model.space.levels[0]
-    images = model.decode(variables, latents, (8, 8))
-    assert images.shape == IMAGES.shape
+    assert found["codes"].shape == (4, 16, model.space.slots)
+    assert int(found["codes"].max()) < model.space.levels[0]
+    assert found["images"].shape == IMAGES.shape
     # Joining codes and taking them apart loses nothing.
-    np.testing.assert_allclose(images, model.tokenizer().apply(variables, IMAGES).x_hat, atol=1e-5)
+    np.testing.assert_allclose(found["images"], found["x_hat"], atol=1e-5)
 
 
 def test_all_arms_have_the_same_alphabet_and_autoencoder():
@@ -75,19 +106,15 @@ def test_all_arms_have_the_same_alphabet_and_autoencoder():
 
 
 def test_k_means_starts_where_the_features_are():
-    start = inference_variables(three_steps("revived")[0])
-    features = SIZES.arm("revived").tokenizer().apply(start, IMAGES, method="features").reshape(-1, 6)
-    codebook = start["quantizer"]["quantizer"]["codebook"]
+    start, features = trained("revived")["start"], np.asarray(trained("revived")["first features"])
+    features, codebook = features.reshape(-1, 6), start["quantizer"]["quantizer"]["codebook"]
     nearest = np.linalg.norm(features[:, None] - codebook[None], axis=-1).min(axis=0)
     assert nearest.max() < np.linalg.norm(features - features.mean(0), axis=-1).mean()
-    assert "quantizer" not in three_steps("plain")[0]
+    assert "quantizer" not in trained("plain")["start"]
 
 
 def test_a_stack_decodes_its_first_codes():
-    variables = three_steps(DROPOUT)[2]
-    model = SIZES.arm(DROPOUT)
-    codes = model.encode(variables, jnp.asarray(IMAGES)).codes
-    one, all_three = model.decode(variables, codes[..., :1]), model.decode(variables, codes)
+    one, all_three = (trained(DROPOUT)[key] for key in ("images of the first codes", "images"))
     assert one.shape == all_three.shape and not np.allclose(one, all_three)
 
 
@@ -95,13 +122,13 @@ def test_code_counter_counts_every_model():
     names = ("plain", "fsq")
     models = tuple((name, SIZES.arm(name)) for name in names)
     counter, batch = CodeCounter(models), {"image": jnp.asarray(IMAGES)}
-    frozen = {name: three_steps(name)[2] for name in names}
-    params = counter.init(jax.random.key(0), batch, frozen)
+    frozen = {name: trained(name)["variables"] for name in names}
+    params, update = counter.init(jax.random.key(0), batch, frozen), jax.jit(counter.update)
     for _ in range(2):
-        params, metrics = jax.jit(counter.update)(params, batch, frozen, jax.random.key(0))
+        params, metrics = update(params, batch, frozen, jax.random.key(0))
     assert float(metrics["tokens"]) == 2 * 4 * 16
-    for name, model in models:
-        codes = np.asarray(model.encode(frozen[name], jnp.asarray(IMAGES)).codes).ravel()
+    for name in names:
+        codes = np.asarray(trained(name)["codes"]).ravel()
         np.testing.assert_array_equal(params[name], 2 * np.bincount(codes, minlength=16)[None])
 
 
@@ -123,4 +150,4 @@ def test_unknown_arm_and_no_codebook():
         SIZES.quantizer("rvq_2")
     objective = TokenizerObjective(SIZES.arm("fsq").tokenizer(), temperature=0.0, codebook_from_data=True)
     with pytest.raises(ValueError, match="FSQ has no codebook that k-means could initialise"):
-        objective.init(jax.random.key(0), {"image": jnp.asarray(IMAGES)}, {})
+        jax.eval_shape(objective.init, jax.random.key(0), {"image": jnp.asarray(IMAGES)}, {})

@@ -14,6 +14,7 @@ from jaxtok.decoding.guidance import Projection
 from jaxtok.losses.flow import flow_loss, flow_point
 from jaxtok.nn.byte_text import byte_ids
 from jaxtok.nn.patches import patchify
+from jaxtok.param_trees import merge_collections
 from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.systems.flow_objective import FlowObjective, FlowWeights
 from jaxtok.systems.image import flextok_official
@@ -34,6 +35,16 @@ SMALL = dataclasses.replace(
 )
 SMALL_VAE = KLVAE(2, 1, 4, (1, 2), 1, groups=2)
 LATENT = dataclasses.replace(SMALL, vae=SMALL_VAE)
+
+# Configurations of small official models, for `test_every_system.py`.
+_PLAIN = {"channels": 2, "registers": 4, "enc_dim": 16, "dec_dim": 16, "enc_depth": 1, "dec_depth": 1}
+_PLAIN |= {"head_dim": 16, "levels": [4, 4, 4], "max_sizes": [2, 2]}
+_VAE = {"latent_channels": 2, "in_channels": 1, "block_out_channels": [4, 8]}
+_VAE |= {"layers_per_block": 1, "norm_num_groups": 2}
+OFFICIAL = {
+    "plain": _PLAIN,
+    "with its autoencoder": {**_PLAIN, "names": {"enc_to_latents": "head"}, "vae": _VAE},
+}
 
 
 def from_official(config):
@@ -136,6 +147,8 @@ def test_the_official_code_gives_the_same(shared, name):
         np.testing.assert_array_equal(tensor, tensors[key], err_msg=key)
 
 
+@pytest.mark.slow  # large models are traced
+@pytest.mark.belongs_to("jaxtok.systems.image.flextok")
 @pytest.mark.parametrize("size", SIZES)
 def test_published_sizes_have_the_published_numbers_of_parameters(shared, size):
     rows = json.loads(shared("goldens/parameter_counts.json").read_text())
@@ -162,29 +175,22 @@ def test_autoencoders_have_the_published_numbers_of_parameters(shared, channels)
     assert {names[part]: elements(tree) for part, tree in shapes.items()} == row["parts"]
 
 
-def test_a_file_with_an_autoencoder_is_read_and_written():
-    config = {"channels": 2, "registers": 4, "enc_dim": 16, "dec_dim": 16, "enc_depth": 1, "dec_depth": 1}
-    config |= {"head_dim": 16, "levels": [4, 4, 4], "max_sizes": [2, 2], "names": {"enc_to_latents": "head"}}
-    config["vae"] = {"latent_channels": 2, "in_channels": 1, "block_out_channels": [4, 8]}
-    config["vae"] |= {"layers_per_block": 1, "norm_num_groups": 2}
+def test_a_file_may_have_an_autoencoder_and_names_of_its_own():
+    config = OFFICIAL["with its autoencoder"]
     (component,) = FlexTok.official_components(config).values()
     variables = draw_like(component.shapes)
-    flat = {"params": variables["params"], "constants": variables["constants"], "vae": variables["vae"]}
-    loaded = convert.Loaded("tokenizer", component.module, flat, {}, component.table)
-    tensors = convert.save(loaded)
+    tensors = save_table(component.table, merge_collections(variables), {})
     assert tensors["encoder.module_dict.head.proj.weight"].shape == (3, 16)
     assert tensors["vae.vae.decoder.up_blocks.0.upsamplers.0.conv.weight"].shape == (8, 8, 3, 3)
     assert tensors["vae.vae.encoder.mid_block.attentions.0.to_out.0.weight"].shape == (8, 8)
-    again = convert.load("flextok", tensors, config)["model"].variables
-    for path, leaf in flatten(variables).items():
-        np.testing.assert_array_equal(flatten(again)[path], leaf, err_msg=path)
     model = from_official(config)
     assert (model.image_size, model.side, model.channels) == (8, 4, 1)
     # The autoencoder alone, as `--model.vae.path` reads it.
-    table = Table(tuple(kl_vae_entries(model.vae)))
-    alone = save_table(table, variables["vae"], {})
+    alone_table = Table(tuple(kl_vae_entries(model.vae)))
+    alone = save_table(alone_table, variables["vae"], {})
     assert set(alone) == {k.removeprefix("vae.vae.") for k in tensors if k.startswith("vae.")}
-    assert flatten(load_table(table, alone, model.vae.shapes())[0]).keys() == flatten(variables["vae"]).keys()
+    read, _ = load_table(alone_table, alone, component.shapes["vae"])
+    assert flatten(read).keys() == flatten(variables["vae"]).keys()
     # Files without one may come with theirs.
     without = FlexTok.official_components({**config, "vae": None})["model"].table
     assert not [entry for entry in without.entries if entry.theirs.startswith("vae.")]
@@ -194,8 +200,7 @@ def test_a_file_with_an_autoencoder_is_read_and_written():
 
 
 def test_a_mup_read_out_is_divided_by_its_width():
-    config = {"channels": 1, "registers": 2, "enc_dim": 16, "dec_dim": 16, "enc_depth": 1, "dec_depth": 1}
-    config |= {"head_dim": 16, "levels": [4, 4, 4], "max_sizes": [2, 2]}
+    config = OFFICIAL["plain"]
     (plain,) = FlexTok.official_components(config).values()
     loaded = convert.Loaded("tokenizer", plain.module, draw_like(plain.shapes), {}, plain.table)
     tensors = convert.save(loaded)
@@ -316,13 +321,13 @@ def test_the_prior_is_told_captions_or_nothing():
     settings = AutoregressiveSettings(guidance=1.0, temperature=0.0)
     told = [spoken.batch_condition(batch(text, text), {}) for text in ("three", "one")]
 
-    @jax.jit
-    def run(params):
-        drawn = prior.sample(params, condition, jax.random.key(0), given=given, settings=settings)
-        return drawn.codes, *(prior.loss(params, drawn, c, jax.random.key(1))[0] for c in told)
-
-    codes, one, other = run(params)
-    assert codes[0, 0, 0] == 5 and codes.shape == (2, 4, 1) and one != other
+    sample = jax.jit(
+        lambda params: prior.sample(params, condition, jax.random.key(0), given=given, settings=settings)
+    )
+    loss = jax.jit(lambda params, latents, c: prior.loss(params, latents, c, jax.random.key(1))[0])
+    latents = sample(params)
+    one, other = (loss(params, latents, c) for c in told)
+    assert latents.codes[0, 0, 0] == 5 and latents.codes.shape == (2, 4, 1) and one != other
     with pytest.raises(ValueError, match=r"the batches have none; set --data\.text-length"):
         spoken.batch_condition({"label": jnp.asarray([3, 7])}, {})
     with pytest.raises(ValueError, match="told captions, not classes"):
@@ -334,7 +339,11 @@ def test_the_prior_is_told_captions_or_nothing():
     assert untold.batch_condition(batch("", ""), {}) is None and "conditioner" not in params
 
 
-@pytest.mark.parametrize("told, captions", [("text", ["three", "one"]), ("nothing", [0, 0])])
+@pytest.mark.parametrize(
+    "told, captions",
+    # The first is compiled for longer, and the test before it draws from captions already.
+    [pytest.param("text", ["three", "one"], marks=pytest.mark.slow), ("nothing", [0, 0])],
+)
 def test_a_system_draws_from_captions_or_from_nothing(told, captions):
     model = dataclasses.replace(SMALL, told=told, text=CaptionBytes(8, 1, 1, 16))
     system = ImageSystem(model, draw_like(model.shapes()))

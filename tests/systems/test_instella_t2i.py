@@ -13,6 +13,39 @@ from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I, TextShape, fr
 from jaxtok.weights import read_tensors
 
 
+def small_official(down=(0,), up=(1,), layers=2):
+    """Constructor arguments of a small official model."""
+    return {
+        "bae": {
+            "in_channels": 3,
+            "encoder_layers": layers,
+            "encoder_head_dim": 8,
+            "encoder_num_heads": 2,
+            "patch_size": 2,
+            "num_latent_tkns": 3,
+            "axes_dims_rope": [4, 2, 2],
+            "downsample_idx": list(down),
+            "decoder_layers": layers,
+            "decoder_head_dim": 8,
+            "decoder_num_heads": 1,
+            "upsample_idx": list(up),
+            "codebook_size": 5,
+        },
+        "prior": {"num_layers": 2, "head_dim": 4, "heads": 2, "text_dim": 6},
+        "image_size": 16,
+        "scale": 16,
+    }
+
+
+# Configurations of small official models, for `test_every_system.py`.
+OFFICIAL = {
+    "down and up": small_official(),
+    "no resampling": small_official((), (), 3),
+    "two steps": small_official((0, 1), (0, 2), 3),
+    "the last block": small_official((2,), (2,), 3),
+}
+
+
 @pytest.mark.slow  # parity: five compilations per file
 @pytest.mark.parametrize("name", ["instella_t2i", "instella_t2i_scaled"])
 def test_the_official_code_gives_the_same(shared, name):
@@ -75,6 +108,8 @@ def measured(bits):
     }
 
 
+@pytest.mark.slow  # large models are traced
+@pytest.mark.belongs_to("jaxtok.systems.image.instella_t2i")
 def test_published_sizes_have_the_published_numbers_of_parameters(shared):
     rows = json.loads(shared("goldens/parameter_counts.json").read_text())
     rows = [row for row in rows if row["system"] == "instella_t2i"]
@@ -83,27 +118,6 @@ def test_published_sizes_have_the_published_numbers_of_parameters(shared):
     for row in rows:
         bits = 128 if "128 bits" in row["configuration"] else 64
         assert ours[bits][row["component"]] == row["parameters"], row["configuration"]
-
-
-def test_the_parts_of_the_tiny_size_fit_together():
-    model = InstellaT2I.tiny()
-    images = jnp.zeros((2, model.image_size, model.image_size, model.channels), jnp.uint8)
-
-    def everything(key):
-        tokenizer = model.tokenizer()
-        variables = tokenizer.init({"params": key}, images)
-        latents = model.encode(variables, images)
-        example = model.example_condition(2)
-        condition = model.caption_condition(example.features, example.mask)
-        drawn = {}
-        for name in PRIORS:
-            prior = model.prior_named(name)
-            drawn[name] = prior.sample(prior.init(key, latents, condition), condition, key).codes
-        return latents.codes, model.decode(variables, latents), drawn
-
-    codes, decoded, drawn = jax.eval_shape(everything, jax.random.key(0))
-    assert codes.shape == (2, model.tokens, model.bits) and decoded.shape == images.shape
-    assert all(sample.shape == codes.shape for sample in drawn.values())
 
 
 def test_the_small_size_builds():
@@ -121,11 +135,6 @@ def test_the_comparison_with_one_codebook_has_an_autoregressive_prior_only():
 def test_an_unconditional_system_has_no_condition():
     model = dataclasses.replace(InstellaT2I.tiny(), text=TextShape("none"))
     assert model.example_condition() is None and set(model.shapes()) == {"tokenizer", *PRIORS}
-
-
-def test_an_unknown_prior_is_named():
-    with pytest.raises(ValueError, match="prior 'gan'"):
-        InstellaT2I.tiny().prior_named("gan")
 
 
 def test_captions_have_the_empty_caption_as_null():
@@ -168,3 +177,10 @@ def test_official_arguments_become_our_sizes():
     assert (model.align_after, model.align_width, model.rope_layout) == (1, 9, "instella")
     assert (model.prior.layers, model.prior.heads, model.prior.head_dim, model.text.width) == (2, 3, 4, 6)
     assert from_official({**arguments, "scale": None}).scale is None
+
+
+def test_every_resampling_step_has_its_tensors():
+    """There and back they go in `test_every_system.py`."""
+    table = InstellaT2I.official_components(OFFICIAL["two steps"])["bae"].table
+    names = [name for entry in table.entries for name in entry.names]
+    assert sum("down_layers" in name and name.endswith("weight") for name in names) == 2

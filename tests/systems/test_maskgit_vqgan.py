@@ -17,6 +17,10 @@ from tests.filled import draw_like, normal
 TINY = MaskGITVQGAN.tiny()
 RECORDED_TEMPERATURE = 2.0  # of the soft codes
 
+_CONF = {"channel_mult": [1, 2], "num_resolutions": 2, "hidden_channels": 32, "num_res_blocks": 1}
+# Configurations of small official models, for `test_every_system.py`.
+OFFICIAL = {"model": {"conf": {**_CONF, "num_channels": 3, "z_channels": 4}, "codes": 5, "image_size": 8}}
+
 
 @pytest.mark.slow  # parity
 def test_the_official_code_gives_the_same(shared):

@@ -16,6 +16,11 @@ from jaxtok.weights import read_tensors
 
 TINY = RAR.tiny()
 
+_GENERATOR = {"condition_num_classes": 5, "image_seq_len": 6, "hidden_size": 16, "num_hidden_layers": 2}
+_GENERATOR |= {"num_attention_heads": 2, "intermediate_size": 24}
+# Configurations of small official models, for `test_every_system.py`.
+OFFICIAL = {"model": {"model": {"vq_model": {"codebook_size": 7}, "generator": _GENERATOR}}}
+
 
 @pytest.mark.slow  # parity
 def test_the_official_code_gives_the_same(shared):
@@ -108,17 +113,3 @@ def test_official_arguments_become_our_sizes():
         RARGenerator.published("S")
     with pytest.raises(ValueError, match="models 9 tokens of levels"):
         dataclasses.replace(TINY, generator=dataclasses.replace(TINY.generator, tokens=9))
-
-
-def test_the_tiny_prior_draws_what_the_tokenizer_decodes():
-    def everything(key):
-        images = jnp.zeros((2, 8, 8, 1), jnp.uint8)
-        variables, prior = TINY.tokenizer().init(key, images), TINY.prior_named("autoregressive")
-        latents, told = TINY.encode(variables, images), TINY.class_condition(jnp.asarray([3, 7]))
-        drawn = prior.sample(prior.init(key, latents, told), told, key)
-        return drawn.codes, TINY.decode(variables, drawn)
-
-    codes, images = jax.eval_shape(everything, jax.random.key(0))
-    assert codes.shape == (2, 16, 1) and images.shape == (2, 8, 8, 1)
-    with pytest.raises(ValueError, match="prior 'masked'; choose one of"):
-        TINY.prior_named("masked")

@@ -11,11 +11,18 @@ from jaxtok.systems.image.tatitok import TATiTok
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
 from jaxtok.tokenizers.latent_vit import LatentViTShape
 from tests.filled import draw_like
+from tests.systems.test_titok import official_config
 
 VIT = LatentViTShape(8, 1, 2)
 MODEL = dataclasses.replace(
     TATiTok.scenes(), image_size=16, encoder=VIT, decoder=VIT, codebook=6, width=4, text_length=10
 )
+
+# Configurations of small official models, for `test_every_system.py`.
+OFFICIAL = {
+    "quantized": official_config("vq", legacy=False, text=True),
+    "Gaussian": official_config("vae", legacy=False, text=True),
+}
 IDS, MASK = caption_ids(["red", "a blue one"], 10, "")
 BATCH = {
     "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)),

@@ -19,6 +19,14 @@ from jaxtok.weights import read_tensors
 
 NAMES = ("titok_maskgit_bert", "titok_maskgit_uvit")
 
+_GENERATOR = {"condition_num_classes": 5, "image_seq_len": 6, "hidden_size": 16, "num_hidden_layers": 2}
+_GENERATOR |= {"num_attention_heads": 2, "intermediate_size": 24}
+# Configurations of small official models, for `test_every_system.py`.
+OFFICIAL = {
+    form: {"model": {"vq_model": {"codebook_size": 7}, "generator": {**_GENERATOR, "model_type": form}}}
+    for form in ("ViT", "UViT")
+}
+
 
 def settings_of(run):
     """Ours from the arguments of the official `generate`."""

@@ -19,6 +19,21 @@ from tests.filled import draw_like
 
 TINY = VAR.tiny()
 
+_VAE = {"vocab_size": 7, "z_channels": 4, "ch": 32, "share_quant_resi": 2, "v_patch_nums": [1, 2, 4]}
+_NETWORK = {"num_classes": 5, "depth": 2, "embed_dim": 16, "num_heads": 2}
+_SIZES = {"ch_mult": [1, 2], "num_res_blocks": 1, "image_size": 8}
+# Configurations of small official models, for `test_every_system.py`.
+OFFICIAL = {
+    "tokenizer": {"args": _VAE, **_SIZES},
+    "whole": {"var": _NETWORK, "patch_nums": [1, 2, 4], "vae": _VAE, **_SIZES},
+    "one modulation for all": {
+        "var": {**_NETWORK, "shared_aln": True},
+        "patch_nums": [1, 2, 4],
+        "vae": _VAE,
+        **_SIZES,
+    },
+}
+
 
 def channels_last(x):
     return jnp.moveaxis(jnp.asarray(x), 1, -1)
@@ -117,6 +132,8 @@ def elements(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow  # large models are traced
+@pytest.mark.belongs_to("jaxtok.systems.image.var")
 def test_published_sizes_have_the_published_numbers_of_parameters(shared):
     rows = json.loads(shared("goldens/parameter_counts.json").read_text())
     rows = {row["configuration"]: row for row in rows if row["system"] == "var"}

@@ -61,11 +61,9 @@ def test_pooling_takes_the_mean_of_the_patches_under_a_token():
 
 
 def test_interleaved_slots_mix_latents():
-    variables = filled(ENCODER, 2.0 * IMAGES / 255 - 1)
-    plain, mixed = (
-        np.asarray(ENCODER.clone(interleaved=flag).apply(variables, 2.0 * IMAGES / 255 - 1))
-        for flag in (False, True)
-    )
+    images = 2.0 * IMAGES / 255 - 1
+    run = jax.jit(lambda v: [ENCODER.clone(interleaved=flag).apply(v, images) for flag in (False, True)])
+    plain, mixed = run(filled(ENCODER, images))
     assert np.abs(plain - mixed).max() > 1e-3
 
 
@@ -108,18 +106,25 @@ def test_proxy_codes_become_pixels_through_their_mean():
     predictor = dataclasses.replace(DECODER, head="codes", codes=6, text_length=0)
     whole: Any = ProxyDecoder(predictor, PatchDecoder(2, 8), codes=6, width=3)
     latents = normal(2, TOKENS, 5)
-    variables = filled(whole, latents, (4, 4))
-    images, features = whole.apply(variables, latents, (4, 4))
-    values = soft_lookup(variables["params"]["codebook"], features["logits"])
-    decoder: Any = PatchDecoder(2, 8)
-    drawn, _ = decoder.apply({"params": variables["params"]["pixels"]}, values, (4, 4))
-    np.testing.assert_allclose(images, drawn, atol=1e-5)
     first: Any = ProxyDecoder(predictor)
-    nothing, alone = first.apply({"params": {"predictor": variables["params"]["predictor"]}}, latents, (4, 4))
+    decoder: Any = PatchDecoder(2, 8)
+
+    @jax.jit
+    def run(variables):
+        params = variables["params"]
+        images, features = whole.apply(variables, latents, (4, 4))
+        values = soft_lookup(params["codebook"], features["logits"])
+        drawn, _ = decoder.apply({"params": params["pixels"]}, values, (4, 4))
+        alone = first.apply({"params": {"predictor": params["predictor"]}}, latents, (4, 4))
+        # A sure prediction is a look-up.
+        sure = soft_lookup(params["codebook"], 1e4 * jax.nn.one_hot(jnp.asarray([[4, 0]]), 6))
+        return images, drawn, features["logits"], alone, sure
+
+    variables = filled(whole, latents, (4, 4))
+    images, drawn, logits, (nothing, alone), sure = run(variables)
+    np.testing.assert_allclose(images, drawn, atol=1e-5)
     assert nothing is None
-    np.testing.assert_array_equal(alone["logits"], features["logits"])
-    # A sure prediction is a look-up.
-    sure = soft_lookup(variables["params"]["codebook"], 1e4 * jax.nn.one_hot(jnp.asarray([[4, 0]]), 6))
+    np.testing.assert_array_equal(alone["logits"], logits)
     np.testing.assert_allclose(sure[0], variables["params"]["codebook"][jnp.asarray([4, 0])], atol=1e-6)
 
 
@@ -137,12 +142,16 @@ def test_a_second_stage_adopts_the_first_and_the_teacher():
 
 def test_mistakes_are_named(model):
     module, variables, _ = model
+
+    def shapes(*args, **kwargs):
+        jax.eval_shape(lambda v: module.apply(v, *args, **kwargs), variables)
+
     with pytest.raises(ValueError, match="images of 6x4: positions are learned for 2x2 patches of 2 pixels"):
-        module.apply(variables, jnp.zeros((1, 6, 4, 3), jnp.uint8), method="encode")
+        shapes(jnp.zeros((1, 6, 4, 3), jnp.uint8), method="encode")
     with pytest.raises(ValueError, match=r"images of 4x8.*resize to 4x4"):
-        module.apply(variables, jnp.zeros((1, TOKENS, 1), jnp.int32), (4, 8), method="decode")
+        shapes(jnp.zeros((1, TOKENS, 1), jnp.int32), (4, 8), method="decode")
     with pytest.raises(ValueError, match="reads text_length=4 text tokens, but none was given"):
-        module.apply(variables, IMAGES)
+        shapes(IMAGES)
     with pytest.raises(ValueError, match="reads text_length=0 text tokens, but 4 were given"):
         silent = build(decoder=dataclasses.replace(DECODER, text_length=0))
         jax.eval_shape(lambda: silent.init(jax.random.key(0), IMAGES, text=WORDS))

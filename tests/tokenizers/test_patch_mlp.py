@@ -6,6 +6,7 @@ from jaxtok.codes import Latents
 from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
 from jaxtok.tokenizers.patch_mlp import PatchDecoder, PatchEncoder
+from tests.filled import filled
 
 TOKENIZER = ImageTokenizer(
     PatchEncoder(tokens=4, patch=4, width=6, hidden=8),
@@ -16,26 +17,44 @@ TOKENIZER = ImageTokenizer(
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
 
 
+CHANGED = IMAGES.copy()
+CHANGED[:, :4, 4:] = 255 - CHANGED[:, :4, 4:]  # the second patch
+
+
 @pytest.fixture(scope="module")
 def variables():
-    return TOKENIZER.init(jax.random.key(0), IMAGES)
+    return filled(TOKENIZER, IMAGES)
 
 
-def test_shapes(variables):
-    latents = TOKENIZER.apply(variables, IMAGES, method="encode")
-    assert isinstance(latents, Latents) and latents.codes.shape == (5, 4, 1)
-    out = TOKENIZER.apply(variables, IMAGES)
-    assert out.x_hat.shape == IMAGES.shape
-    np.testing.assert_allclose(TOKENIZER.apply(variables, latents, method="decode"), out.x_hat, atol=1e-6)
+@pytest.fixture(scope="module")
+def found(variables):
+    """Everything that these tests look at, compiled together."""
+
+    @jax.jit
+    def run(variables):
+        apply = lambda *args, **kwargs: TOKENIZER.apply(variables, *args, **kwargs)
+        latents = apply(IMAGES, method="encode")
+        state, key = variables["quantizer"], jax.random.key(1)
+        return {
+            "latents": latents,
+            "x_hat": apply(IMAGES).x_hat,
+            "decoded": apply(latents, method="decode"),
+            "features": apply(IMAGES, method="features"),
+            "other features": apply(CHANGED, method="features"),
+            "k-means": apply(state, IMAGES, key, method="initialise_quantizer"),
+        }
+
+    return run(variables)
 
 
-def test_a_token_sees_its_patch_and_nothing_else(variables):
-    features = TOKENIZER.apply(variables, IMAGES, method="features")
-    changed = IMAGES.copy()
-    changed[:, :4, 4:] = 255 - changed[:, :4, 4:]  # the second patch
-    differs = (
-        np.abs(TOKENIZER.apply(variables, changed, method="features") - features).max(axis=(0, 2)) > 1e-6
-    )
+def test_shapes(found):
+    assert isinstance(found["latents"], Latents) and found["latents"].codes.shape == (5, 4, 1)
+    assert found["x_hat"].shape == IMAGES.shape
+    np.testing.assert_allclose(found["decoded"], found["x_hat"], atol=1e-6)
+
+
+def test_a_token_sees_its_patch_and_nothing_else(found):
+    differs = np.abs(found["other features"] - found["features"]).max(axis=(0, 2)) > 1e-6
     np.testing.assert_array_equal(differs, [False, True, False, False])
 
 
@@ -43,14 +62,11 @@ def test_a_token_sees_its_patch_and_nothing_else(variables):
 def test_another_size_than_there_are_tokens(variables, size):
     codes = np.zeros((1, 4, 1), np.int32)
     with pytest.raises(ValueError, match=f"4 patches of 4x4 do not make {size[0]}x{size[1]}"):
-        TOKENIZER.apply(variables, codes, size, method="decode")
+        jax.eval_shape(lambda v: TOKENIZER.apply(v, codes, size, method="decode"), variables)
 
 
-def test_k_means_on_features(variables):
-    state = TOKENIZER.apply(
-        variables, variables["quantizer"], IMAGES, jax.random.key(1), method="initialise_quantizer"
-    )
-    features = TOKENIZER.apply(variables, IMAGES, method="features").reshape(-1, 6)
-    codebook = state["quantizer"]["codebook"]
+def test_k_means_on_features(found):
+    features = np.asarray(found["features"]).reshape(-1, 6)
+    codebook = found["k-means"]["quantizer"]["codebook"]
     distance = np.linalg.norm(features[:, None] - codebook[None], axis=-1).min(axis=1)
     assert distance.mean() < 0.5 * np.linalg.norm(features - features.mean(0), axis=-1).mean()

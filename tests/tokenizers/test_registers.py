@@ -36,8 +36,9 @@ def apply(variables):
     told = lambda m, values, kept=None, null=None: m.decoder.told(values, kept, null)
 
     @jax.jit
-    def run(variables, codes):
+    def run(variables):
         call = lambda *args, **kwargs: TOKENIZER.apply(variables, *args, **kwargs)
+        codes = call(DATA, method="encode").codes
         eight = call(DATA, x=DATA, t=T, kept=jnp.full(2, TOKENS))
         some = lambda *kept: Latents(codes=codes, mask=jnp.asarray(kept)[None, :, None] & (codes >= 0))
         draw = lambda latents: call(latents, None, keys, method="decode")
@@ -53,7 +54,7 @@ def apply(variables):
             "null": call(normal(2, 4, 2), None, jnp.asarray([True, False]), method=told),
         }
 
-    return run(variables, TOKENIZER.apply(variables, DATA, method="encode").codes)
+    return run(variables)
 
 
 def test_masks_say_who_sees_whom():
@@ -138,8 +139,13 @@ def test_corrupted_tokens_are_as_many_as_said():
 def test_values_that_skip_rounding_are_bounded_and_keep_their_codes():
     z = normal(3, 4, 2, seed=5)
     keys = jax.random.split(jax.random.key(1), 3)
-    run = lambda z, keys: [FSQ(LEVELS, skip=p).apply({}, z, train=True, key=keys) for p in (0.0, 1.0)]
-    plain, skipped = jax.jit(run)(z, keys)
+
+    @jax.jit
+    def run(z, keys):
+        trained = [FSQ(LEVELS, skip=p).apply({}, z, train=True, key=keys) for p in (0.0, 1.0)]
+        return *trained, FSQ(LEVELS, skip=1.0).apply({}, z)
+
+    plain, skipped, evaluated = run(z, keys)
     np.testing.assert_array_equal(plain.codes, skipped.codes)
     assert jnp.all(plain.values != skipped.values) and jnp.max(jnp.abs(skipped.values)) < 1.01
-    np.testing.assert_array_equal(FSQ(LEVELS, skip=1.0).apply({}, z).values, plain.values)
+    np.testing.assert_array_equal(evaluated.values, plain.values)

@@ -24,15 +24,16 @@ def features(batch, frozen):
 
 def one_start_per_blob():
     """A key for which the first centres lie in different blobs: k-means finds only local minima."""
+    start = jax.jit(cluster(KMeans(3, features)).init)
     for seed in range(100):
-        state = cluster(KMeans(3, features)).init(jax.random.key(seed), blobs(0), {})
+        state = start(jax.random.key(seed), blobs(0), {})
         if len({tuple(row) for row in np.round(np.asarray(state["params"]["centres"]) / 10)}) == 3:
             return state
     raise AssertionError("no such key")
 
 
 def test_k_means_finds_the_centres_of_separate_blobs():
-    update, state, seen = cluster(KMeans(3, features)), one_start_per_blob(), []
+    update, state, seen = jax.jit(cluster(KMeans(3, features))), one_start_per_blob(), []
     for seed in range(8):
         state, metrics = update(state, blobs(seed), {}, KEY)
         seen.append(blobs(seed)["x"])
@@ -58,7 +59,7 @@ def test_a_cluster_without_points_stays():
         "step": jnp.int32(0),
         "params": {"centres": jnp.array([[0.0, 0], [99, 99]]), "counts": jnp.array([4.0, 0])},
     }
-    state, metrics = cluster(KMeans(2, features))(state, blobs(0), {}, KEY)
+    state, metrics = jax.jit(cluster(KMeans(2, features)))(state, blobs(0), {}, KEY)
     np.testing.assert_array_equal(state["params"]["centres"][1], [99, 99])
     assert metrics["usage"] == 0.5
 
@@ -76,8 +77,9 @@ def test_independent_estimator_counts_codes_per_class():
     batch = {"image": jnp.asarray(codes)[..., None], "label": jnp.asarray(labels)}
     state = update.init(KEY, batch, {"tokenizer": 0})
     assert not state["params"]["counts"].any()
+    step = jax.jit(update)
     for _ in range(2):
-        state, metrics = update(state, batch, {"tokenizer": 0}, KEY)
+        state, metrics = step(state, batch, {"tokenizer": 0}, KEY)
     expected = np.zeros((3, 2, 5))
     for row, label in zip(codes, labels):
         for token, (first, second) in enumerate(row):
@@ -87,7 +89,8 @@ def test_independent_estimator_counts_codes_per_class():
     assert metrics["images"] == 6
 
     rare = state["params"]["counts"] * 1e6  # smoothing adds half a count
-    drawn = sample_independent(rare, jnp.array([0] * 50), space, KEY).codes
-    np.testing.assert_array_equal(drawn, np.broadcast_to(codes[1], (50, 2, 2)))
-    both = np.asarray(sample_independent(rare, jnp.array([2] * 200), space, KEY).codes)
+    draw = jax.jit(lambda labels: sample_independent(rare, labels, space, KEY).codes)
+    drawn = draw(jnp.array([0] * 200))
+    np.testing.assert_array_equal(drawn, np.broadcast_to(codes[1], (200, 2, 2)))
+    both = np.asarray(draw(jnp.array([2] * 200)))
     assert 60 < both[:, 1, 0].sum() < 140 and (both[:, 0] == [0, 2]).all()

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -69,35 +70,47 @@ def close(found, expected, tolerance):
     assert_trees_close(metrics, expected_metrics, tolerance)
 
 
-# Every combination compiles a step, so the default run takes only the tokenizer that has state.
+# Every combination compiles a step. The tokenizer that has state goes through all paths: micro-batches alone
+# and on a mesh, and meshes with and without each axis.
 
 
-def combinations(default):
-    return [pytest.param(name, marks=() if name in default else pytest.mark.slow) for name in UPDATES]
+def marked(mark, *names):
+    return [pytest.param(name, marks=mark) for name in names]
 
 
-@pytest.mark.parametrize("name", combinations(["vq"]))
+OTHERS = [name for name in UPDATES if name != "vq"]
+
+
+@pytest.mark.parametrize("name", ["vq", *marked(pytest.mark.slow, *OTHERS)])
+def test_micro_batches_on_a_mesh_equal_one_batch_on_one_device(name, reference, frozen):
+    fit = dataclasses.replace(FIT, micro_batches=2)
+    close(on_mesh(name, (2, 2, 2), frozen, fit), reference(name), 1e-5)
+
+
+@pytest.mark.parametrize("name", [*marked(pytest.mark.slow, "vq"), *marked(pytest.mark.exhaustive, *OTHERS)])
 def test_four_micro_batches_equal_one_batch(name, reference, frozen):
     found = take_steps(UPDATES[name](dataclasses.replace(FIT, micro_batches=4)), BATCHES, frozen[name])
     close(found, reference(name), 1e-6)
 
 
-@pytest.mark.parametrize("name", combinations(["vq"]))
-def test_eight_devices_equal_one(name, reference, frozen):
-    close(on_mesh(name, (2, 2, 2), frozen), reference(name), 1e-5)
+MESHES = [(2, 2, 2), (8, 1, 1), (2, 4, 1)]
+# On the first, micro-batches are tested above.
+SLOW = [("vq", (8, 1, 1)), ("vq", (2, 4, 1)), ("autoregressive", (2, 4, 1))]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1)])
-@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        pytest.param(
+            *case,
+            id=f"{case[0]}-{'x'.join(map(str, case[1]))}",
+            marks=pytest.mark.slow if case in SLOW else pytest.mark.exhaustive,
+        )
+        for case in itertools.product(UPDATES, MESHES)
+    ],
+)
 def test_any_mesh_equals_one_device(name, shape, reference, frozen):
     close(on_mesh(name, shape, frozen), reference(name), 1e-5)
-
-
-@pytest.mark.slow
-def test_micro_batches_on_a_mesh_equal_one_batch_on_one_device(reference, frozen):
-    fit = dataclasses.replace(FIT, micro_batches=2)
-    close(on_mesh("vq", (2, 2, 2), frozen, fit), reference("vq"), 1e-5)
 
 
 def test_what_a_step_changes(reference):
@@ -140,10 +153,11 @@ LINE_BATCH = {"x": np.arange(1, 9, dtype=np.float32), "y": np.arange(1, 9, dtype
 def test_average_follows_the_parameters():
     fit = Fit(steps=10, learning_rate=0.1, warmup_steps=0, schedule="constant", ema_decay=0.9)
     update = gradient(Line(), fit)
+    take_step, follow = jax.jit(update), jax.jit(lambda a, now, step: ema(a, now, 0.9, step))
     state, average = update.init(KEY, LINE_BATCH, {}), jnp.float32(0)
     for step in range(5):
-        state, metrics = update(state, LINE_BATCH, {}, KEY)
-        average = ema(average, state["params"]["slope"], 0.9, jnp.int32(step))
+        state, metrics = take_step(state, LINE_BATCH, {}, KEY)
+        average = follow(average, state["params"]["slope"], jnp.int32(step))
         np.testing.assert_allclose(state["ema"]["slope"], average, rtol=1e-6)
         assert 0 < average < state["params"]["slope"]
     assert state["counter"] == 40 and metrics["seen"] == 8
@@ -157,9 +171,9 @@ def test_no_average_without_a_decay():
 def test_frozen_groups_keep_their_values():
     fit = Fit(steps=10, learning_rate=0.1, warmup_steps=0, weight_decay=0.5, groups=(("offset", 0.0),))
     update = gradient(Line(), fit)
-    state = update.init(KEY, LINE_BATCH, {})
+    state, take_step = update.init(KEY, LINE_BATCH, {}), jax.jit(update)
     for _ in range(3):
-        state, _ = update(state, LINE_BATCH, {}, KEY)
+        state, _ = take_step(state, LINE_BATCH, {}, KEY)
     assert state["params"]["offset"] == 1 and state["ema"]["offset"] == 1
     assert state["params"]["slope"] != 0
 
@@ -172,8 +186,10 @@ def test_accumulation_sums_statistics_and_averages_the_rest():
         terms = line.loss({"params": params}, batch, {}, keys, 0)
         return terms.total, dataclasses.replace(terms, outputs={})
 
-    whole, terms = accumulate(loss, state["params"], LINE_BATCH, KEY, 1)
-    parts, sums = accumulate(loss, state["params"], LINE_BATCH, KEY, 4)
+    in_parts = jax.jit(
+        lambda params, batch, key: [accumulate(loss, params, batch, key, parts) for parts in (1, 4)]
+    )
+    (whole, terms), (parts, sums) = in_parts(state["params"], LINE_BATCH, KEY)
     assert_trees_close(parts, whole, 1e-6)
     assert_trees_close(sums, terms, 1e-6)
     assert sums.statistics["seen"] == 8
@@ -183,9 +199,9 @@ def test_accumulation_sums_statistics_and_averages_the_rest():
 
 def test_each_step_has_its_own_noise():
     update = gradient(Line(), Fit(steps=10, learning_rate=1e-9, ema_decay=0.0))
-    state = update.init(KEY, LINE_BATCH, {})
+    state, take_step = update.init(KEY, LINE_BATCH, {}), jax.jit(update)
     losses = []
     for _ in range(2):
-        state, metrics = update(state, LINE_BATCH, {}, KEY)
+        state, metrics = take_step(state, LINE_BATCH, {}, KEY)
         losses.append(float(metrics["loss/square"]))
     assert losses[0] != losses[1]

@@ -16,8 +16,8 @@ from jaxtok.train.pretrained import load, save_pretrained
 from jaxtok.train.run import Run
 from jaxtok.train.stage import Stage
 from tests.small_system import FIT, SMALL, assert_trees_close, tokenizer_update
+from tests.systems.test_instella_t2i import small_official
 from tests.test_convert import checkpoint
-from tests.test_convert import config as official_config
 
 DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=8)
 
@@ -62,7 +62,7 @@ def test_what_does_not_fit_stays_fresh_and_is_listed(small_run, system, capsys):
 
 
 def test_official_weights(tmp_path, capsys):
-    config = official_config()
+    config = small_official()
     tensors = checkpoint(config)
     model = from_official(config)
     path = tmp_path / "bae.safetensors"
@@ -97,6 +97,7 @@ def test_what_cannot_be(small_run, tmp_path):
         initialiser(str(tmp_path / "empty"), "instella_t2i", "tokenizer")(fresh())
 
 
+@pytest.mark.slow  # compiles a step; groups and weights to start from have cheaper tests by default
 def test_fine_tuning_with_a_frozen_encoder(small_run, system, tmp_path):
     update = tokenizer_update(SMALL, dataclasses.replace(FIT, groups=((r"^encoder/", 0.0),)))
     initialise = initialiser(str(small_run[0]), "instella_t2i", "tokenizer")

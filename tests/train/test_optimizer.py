@@ -8,16 +8,15 @@ from jaxtok.train.optimizer import decays, ema, optimizer
 from jaxtok.train.schedules import Fit
 
 PARAMS = {
-    "encoder": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
-    "decoder": {"blocks": {"kernel": jnp.ones((4, 3, 2)), "scale": jnp.ones((4, 3))}},
+    "encoder": {"kernel": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)},
+    "decoder": {"blocks": {"kernel": np.ones((4, 3, 2), np.float32), "scale": np.ones((4, 3), np.float32)}},
 }
-GRADS = jax.tree.map(lambda x: 2.0 * x, PARAMS)
+GRADS = jax.tree.map(lambda x: np.float32(2) * x, PARAMS)
 
 
 def _step(fit, grads=GRADS):
     transformation = optimizer(fit)
-    updates, state = transformation.update(grads, transformation.init(PARAMS), PARAMS)
-    return updates, state
+    return jax.jit(lambda grads: transformation.update(grads, transformation.init(PARAMS), PARAMS))(grads)
 
 
 def _plain(**fit):
@@ -40,12 +39,17 @@ def test_equals_adamw_with_the_mask():
     )
     ours, theirs = PARAMS, PARAMS
     state, reference_state = optimizer(fit).init(ours), reference.init(theirs)
-    for n in range(3):
-        grads = jax.tree.map(lambda x, n=n: jnp.cos(x + n), GRADS)
+
+    @jax.jit
+    def step(n, ours, state, theirs, reference_state):
+        grads = jax.tree.map(lambda x: jnp.cos(x + n), GRADS)
         updates, state = optimizer(fit).update(grads, state, ours)
         ours = optax.apply_updates(ours, updates)
         updates, reference_state = reference.update(grads, reference_state, theirs)
-        theirs = optax.apply_updates(theirs, updates)
+        return ours, state, optax.apply_updates(theirs, updates), reference_state
+
+    for n in range(3):
+        ours, state, theirs, reference_state = step(n, ours, state, theirs, reference_state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 

@@ -51,8 +51,21 @@ def test_processor_time_of_a_process():
     assert 0.15 < cpu_seconds(os.getpid()) - own < 0.6 and cpu_seconds(2**30) == 0
 
 
+SMALLEST = """
+import runpy, sys
+sys.path.insert(0, {root!r})
+runpy.run_module("tests.small_process", run_name="__main__")
+"""
+
+
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on(tmp_path):
+def test_a_run_that_is_killed_goes_on(tmp_path, monkeypatch):
+    # The smallest model on one device in place of the preset.
+    script = tmp_path / "root" / "experiments" / "image" / "instella_t2i.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(SMALLEST.format(root=str(soak_module.ROOT)))
+    monkeypatch.setattr(soak_module, "ROOT", tmp_path / "root")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
     records, checkpoints = [], tmp_path / "run" / "checkpoints" / "tokenizer"
     for _ in range(2):
         life = Life(tmp_path / "run", save_every=5)

@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.benchmarks.step_time import interleaved, ratios, table
+from tests.small_system import SMALL
 
 
 def test_ratios_are_taken_within_a_round():
@@ -20,12 +21,15 @@ def test_sides_take_turns():
     assert calls[-8:] == ["torch", "torch", "jaxtok", "jaxtok", "jaxtok", "jaxtok", "torch", "torch"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # with the smallest model
+@pytest.mark.belongs_to("experiments.benchmarks.step_time_cases")
 @pytest.mark.parametrize("task", ["train tokenizer", "train diffusion", "sample autoregressive"])
-def test_both_sides_compute_the_same(task):
+def test_both_sides_compute_the_same(task, monkeypatch):
     pytest.importorskip("torch")
+    from experiments.benchmarks import step_time_cases
     from experiments.benchmarks.step_time_cases import cases
 
+    monkeypatch.setattr(step_time_cases, "SIZES", {"tiny": (SMALL, 8)})
     (case,) = cases("tiny", (task,))  # raises where they differ
     assert case.differences and max(case.differences.values()) < 1e-4
     times = interleaved(case.sides, rounds=1, block_seconds=1e-6)
