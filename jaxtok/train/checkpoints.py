@@ -50,6 +50,7 @@ class Checkpoints:
         self._keep = keep
         self._orbax: ocp.training.Checkpointer | None = None
         self._in_flight: int | None = None
+        self._response: Any = None  # of the save in flight
         self._damaged: set[int] = set()
 
     def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
@@ -76,7 +77,7 @@ class Checkpoints:
         record = {"user": metadata, "hashes": {path: fingerprint(leaf) for path, leaf in arrays.items()}}
         record["checksum"] = _checksum(record)
         self._set_damaged_aside()
-        self._writer().save_checkpointables_async(
+        self._response = self._writer().save_checkpointables_async(
             step, {"state": unflatten(arrays), "metadata": record}, force=True, overwrite=step in self.steps()
         )
         self._in_flight = step
@@ -147,7 +148,11 @@ class Checkpoints:
         if self._in_flight is None:
             return
         step, self._in_flight = self._in_flight, None
+        response, self._response = self._response, None
         try:
+            # Without its result a response keeps a thread, an event loop and three file descriptors for good.
+            if response is not None:
+                response.result()
             self._writer().wait()
         except Exception as error:
             self._writer().reload()
