@@ -149,17 +149,20 @@ class Checkpoints:
             return
         step, self._in_flight = self._in_flight, None
         response, self._response = self._response, None
-        try:
-            # Without its result a response keeps a thread, an event loop and three file descriptors for good.
-            if response is not None:
-                response.result()
-            self._writer().wait()
-        except Exception as error:
+        problems = []
+        # Orbax tells either of the two. Without its result a response keeps a thread, an event loop and three
+        # file descriptors for good.
+        for finish in (self._writer().wait, response.result):
+            try:
+                finish()
+            except Exception as error:
+                problems.append(error)
+        if problems:
             self._writer().reload()
             raise RuntimeError(
-                f"saving the checkpoint of step {step} failed: {error}. "
+                f"saving the checkpoint of step {step} failed: {problems[0]}. "
                 f"The last whole one is of step {self.latest()}."
-            ) from error
+            ) from problems[0]
         log.info("checkpoint of step %d is safe in %s", step, self.directory)
 
     def close(self) -> None:
