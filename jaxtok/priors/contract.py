@@ -238,7 +238,7 @@ def drop_condition(condition: Condition | None, keys: jax.Array, probability: fl
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Mean over the entries whose mask, broadcast to the values, is True (all without a mask); what the others
+    """Mean over the entries whose mask, broadcast to the values, is True (all without a mask). What others
     hold has no effect, NaN included.
     """
     if mask is None:

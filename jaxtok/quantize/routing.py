@@ -87,7 +87,8 @@ def route(kind: Routing) -> Callable[[jax.Array, jax.Array], jax.Array]:
 
 
 def masked_mean(x: Float[jax.Array, "..."], mask: jax.Array | None) -> Float[jax.Array, ""]:
-    """Mean over the real tokens and everything that belongs to them; what others hold has no effect, NaN included.
+    """Mean over the real tokens and everything that belongs to them. What others hold has no effect, NaN
+    included.
 
     Args:
       x: leads with the axes of the mask.

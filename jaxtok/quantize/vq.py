@@ -362,7 +362,9 @@ class VectorQuantizer(nn.Module):
         Returns:
           The state with every codebook replaced by the means.
         """
-        return vq_state.from_features(self, state, self._inner(masked(z, mask)), mask, self.kept, key, iterations)
+        return vq_state.from_features(
+            self, state, self._inner(masked(z, mask)), mask, self.kept, key, iterations
+        )
 
     @nn.nowrap
     def update(
