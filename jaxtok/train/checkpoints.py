@@ -130,7 +130,7 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 problem = str(error)
             # All processes must take the same one, though perhaps only one of them met the damage.
-            damaged = _on_any_process(restored is None)
+            damaged = on_any_process(restored is None)
             if restored is not None and not damaged:
                 return restored
             log.warning("checkpoint of step %d in %s is damaged: %s", candidate, self.directory, problem)
@@ -221,7 +221,7 @@ class Checkpoints:
                 if aside.exists():
                     aside.rmtree()
                 (self.directory / str(step)).rename(aside)
-        _on_any_process(True)  # a barrier
+        on_any_process(True)  # a barrier
         self._damaged.clear()
         self._writer().reload()
 
@@ -277,7 +277,7 @@ def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _on_any_process(flag: bool) -> bool:
+def on_any_process(flag: bool) -> bool:
     """Whether the flag is set on any process; collective."""
     if jax.process_count() == 1:
         return flag
