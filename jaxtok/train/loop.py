@@ -29,6 +29,7 @@ from jaxtok.train.process_failure import Watchdog
 from jaxtok.train.run import Run
 from jaxtok.train.sharding import make_mesh, sharding_text, to_global
 from jaxtok.train.stage import Stage, State, Trained, Variables, inference_variables
+from jaxtok.train.start_checks import check_labels
 from jaxtok.train.step import make_step, placement_of
 from jaxtok.train.token_files import token_data
 from jaxtok.train.writers import MultiWriter, default_writer, was_evaluated
@@ -80,8 +81,14 @@ def fit(
     if run.tokens and stage.codes is not None:
         data = token_data(run.tokens, data, stage.codes, frozen)
     pipeline = Pipeline(
-        data, "train", run.seed, process_index=jax.process_index(), process_count=jax.process_count()
+        data,
+        "train",
+        run.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        classes=stage.classes,
     )
+    check_labels(stage, pipeline.source)
     key = stage_key(run.seed, stage.name)
     # -- state: shapes, shardings, then either a checkpoint or a fresh one that is born sharded --
     reads = {name: frozen[name] for name in (*stage.frozen, *stage.networks)}
