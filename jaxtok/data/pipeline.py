@@ -106,6 +106,8 @@ class Pipeline:
         and size only, because reading them all would take too long.
         """
         content = {name: getattr(self.data, name) for name in _CONTENT}
+        if self.data.white:  # came later: without it, older fingerprints stay
+            content["white"] = self.data.white
         text = json.dumps([self.data.source, self.split, self.source.identity(), content])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,5 +1,6 @@
 """An experiment: presets, stages and claims, and the run of all its stages."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -18,7 +19,7 @@ from jaxtok.data.sources import open_source
 from jaxtok.data.token_shards import read_manifest
 from jaxtok.evaluate.protocol import Result, write_results
 from jaxtok.train.claims import Claim
-from jaxtok.train.config import differences, to_json
+from jaxtok.train.config import differences, from_json, to_json
 from jaxtok.train.initialise import initialiser
 from jaxtok.train.lock import workdir_lock
 from jaxtok.train.loop import Watch, fit
@@ -173,6 +174,8 @@ def claim_workdir(workdir: Path, experiment: Experiment, config: Any, run: Run) 
     path = workdir / "config.json"
     if path.exists():
         stored = json.loads(path.read_text())
+        with contextlib.suppress(ValueError):  # fields that an older version did not have were as by default
+            stored["config"] = to_json(from_json(type(config), stored.get("config")))
         lines = differences({name: stored.get(name) for name in identity}, json.loads(json.dumps(identity)))
         if lines:
             raise ValueError(
