@@ -7,6 +7,7 @@ life continues from the newest whole checkpoint. Measured from outside, once a s
   seconds after its first step to its end: mean of the second half over mean of the first;
 * step time: steps per second in each life, and processor seconds per step, which other work on the machine
   hardly changes, so that a run that slows down with steps, restarts or checkpoints shows;
+* descriptors and threads: the largest number after `--settle` less the number then;
 * progress: no life may begin before the last whole checkpoint of the one before.
 
     python -m experiments.benchmarks.soak --out experiments/benchmarks/soak.json     # half an hour
@@ -87,6 +88,14 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def descriptors_and_threads(pid: int) -> tuple[int, int]:
+    """Open file descriptors and threads of a process; (0, 0) when it has ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0, 0
+
+
 class Life:
     """One process, from its start to its kill."""
 
@@ -104,6 +113,7 @@ class Life:
         self.steps: list[tuple[float, int]] = []
         self.cpu: list[tuple[float, float]] = []  # when a step was told, processor time until then
         self.memory: list[tuple[float, int]] = []
+        self.handles: list[tuple[float, tuple[int, int]]] = []  # descriptors and threads
         self.last_words: list[str] = []
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
@@ -130,6 +140,7 @@ class Life:
             now = time.monotonic()
             if self.steps:
                 self.memory.append((now, resident_bytes(self.process.pid)))
+                self.handles.append((now, descriptors_and_threads(self.process.pid)))
                 if now - self.steps[0][0] > seconds and enough():
                     break
             time.sleep(1)
@@ -160,6 +171,9 @@ class Life:
             record["cpu_seconds_per_step"] = (cpu[-1] - cpu[0]) / count
             record["megabytes"] = statistics.fmean(size for _, size in memory) / 1e6
             record["memory_growth"] = late / early - 1
+            handles = [counts for t, counts in self.handles if t - start >= settle and counts[0]]
+            for name, counts in zip(("descriptors", "threads"), zip(*handles)):
+                record[name], record[f"{name}_growth"] = counts[0], max(counts) - counts[0]
         return record
 
 
@@ -192,6 +206,8 @@ def soak(options: Options, workdir: Path) -> dict[str, Any]:
         "kills": len(lives),
         "steps": lives[-1]["last_step"],
         "memory_growth_largest": max((life["memory_growth"] for life in measured), default=None),
+        "descriptors_growth_largest": max((life["descriptors_growth"] for life in measured), default=None),
+        "threads_growth_largest": max((life["threads_growth"] for life in measured), default=None),
         "speed_last_over_first_third": last_over_first("steps_per_second"),
         "cpu_seconds_per_step_last_over_first_third": last_over_first("cpu_seconds_per_step"),
     }

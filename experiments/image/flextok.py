@@ -132,6 +132,7 @@ def stages(config: Config) -> Iterator[Stage]:
         rules=PRIOR_RULES,
         view=SampleView(model, config.data, judge, *count, sampler, objective),
         codes=StageCodes(model.space, model.tokens),
+        classes=0 if captions or model.told == "nothing" else model.classes,
     )
 
 

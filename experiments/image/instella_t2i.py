@@ -157,7 +157,8 @@ def stages(config: Config) -> Iterator[Stage]:
         if classes:
             estimator = IndependentEstimator(model.space, model.tokens, classes, model.encode)
             view = dataclasses.replace(look, sampler=sampler, objective=estimator)
-            yield Stage(name, cluster(estimator), steps=config.baseline_steps, view=view, **read)
+            named = {"classes": 0 if classes == 1 else classes, "null_class": False}
+            yield Stage(name, cluster(estimator), steps=config.baseline_steps, view=view, **read, **named)
     for name in model.priors:
         prior = model.prior_named(name, dtype)
         objective = PriorObjective(prior, model.encode, model.batch_condition)

@@ -126,6 +126,8 @@ def stages(config: Config) -> Iterator[Stage]:
             frozen=("tokenizer",),
             view=view,
             codes=StageCodes(model.space, model.tokens),
+            classes=model.classes,
+            null_class=False,
         )
     prior = model.autoregressive(dtype)
     yield class_prior_stage("autoregressive", prior, model, config.data, config.prior, look)

@@ -48,7 +48,7 @@ class ArrayRecord(Source):
         try:
             record = import_extra("msgpack", "data").unpackb(open_shards(tuple(self.files))[index])
             return {name: record[name] for name in ("image", "label", "caption", "key")}
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
             raise BadRecord(f"record {index}", f"{type(error).__name__}: {error}") from error
 
     def identity(self) -> Any:

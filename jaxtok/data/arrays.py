@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtok.data.captions import decode_caption
 from jaxtok.data.files import digests
 from jaxtok.data.records import Source
 
@@ -14,7 +15,8 @@ class NumpyFile(Source):
     """Images uint8 [N, H, W, C] (or [N, H, W]) of a .npy or .npz file.
 
     A .npy file is mapped into memory, not read; a `labels.npy` beside it holds its labels. A .npz file is
-    read at once; it has "images", and optionally "labels" and "captions".
+    read at once; it has "images", and optionally "labels" and "captions". Labels are integers [N] or [N, 1],
+    or one-hot [N, K]; captions are strings [N].
     """
 
     def __init__(self, path: str, channels: int):
@@ -49,22 +51,59 @@ class NumpyFile(Source):
                 )
         if not len(images):
             raise ValueError(f"{path} holds no images. Check data.path.")
+        if "labels" in arrays:
+            _integers(arrays["labels"], path)
+        if "captions" in arrays and (
+            arrays["captions"].ndim != 1 or arrays["captions"].dtype.kind not in "US"
+        ):
+            captions = arrays["captions"]
+            raise ValueError(
+                f"the captions in {path} are {captions.dtype} of shape {captions.shape}, but must be "
+                "strings [N]. Save them with numpy.array(list_of_strings)."
+            )
         self._count = len(images)
 
     def __len__(self) -> int:
         return self._count
 
-    def raw(self, index: int) -> dict[str, Any]:
+    def labels(self) -> np.ndarray:
         arrays = _load(self.file)
+        return _integers(arrays["labels"], str(self.file)) if "labels" in arrays else np.full(self._count, -1)
+
+    def raw(self, index: int) -> dict[str, Any]:
+        arrays, key = _load(self.file), f"{self.file.name}[{index}]"
+        caption = arrays["captions"][index] if "captions" in arrays else ""
         return {
             "image": np.asarray(arrays["images"][index]),
-            "label": int(arrays["labels"][index]) if "labels" in arrays else -1,
-            "caption": str(arrays["captions"][index]) if "captions" in arrays else "",
-            "key": f"{self.file.name}[{index}]",
+            "label": int(_integers(arrays["labels"][index : index + 1], key)[0])
+            if "labels" in arrays
+            else -1,
+            "caption": decode_caption(caption, key) if isinstance(caption, bytes) else str(caption),
+            "key": key,
         }
 
     def identity(self) -> Any:
         return digests([str(self.file)])
+
+
+def _integers(labels: np.ndarray, path: str) -> np.ndarray:
+    """int64 [N] of integers [N] or [N, 1], floats that are whole, or one-hot rows [N, K].
+
+    Raises:
+      ValueError: They are something else.
+    """
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and labels.dtype.kind in "biuf":
+        one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
+        labels = labels.argmax(axis=1) if one_hot else labels
+    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and (labels == np.floor(labels)).all())
+    if labels.ndim != 1 or not whole:
+        raise ValueError(
+            f"the labels in {path} are {labels.dtype} of shape {labels.shape}, but must be integers [N] "
+            "or [N, 1], or one-hot [N, K]. Convert them and save them again."
+        )
+    return labels.astype(np.int64)
 
 
 @functools.lru_cache(maxsize=4)  # by file and not in the source, so that a worker process opens its own

@@ -55,6 +55,10 @@ class Data:
     """parquet: column of integer classes. Empty for none."""
     caption_column: str = "caption"
     """parquet: column of captions. Empty for none."""
+    white: float = 0.0
+    """What white is in grey images of more than 8 bits. 0: 65535 of 16 bits, 1 of floats."""
+    max_pixels: int = 89_478_485
+    """Larger images are bad records; checked before they are decoded."""
     seed: int = 0
     """Order of the records, augmentation and choice of resolution. Never which records are held out."""
     workers: int = 0
@@ -115,6 +119,8 @@ def validate(data: Data) -> None:
         "must be a fraction in [0, 1) or a whole number of records",
         "Use 0.05, or 1000.",
     )
+    require(data.white >= 0, "white", "must be at least 0", "Use 4095 for 12 bits, 0 for the usual values.")
+    require(data.max_pixels >= 1, "max_pixels", "must be at least 1", "Use 89478485.")
     require(data.seed >= 0, "seed", "must be at least 0", "Any non-negative integer will do.")
     require(data.workers >= 0, "workers", "must be at least 0", "Use 0 for threads.")
     require(data.prefetch >= 0, "prefetch", "must be at least 0", "Use 0 for none.")

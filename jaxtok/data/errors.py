@@ -1,7 +1,11 @@
 """What can be wrong with records and with the packages that read them."""
 
+import functools
 import importlib
+import logging
 from types import ModuleType
+
+_log = logging.getLogger(__name__)
 
 
 class BadRecord(Exception):
@@ -23,6 +27,12 @@ class BadRecord(Exception):
 
 class BadDataError(RuntimeError):
     """More records than allowed cannot be decoded."""
+
+
+@functools.cache
+def notice(message: str) -> None:
+    """Warns of data that is not read, or not as a person may expect; of the same once in a process."""
+    _log.warning("%s", message)
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

@@ -4,8 +4,11 @@ import bisect
 import glob
 import hashlib
 import os
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxtok.data.errors import notice
 
 
 def find_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -25,7 +28,7 @@ def find_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
             raise ValueError(f"{path} is not a {wanted} file. Set data.source to the format of the file.")
         found = [place]
     elif os.path.isdir(place):
-        found = _walk(place, suffixes)
+        found = [file.path for file in walk(place) if file.path.lower().endswith(suffixes)]
     elif matches := glob.glob(place, recursive=True):
         found = [match for match in matches if match.lower().endswith(suffixes)]
     else:
@@ -33,22 +36,82 @@ def find_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     if not found:
         raise ValueError(f"{path} holds no {wanted} file. Check data.path and data.source.")
     found.sort()
-    for file in (found[0], found[-1]):
-        if not os.access(file, os.R_OK):
-            raise ValueError(f"{file} may not be read by this user. Change its permissions.")
+    check_readable(found)
     return found
 
 
-def _walk(place: str, suffixes: tuple[str, ...]) -> list[str]:
+def check_readable(files: list[str]) -> None:
+    """Looks at the first and the last file; a link that leads nowhere is no matter of permissions.
+
+    Raises:
+      ValueError: This user may not read it.
+    """
+    for file in (files[0], files[-1]):
+        if os.path.exists(file) and not os.access(file, os.R_OK):
+            raise ValueError(f"{file} may not be read by this user. Change its permissions.")
+
+
+class FoundFile(NamedTuple):
+    """A file below a folder.
+
+    Attributes:
+      path: where it was found.
+      size: in bytes; -1 of a link that leads nowhere.
+      identity: what is the same under every name of the file: its device and number.
+    """
+
+    path: str
+    size: int
+    identity: tuple[int, int] | str
+
+
+def walk(place: str) -> list[FoundFile]:
+    """Every visible file below a folder once, sorted by path; links are followed, loops are not.
+
+    A file with several names (links, hard or symbolic) has the first that is no symbolic link.
+
+    Raises:
+      ValueError: A folder cannot be listed.
+    """
+
     def refuse(error: OSError) -> None:
         raise ValueError(f"{error.filename} cannot be listed: {error.strerror}. Check its permissions.")
 
-    found = []
+    found, seen_folders = [], set()
     for folder, folders, names in os.walk(place, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        kept = (name for name in names if name.lower().endswith(suffixes) and not name.startswith("."))
-        found += [os.path.join(folder, name) for name in kept]
-    return found
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        identity = _identity(folder, os.stat(folder))
+        if identity in seen_folders:
+            folders.clear()
+            continue
+        seen_folders.add(identity)
+        for name in names:
+            if not name.startswith("."):
+                found.append(_found(os.path.join(folder, name)))
+    found.sort(key=lambda file: (os.path.islink(file.path), file.path))
+    names: dict[Any, FoundFile] = {}
+    for file in found:
+        names.setdefault(file.identity, file)
+    if len(names) < len(found):
+        other = next(file for file in found if names[file.identity] is not file)
+        notice(
+            f"{len(found) - len(names)} names below {place} are links to files that are there already, such "
+            f"as {other.path} to {names[other.identity].path}: each file is read once"
+        )
+    return sorted(names.values())
+
+
+def _found(path: str) -> FoundFile:
+    try:
+        status = os.stat(path)
+    except OSError:  # a link that leads nowhere: whoever reads it says so
+        return FoundFile(path, -1, path)
+    return FoundFile(path, status.st_size, _identity(path, status))
+
+
+def _identity(path: str, status: os.stat_result) -> tuple[int, int] | str:
+    """Device and number of a file; its resolved path where the file system has no numbers."""
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def digests(files: list[str]) -> list[tuple[str, int, str]]:

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxtok.data.errors import BadRecord, import_extra
 from jaxtok.data.files import Offsets, digests, find_files
 from jaxtok.data.records import Source
@@ -54,14 +56,19 @@ class Parquet(Source):
         def is_image(kind: Any) -> bool:
             if types.is_struct(kind):
                 return kind.get_field_index("bytes") >= 0 and is_image(kind.field("bytes").type)
-            return types.is_binary(kind) or types.is_large_binary(kind)
+            return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
         def is_text(kind: Any) -> bool:
-            return types.is_string(kind) or types.is_large_string(kind)
+            if types.is_dictionary(kind):
+                return is_text(kind.value_type)
+            return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+        def is_label(kind: Any) -> bool:
+            return types.is_integer(kind.value_type if types.is_dictionary(kind) else kind)
 
         for field, column, fits, expected in (
             ("image_column", self.image, is_image, "binary or a struct with bytes"),
-            ("label_column", self.label, types.is_integer, "integers"),
+            ("label_column", self.label, is_label, "integers"),
             ("caption_column", self.caption, is_text, "strings"),
         ):
             if not column and field != "image_column":
@@ -71,6 +78,11 @@ class Parquet(Source):
                 raise ValueError(
                     f"data.{field} is {column!r}, but {file} has the columns {', '.join(schema.names)}. "
                     f"Set --data.{field.replace('_', '-')} to one of them{none}."
+                )
+            if (count := schema.names.count(column)) > 1:
+                raise ValueError(
+                    f"{file} has {count} columns named {column!r} (data.{field}), so it does not say which "
+                    "one is meant. Write it again with names of their own."
                 )
             if not fits(kind := schema.field(column).type):
                 raise ValueError(
@@ -85,9 +97,12 @@ class Parquet(Source):
         place, row = self._offsets.locate(index)
         file, group, first = self._groups[place]
         columns = tuple(name for name in (self.image, self.label, self.caption) if name)
-        table = _row_groups.read(file, group, columns)
-        values = {name: table.column(name)[row].as_py() for name in columns}
         key = f"{Path(file).name} row {first + row}"
+        try:
+            table = _row_groups.read(file, group, columns)
+            values = {name: table.column(name)[row].as_py() for name in columns}
+        except (OSError, ValueError) as error:  # damaged pages; captions that are not UTF-8
+            raise BadRecord(key, f"{type(error).__name__}: {error}") from error
         image = values[self.image]
         image = image["bytes"] if isinstance(image, dict) else image
         if image is None:
@@ -99,6 +114,15 @@ class Parquet(Source):
             "caption": values.get(self.caption) or "",
             "key": key,
         }
+
+    def labels(self) -> np.ndarray | None:
+        if not self.label:
+            return np.full(len(self), -1)
+        parquet = import_extra("pyarrow.parquet", "data")
+        read = lambda file: parquet.read_table(file, columns=[self.label]).column(self.label).to_pylist()
+        return np.array(
+            [-1 if label is None else label for file in self.files for label in read(file)], np.int64
+        )
 
     def identity(self) -> Any:
         return [digests(self.files), self.image, self.label, self.caption]

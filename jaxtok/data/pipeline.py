@@ -56,6 +56,7 @@ class Pipeline:
         *,
         process_index: int = 0,
         process_count: int = 1,
+        classes: int = 0,
     ):
         """Opens the split.
 
@@ -65,6 +66,7 @@ class Pipeline:
           seed: Replaces `data.seed`, for runs that have a seed of their own.
           process_index: This host.
           process_count: Number of hosts.
+          classes: Labels above are an error, where there are any; 0 for any label.
 
         Raises:
           ValueError: The configuration or the files are wrong, the batch does not divide over the hosts, or
@@ -89,6 +91,7 @@ class Pipeline:
         self._rows = range(process_index * local, (process_index + 1) * local)
         self.counters = {"records_seen": 0, "records_bad": 0}
         self._bad_keys: list[str] = []
+        self._classes = classes
 
     def __len__(self) -> int:
         """Records in the split."""
@@ -103,6 +106,8 @@ class Pipeline:
         and size only, because reading them all would take too long.
         """
         content = {name: getattr(self.data, name) for name in _CONTENT}
+        if self.data.white:  # came later: without it, older fingerprints stay
+            content["white"] = self.data.white
         text = json.dumps([self.data.source, self.split, self.source.identity(), content])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -151,10 +156,21 @@ class Pipeline:
         try:
             for batch, failures in iterator:
                 self._count(len(batch["index"]), failures)
+                self._check_labels(batch)
                 # Out of the shared memory in which a worker hands it over, so that this is free at once.
                 yield {name: np.array(value) for name, value in batch.items()} if workers else batch
         finally:
             iterator.close()
+
+    def _check_labels(self, batch: Batch) -> None:
+        """For sources whose labels are known as they are read alone."""
+        wrong = batch["label"] >= self._classes
+        if self._classes and wrong.any():
+            raise ValueError(
+                f"record {batch['index'][wrong][0]} of {self.data.path or self.data.source} has the label "
+                f"{batch['label'][wrong][0]}, but there are {self._classes} classes. Raise "
+                "their number in the model, or leave such records out."
+            )
 
     def _count(self, rows: int, failures: Failures) -> None:
         self.counters["records_seen"] += rows

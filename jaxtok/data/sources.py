@@ -1,10 +1,13 @@
 """From the name in the configuration to an open source."""
 
+import os
+
 from jaxtok.data.arrayrecord import ArrayRecord
 from jaxtok.data.arrays import NumpyFile
 from jaxtok.data.config import EMBEDDED, Data, Split, validate
 from jaxtok.data.embedded import Photos, digits
-from jaxtok.data.folder import Folder, class_folders
+from jaxtok.data.files import find_files
+from jaxtok.data.folder import Folder
 from jaxtok.data.parquet import Parquet
 from jaxtok.data.records import Source, Subset
 from jaxtok.data.shapes import Shapes
@@ -34,9 +37,9 @@ def open_source(data: Data, split: Split) -> Source:
         raise ValueError(f'split is {split!r}, but must be "train" or "eval".')
     if data.source in EMBEDDED:
         return _open_embedded(data, split)
-    if data.eval_path:
-        return _open_files(data, data.path if split == "train" else data.eval_path)
-    return _held_out(_open_files(data, data.path), data, split)
+    source = _open_files(data, data.eval_path if split == "eval" and data.eval_path else data.path, split)
+    source.white, source.max_pixels = float(data.white), data.max_pixels
+    return source if data.eval_path else _held_out(source, data, split)
 
 
 def _open_embedded(data: Data, split: Split) -> Source:
@@ -47,9 +50,12 @@ def _open_embedded(data: Data, split: Split) -> Source:
     return Shapes(split, max(data.image_sizes))
 
 
-def _open_files(data: Data, path: str) -> Source:
+def _open_files(data: Data, path: str, split: Split) -> Source:
     if data.source == "folder":
-        return Folder(path, data.channels, class_folders(data.path))
+        without = data.eval_path if split == "train" else ""
+        return Folder(path, data.channels, training=data.path, without=without)
+    if data.eval_path:
+        _refuse_shared_files(data)
     if data.source == "parquet":
         return Parquet(path, data.channels, data.image_column, data.label_column, data.caption_column)
     if data.source == "webdataset":
@@ -59,6 +65,24 @@ def _open_files(data: Data, path: str) -> Source:
     if data.source == "tokens":
         return Tokens(path)
     return NumpyFile(path, data.channels)
+
+
+def _refuse_shared_files(data: Data) -> None:
+    """Evaluation records must not be training records.
+
+    Raises:
+      ValueError: `data.path` and `data.eval_path` have a file in common.
+    """
+    suffixes = ("",)
+    train, evaluation = (
+        {os.path.realpath(file) for file in find_files(path, suffixes)}
+        for path in (data.path, data.eval_path)
+    )
+    if shared := sorted(train & evaluation):
+        raise ValueError(
+            f"{shared[0]} is in data.path and in data.eval_path ({len(shared)} such files), so the run "
+            "would be evaluated on what it trains on. Leave it out of one, or set data.held_out alone."
+        )
 
 
 def _held_out(source: Source, data: Data, split: Split) -> Source:

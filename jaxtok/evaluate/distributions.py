@@ -29,7 +29,7 @@ def squared_mmd(x: Float[np.ndarray, "A D"], y: Float[np.ndarray, "B E"]) -> flo
     """Unbiased estimate of the squared MMD with the kernel `(a . b / D + 1)^3`; may be negative.
 
     Raises:
-      ValueError: fewer than two rows in a set, or sets of different widths.
+      ValueError: fewer than two rows in a set, or sets of different widths; or rows that are not finite.
     """
     x, y = _pair(x, y)
     if min(len(x), len(y)) < 2:
@@ -88,9 +88,10 @@ def class_score(
       shuffle_seed: rows are shuffled before (torch-fidelity); None leaves their order (ADM).
 
     Raises:
-      ValueError: fewer rows than splits, or no splits.
+      ValueError: fewer rows than splits, or no splits; or rows that are not finite.
     """
     rows = np.asarray(logits, np.float64)
+    _check_rows(rows, "logits")
     if not 1 <= splits <= len(rows):
         raise ValueError(f"{len(rows)} rows in splits={splits}; each split needs at least one row")
     if shuffle_seed is not None:
@@ -122,9 +123,9 @@ def precision_recall(
     nearest other row.
 
     Raises:
-      ValueError: a set has no k-th other row, or the sets differ in width.
+      ValueError: a set has no k-th other row, or the sets differ in width; or rows that are not finite.
     """
-    generated, real = _pair(generated, real)
+    generated, real = _near_zero(*_pair(generated, real))
     near_real = _radii(real, neighbours)
     near_generated = _radii(generated, neighbours)
     inside = np.concatenate([(d <= near_real).any(axis=1) for _, d in _distances(generated, real)])
@@ -147,9 +148,10 @@ def density_coverage(
     """Density and coverage by the balls of the real rows, see `precision_recall`.
 
     Raises:
-      ValueError: the real set has no k-th other row, or the sets differ in width.
+      ValueError: the real set has no k-th other row, or the sets differ in width; or rows that are not
+        finite.
     """
-    generated, real = _pair(generated, real)
+    generated, real = _near_zero(*_pair(generated, real))
     radii, count, reached = _radii(real, neighbours), 0, np.zeros(len(real), bool)
     for _, distances in _distances(generated, real):
         inside = distances <= radii
@@ -161,7 +163,28 @@ def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"features of {x.shape[1]} and {y.shape[1]} dimensions; use one feature network")
+    for rows in (x, y):
+        _check_rows(rows, "features")
     return x, y
+
+
+def _check_rows(rows: np.ndarray, what: str) -> None:
+    """Raises a ValueError where there is nothing to measure, or something that is no number."""
+    if not len(rows):
+        raise ValueError(f"a set of {what} has no rows; give at least one image")
+    if wrong := int((~np.isfinite(rows)).any(axis=1).sum()):
+        raise ValueError(
+            f"{wrong} of {len(rows)} rows of {what} are not finite; look at the images that they come from"
+        )
+
+
+def _near_zero(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets moved so that their middle is at zero.
+
+    Distances do not change, but squares of features far from zero would cancel all digits of them.
+    """
+    middle = (x.mean(axis=0) + y.mean(axis=0)) / 2
+    return x - middle, y - middle
 
 
 def _radii(rows: np.ndarray, neighbours: int) -> np.ndarray:

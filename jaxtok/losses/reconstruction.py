@@ -40,5 +40,10 @@ def l2(x: Float[jax.Array, "*shape"], target: Float[jax.Array, "*shape"]) -> Flo
 
 
 def _difference(x: jax.Array, target: jax.Array) -> jax.Array:
+    # They would be broadcast, and a model of grey images learn to show the mean of the colours.
+    if jnp.shape(x) != jnp.shape(target):
+        raise ValueError(
+            f"a reconstruction of shape {x.shape} is compared with {target.shape}; they must be equal"
+        )
     # Cast before subtracting: in bfloat16 a small difference of two large values is mostly rounding.
     return x.astype(jnp.float32) - target.astype(jnp.float32)

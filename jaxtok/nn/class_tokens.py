@@ -16,7 +16,12 @@ def class_condition(vocab: Vocab, labels: Int[jax.Array, " B"]) -> Condition:
     """Condition of labels; its null, where the vocabulary has one, is the class whose number is theirs."""
     has_null = "null" in dict(vocab.ranges)
     null = Condition(jnp.full((1,), class_count(vocab), jnp.int32)) if has_null else None
-    return Condition(labels, null=null)
+    return Condition(known_or_null(labels, class_count(vocab)) if has_null else labels, null=null)
+
+
+def known_or_null(labels: Int[jax.Array, " B"], classes: int) -> Int[jax.Array, " B"]:
+    """Labels with -1, which stands for an unlabelled image, replaced by the number of the null class."""
+    return jnp.where(labels < 0, classes, labels)
 
 
 def class_ids(vocab: Vocab, condition: Condition) -> Int[jax.Array, " B"]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxtok.codes import Condition
+from jaxtok.nn.class_tokens import known_or_null
 from jaxtok.nn.text import ByteEncoder
 
 LayerFeatures = tuple[Float[jax.Array, "L B T E"], Bool[jax.Array, "B T"]]
@@ -49,7 +50,8 @@ class ClassConditioner(nn.Module):
     @nn.nowrap
     def condition(self, labels: jax.Array) -> Condition:
         """Condition of labels, with its null class."""
-        return Condition(labels, null=Condition(jnp.full((1,), self.classes, jnp.int32)))
+        null = Condition(jnp.full((1,), self.classes, jnp.int32))
+        return Condition(known_or_null(labels, self.classes), null=null)
 
 
 class TextConditioner(nn.Module):

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from jaxtok.codes import CodeSpace, Condition, pytree_dataclass
 from jaxtok.nn.byte_text import byte_ids
 from jaxtok.nn.cache import KVCache, cached_step, with_room
+from jaxtok.nn.class_tokens import known_or_null
 from jaxtok.nn.conditioning import check_condition
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.llama import decoder_mask
@@ -58,7 +59,8 @@ class ClassPrefix(nn.Module):
         """Condition of labels, with its null class if there is one."""
         if not self.null:
             return Condition(labels)
-        return Condition(labels, null=Condition(jnp.full((1,), self.classes, jnp.int32)))
+        null = Condition(jnp.full((1,), self.classes, jnp.int32))
+        return Condition(known_or_null(labels, self.classes), null=null)
 
 
 class TextPrefix(nn.Module):

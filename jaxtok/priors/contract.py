@@ -238,8 +238,10 @@ def drop_condition(condition: Condition | None, keys: jax.Array, probability: fl
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Mean over the entries whose mask, broadcast to the values, is True (all without a mask)."""
+    """Mean over the entries whose mask, broadcast to the values, is True (all without a mask). What others
+    hold has no effect, NaN included.
+    """
     if mask is None:
         return jnp.mean(values)
     mask = jnp.broadcast_to(mask, values.shape)
-    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
+    return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)

@@ -96,7 +96,7 @@ def cluster_tokens(
     real = jnp.ones(z.shape[:2], bool) if mask is None else mask
 
     def one(z, real, uniforms):
-        x = jnp.where(real[:, None], unit(z), 0.0)
+        x = jnp.where(real[:, None], unit(jnp.where(real[:, None], z, 0.0)), 0.0)
         seeds = seed_centres(x, real, uniforms)
         if least is None:
             return lloyd(x, real, seeds, jnp.arange(most) < most, iterations)

@@ -113,7 +113,7 @@ class BinaryQuantizer(FixedStateQuantizer):
           `Quantized` with the loss "bits" (`bit_regulariser`) and the statistics "on" float32 [n] (how many
           tokens have each bit on) and "tokens" float32 [].
         """
-        logits = self.logits(z)
+        logits = self.logits(masked(z, mask))
         temperature = self.temperature if temperature is None else temperature
         hard = logits > 0
         if train and not (isinstance(temperature, int | float) and temperature == 0):

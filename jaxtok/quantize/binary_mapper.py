@@ -136,7 +136,7 @@ class BinaryMapper(FixedStateQuantizer):
           `Quantized` with the weighted loss "divergence" and the statistics "counts" (see
           `jaxtok.quantize.counting`).
         """
-        logits = self.logits(z)
+        logits = self.logits(masked(z, mask))
         temperature = self.temperature if temperature is None else temperature
         bits = logits > 0
         if train and not (isinstance(temperature, int | float) and temperature == 0):

@@ -98,7 +98,7 @@ class KMeansQuantizer(nn.Module):
           [K, D] of the assigned features, and "error", the sum of their squared distances to the values.
         """
         del train, key, temperature
-        z = z.astype(jnp.float32)
+        z = masked(z.astype(jnp.float32), mask)
         codes = self._nearest(z)
         chosen = self.decode(codes)
         compared = unit(z) if self.metric == "cosine" else z
@@ -135,7 +135,7 @@ class KMeansQuantizer(nn.Module):
           mask: bool [B, N] of real tokens.
           iterations: of Lloyd's algorithm.
         """
-        points = z.reshape(-1, self.width).astype(jnp.float32)
+        points = masked(z, mask).reshape(-1, self.width).astype(jnp.float32)
         weights = None if mask is None else mask.reshape(-1).astype(jnp.float32)
         first = random_points(points, self.codes, key, weights)
         first = unit(first) if self.metric == "cosine" else first

@@ -119,7 +119,7 @@ class DimensionBins(FixedStateQuantizer):
           gives them.
         """
         del train, key, temperature
-        z = z.astype(jnp.float32)
+        z = masked(z.astype(jnp.float32), mask)
         codes = self._nearest(z)
         values = masked(straight_through(z, self.decode(codes)), mask)
         statistics = joint_counts(codes, self.space.levels, mask)
@@ -146,7 +146,7 @@ class DimensionBins(FixedStateQuantizer):
           mask: bool [B, N] of real tokens.
         """
         del key
-        z = z.astype(jnp.float32)
+        z = masked(z.astype(jnp.float32), mask)
         weights = jnp.ones(z.shape[:2]) if mask is None else mask.astype(jnp.float32)
         total = jnp.maximum(jnp.sum(weights), 1.0)
         mean = jnp.einsum("bn,bnd->d", weights, z, precision="highest") / total

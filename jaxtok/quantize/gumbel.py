@@ -101,7 +101,7 @@ class GumbelQuantizer(FixedStateQuantizer):
           `jaxtok.quantize.counting`). In training with `hard=False` the values are mixtures, not code
           vectors.
         """
-        logits = self.logits(z)
+        logits = self.logits(masked(z, mask))
         gumbel = jnp.zeros(())
         if train:
             keys = random.example_keys(self.make_rng("quantizer") if key is None else key, z.shape[0])

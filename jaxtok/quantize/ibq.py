@@ -92,7 +92,7 @@ class IBQ(FixedStateQuantizer):
           statistics "counts" (see `jaxtok.quantize.counting`).
         """
         del train, key, temperature
-        z, codebook = z.astype(jnp.float32), jnp.asarray(self.codebook)
+        z, codebook = masked(z.astype(jnp.float32), mask), jnp.asarray(self.codebook)
         codes = self._choose(z)
         flat = propagate_indices(z.reshape(-1, self.width), codebook, codes.reshape(-1))
         values, chosen = flat.reshape(z.shape), lookup(codebook, codes[..., 0])

@@ -160,7 +160,7 @@ class LatentQuantizer(FixedStateQuantizer):
           `jaxtok.quantize.counting` gives them.
         """
         del train, key, temperature
-        z = z.astype(jnp.float32)
+        z = masked(z.astype(jnp.float32), mask)
         x, values = self._inner(z), self.values()
         codes = nearest_value(x, values)
         chosen = values_at(values, codes)

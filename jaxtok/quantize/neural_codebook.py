@@ -120,7 +120,7 @@ class NeuralResidualQuantizer(FixedStateQuantizer):
           depths); statistics "counts" [Q, K].
         """
         del train, key, temperature
-        x, sg = z.astype(jnp.float32), jax.lax.stop_gradient
+        x, sg = masked(z.astype(jnp.float32), mask), jax.lax.stop_gradient
         residual, total, codes = x, jnp.zeros_like(x), []
         names = ("commitment", "codebook", *(("proposal",) if self.candidates and self.depth > 1 else ()))
         losses: dict[str, Any] = dict.fromkeys(names, jnp.float32(0))

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
-from jaxtok.quantize.routing import masked_mean
+from jaxtok.quantize.routing import masked, masked_mean
 from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.quantize.vq_losses import cross_entropy
 
@@ -106,11 +106,11 @@ class RandomProjectionQuantizer(FixedStateQuantizer):
           [Q, K].
         """
         del train, key, temperature
-        return self.codebooks(self.project(z), mask=mask)
+        return self.codebooks(self.project(masked(z, mask)), mask=mask)
 
     def encode(self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None) -> Int[jax.Array, "B N Q"]:
         """Codes, int32; 0 where the mask is False."""
-        return self.codebooks.encode(self.project(z), mask)
+        return self.codebooks.encode(self.project(masked(z, mask)), mask)
 
     def decode(self, codes: Int[jax.Array, "B N Q"]) -> Float[jax.Array, "B N P"]:
         """Code vectors in the space of the projections, float32."""

@@ -102,7 +102,7 @@ def residual_fsq(
     depth: int,
     levels: tuple[int, ...],
     width: int = 0,
-    pre_clamp: float | None = None,
+    pre_clamp: float | tuple[float, ...] | None = None,
     bound: Literal["tanh", "clip"] = "clip",
     dropout: bool = False,
     **outer: Any,
@@ -114,13 +114,17 @@ def residual_fsq(
       depth: number of depths.
       levels: per channel.
       width: D of the features.
-      pre_clamp: c of `c tanh(x / c)` before the first depth; default `1 + 1 / (L - 1)` per channel.
+      pre_clamp: c of `c tanh(x / c)` before the first depth, one or per channel; default `1 + 1 / (L - 1)`
+        per channel with "clip", and none with "tanh", which bounds by itself.
       bound: of the depths.
       dropout: see `ResidualQuantizer`.
       **outer: of `ResidualQuantizer`.
     """
     n = np.asarray(levels, np.float64)
-    clamp = tuple(1 + 1 / (n - 1)) if pre_clamp is None else (pre_clamp,) * len(levels)
+    if pre_clamp is None:
+        clamp = tuple(1 + 1 / (n - 1)) if bound == "clip" else ()
+    else:
+        clamp = pre_clamp if isinstance(pre_clamp, tuple) else (pre_clamp,) * len(levels)
     scales = tuple(tuple(n**-i) for i in range(depth))
     stack = tuple(FSQ(levels, symmetric=True, bound=bound) for _ in range(depth))
     return ResidualQuantizer(stack, depth, width, dropout, scales=scales, pre_clamp=clamp, **outer)

@@ -129,7 +129,7 @@ class ResidualQuantizer(QuantizerStack):
             if keys is None:
                 raise ValueError("dropout of depths in training needs a key, or a 'quantizer' stream in rngs")
             kept = self.draw_kept(keys, z.shape[0])
-        x = self._inner(z)
+        x = self._inner(masked(z, mask))
         residual, total, codes, losses, statistics = x, jnp.zeros_like(x), [], {}, {}
         # In training greedy depths choose for themselves: they may sample.
         found = self._search(x) if self.beam > 1 or not train else None
@@ -174,7 +174,7 @@ class ResidualQuantizer(QuantizerStack):
         self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None, depths: int | None = None
     ) -> Int[jax.Array, "B N Q"]:
         """Codes, int32, of the first `depths` depths (default all)."""
-        residual, codes = self._inner(z), []
+        residual, codes = self._inner(masked(z, mask)), []
         found = self._search(residual)
         if found is not None:
             return masked(found[..., :depths], mask)
@@ -240,7 +240,7 @@ class ResidualQuantizer(QuantizerStack):
         Depths without an `initialise` of their own pass through. Vector quantizers with a shared codebook are
         initialised on the features alone.
         """
-        residual, state = self._inner(z), dict(state)
+        residual, state = self._inner(masked(z, mask)), dict(state)
         for i in range(1 if self.shared else self.depths):
             name, scale = f"quantizers_{i}", self._scale(i)
             own, value = initialise_next(

@@ -87,7 +87,8 @@ def route(kind: Routing) -> Callable[[jax.Array, jax.Array], jax.Array]:
 
 
 def masked_mean(x: Float[jax.Array, "..."], mask: jax.Array | None) -> Float[jax.Array, ""]:
-    """Mean over the real tokens and everything that belongs to them.
+    """Mean over the real tokens and everything that belongs to them. What others hold has no effect, NaN
+    included.
 
     Args:
       x: leads with the axes of the mask.
@@ -95,13 +96,13 @@ def masked_mean(x: Float[jax.Array, "..."], mask: jax.Array | None) -> Float[jax
     """
     if mask is None:
         return jnp.mean(x)
-    weights = mask.astype(jnp.float32).reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
     total = jnp.sum(mask.astype(jnp.float32)) * (x.size // max(mask.size, 1))
-    return jnp.sum(x * weights) / jnp.maximum(total, 1.0)
+    return jnp.sum(masked(x, mask)) / jnp.maximum(total, 1.0)
 
 
 def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """x with zeros where a token is not real."""
+    """x with zeros where a token is not real, whatever it holds there: 0 * NaN would be NaN."""
     if mask is None:
         return x
+    mask = mask.astype(bool)
     return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)), x, jnp.zeros((), x.dtype))

@@ -98,7 +98,7 @@ class MappedCodebookQuantizer(FixedStateQuantizer):
           `jaxtok.quantize.counting`).
         """
         del train, key, temperature
-        z, codebook = z.astype(jnp.float32), self.codebook()
+        z, codebook = masked(z.astype(jnp.float32), mask), self.codebook()
         codes = _nearest(z, codebook)
         chosen = lookup(codebook, codes[..., 0])
         stop = jax.lax.stop_gradient

@@ -217,7 +217,7 @@ class VectorQuantizer(nn.Module):
           far as they are in use; statistics "counts" float32 [K] or [Q, K] and "sums" [..., K, width of a
           slot] of the assigned features, and a sample of the batch where revival needs one.
         """
-        x = self._inner(z)
+        x = self._inner(masked(z, mask))
         if temperature is None or not self.sample_temperature:  # whoever anneals does not ask who samples
             temperature = self.sample_temperature
         draws = train and not (isinstance(temperature, int | float) and temperature == 0)
@@ -335,7 +335,7 @@ class VectorQuantizer(nn.Module):
 
     def encode(self, z: Float[jax.Array, "B N D"], mask: jax.Array | None = None) -> Int[jax.Array, "B N S"]:
         """Nearest codes, int32; 0 where the mask is False."""
-        return masked(self.nearest(self._inner(z)), mask)
+        return masked(self.nearest(self._inner(masked(z, mask))), mask)
 
     def decode(self, codes: Int[jax.Array, "B N S"]) -> Float[jax.Array, "B N D"]:
         """Embeddings of codes, float32."""
@@ -362,7 +362,9 @@ class VectorQuantizer(nn.Module):
         Returns:
           The state with every codebook replaced by the means.
         """
-        return vq_state.from_features(self, state, self._inner(z), mask, self.kept, key, iterations)
+        return vq_state.from_features(
+            self, state, self._inner(masked(z, mask)), mask, self.kept, key, iterations
+        )
 
     @nn.nowrap
     def update(

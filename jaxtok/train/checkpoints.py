@@ -50,6 +50,7 @@ class Checkpoints:
         self._keep = keep
         self._orbax: ocp.training.Checkpointer | None = None
         self._in_flight: int | None = None
+        self._response: Any = None  # of the save in flight
         self._damaged: set[int] = set()
 
     def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
@@ -76,7 +77,7 @@ class Checkpoints:
         record = {"user": metadata, "hashes": {path: fingerprint(leaf) for path, leaf in arrays.items()}}
         record["checksum"] = _checksum(record)
         self._set_damaged_aside()
-        self._writer().save_checkpointables_async(
+        self._response = self._writer().save_checkpointables_async(
             step, {"state": unflatten(arrays), "metadata": record}, force=True, overwrite=step in self.steps()
         )
         self._in_flight = step
@@ -129,7 +130,7 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 problem = str(error)
             # All processes must take the same one, though perhaps only one of them met the damage.
-            damaged = _on_any_process(restored is None)
+            damaged = on_any_process(restored is None)
             if restored is not None and not damaged:
                 return restored
             log.warning("checkpoint of step %d in %s is damaged: %s", candidate, self.directory, problem)
@@ -147,14 +148,21 @@ class Checkpoints:
         if self._in_flight is None:
             return
         step, self._in_flight = self._in_flight, None
-        try:
-            self._writer().wait()
-        except Exception as error:
+        response, self._response = self._response, None
+        problems = []
+        # Orbax tells either of the two. Without its result a response keeps a thread, an event loop and three
+        # file descriptors for good.
+        for finish in (self._writer().wait, response.result):
+            try:
+                finish()
+            except Exception as error:
+                problems.append(error)
+        if problems:
             self._writer().reload()
             raise RuntimeError(
-                f"saving the checkpoint of step {step} failed: {error}. "
+                f"saving the checkpoint of step {step} failed: {problems[0]}. "
                 f"The last whole one is of step {self.latest()}."
-            ) from error
+            ) from problems[0]
         log.info("checkpoint of step %d is safe in %s", step, self.directory)
 
     def close(self) -> None:
@@ -213,7 +221,7 @@ class Checkpoints:
                 if aside.exists():
                     aside.rmtree()
                 (self.directory / str(step)).rename(aside)
-        _on_any_process(True)  # a barrier
+        on_any_process(True)  # a barrier
         self._damaged.clear()
         self._writer().reload()
 
@@ -269,7 +277,7 @@ def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _on_any_process(flag: bool) -> bool:
+def on_any_process(flag: bool) -> bool:
     """Whether the flag is set on any process; collective."""
     if jax.process_count() == 1:
         return flag

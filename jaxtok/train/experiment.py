@@ -1,5 +1,6 @@
 """An experiment: presets, stages and claims, and the run of all its stages."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -14,18 +15,22 @@ from typing import Any
 
 import jax
 
+from jaxtok.data.sources import open_source
 from jaxtok.data.token_shards import read_manifest
 from jaxtok.evaluate.protocol import Result, write_results
 from jaxtok.train.claims import Claim
-from jaxtok.train.config import differences, to_json
+from jaxtok.train.config import differences, from_json, to_json
 from jaxtok.train.initialise import initialiser
 from jaxtok.train.lock import workdir_lock
 from jaxtok.train.loop import Watch, fit
 from jaxtok.train.run import Run
 from jaxtok.train.stage import Stage, inference_variables
+from jaxtok.train.start_checks import check_stages, label_summary
 from jaxtok.train.sweeping.space import Choice, Range
 
 log = logging.getLogger(__name__)
+
+_CHECKED: set[Any] = set()  # configurations of this process whose stages fit their data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +90,16 @@ def train(
                 f"--tokens {run.tokens}: none of the stages {[stage.name for stage in stages]} learns codes, "
                 "so nothing would read them; leave it out, or train a prior"
             )
+    if (
+        checked := (experiment.name, config, tuple(only))
+    ) not in _CHECKED:  # a sweep or a test trains it often
+        check_stages(config.model, stages)
+        _CHECKED.add(checked)
     if jax.process_index() == 0:
         print(parameter_table(config.model), flush=True)
+        if not run.tokens:
+            for data in dict.fromkeys(stage.data for stage in stages):
+                print(f"{data.path or data.source}: {label_summary(open_source(data, 'train'))}", flush=True)
     with workdir_lock(workdir):
         claim_workdir(workdir, experiment, config, run)
         variables: dict[str, Any] = {}
@@ -161,6 +174,8 @@ def claim_workdir(workdir: Path, experiment: Experiment, config: Any, run: Run) 
     path = workdir / "config.json"
     if path.exists():
         stored = json.loads(path.read_text())
+        with contextlib.suppress(ValueError):  # fields that an older version did not have were as by default
+            stored["config"] = to_json(from_json(type(config), stored.get("config")))
         lines = differences({name: stored.get(name) for name in identity}, json.loads(json.dumps(identity)))
         if lines:
             raise ValueError(

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from jaxtok.data.config import Data
 from jaxtok.losses.perceptual import PerceptualNetwork
@@ -98,7 +100,12 @@ class ClassModel(Protocol):
         ...
 
     def class_condition(self, labels: Any) -> Any:
-        """Condition of labels."""
+        """Condition of labels; None where the prior reads none."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """How many."""
         ...
 
 
@@ -124,6 +131,7 @@ def class_prior_stage(
     """
     objective = PriorObjective(prior, model.encode, model.batch_condition, codec=codec)
     sampler = PriorSampler(prior, model.class_condition, classes=True, codec=codec)
+    condition = jax.eval_shape(model.class_condition, jax.ShapeDtypeStruct((1,), jnp.int32))
     return Stage(
         name,
         gradient(objective, fit),
@@ -133,4 +141,6 @@ def class_prior_stage(
         rules=PRIOR_RULES,
         view=dataclasses.replace(view, sampler=sampler, objective=objective),
         codes=StageCodes(prior.space, prior.tokens),
+        classes=0 if condition is None else model.classes,
+        null_class=condition is not None and condition.null is not None,
     )

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result
-from jaxtok.train.checkpoints import Checkpoints
+from jaxtok.train.checkpoints import Checkpoints, on_any_process
 from jaxtok.train.diagnostics import (
     SKIPPED,
     NonFiniteError,
@@ -29,9 +29,10 @@ from jaxtok.train.process_failure import Watchdog
 from jaxtok.train.run import Run
 from jaxtok.train.sharding import make_mesh, sharding_text, to_global
 from jaxtok.train.stage import Stage, State, Trained, Variables, inference_variables
+from jaxtok.train.start_checks import check_labels
 from jaxtok.train.step import make_step, placement_of
 from jaxtok.train.token_files import token_data
-from jaxtok.train.writers import MultiWriter, default_writer
+from jaxtok.train.writers import MultiWriter, default_writer, was_evaluated
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +81,14 @@ def fit(
     if run.tokens and stage.codes is not None:
         data = token_data(run.tokens, data, stage.codes, frozen)
     pipeline = Pipeline(
-        data, "train", run.seed, process_index=jax.process_index(), process_count=jax.process_count()
+        data,
+        "train",
+        run.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        classes=stage.classes,
     )
+    check_labels(stage, pipeline.source)
     key = stage_key(run.seed, stage.name)
     # -- state: shapes, shardings, then either a checkpoint or a fresh one that is born sharded --
     reads = {name: frozen[name] for name in (*stage.frozen, *stage.networks)}
@@ -104,12 +111,16 @@ def fit(
             state, saved = checkpoints.restore(step.state)
             check_same_data(saved.get("data"), pipeline.fingerprint, stage.name)
         start = int(state["step"])
+        # It was due at the step of the save, and the run ended between the two.
+        missed = start < stage.steps and is_due(start, run.evaluate_every)
+        missed = missed and not on_any_process(was_evaluated(Path(run.workdir), stage.name, start))
         writer = default_writer(
             Path(run.workdir),
             stage.name,
             total_steps=stage.steps,
             examples_per_step=stage.data.batch_size,
             step=start,
+            evaluates=start == stage.steps,
             wandb_project=run.wandb_project,
         )
         describe = {**(metadata or {}), "stage": stage.name, "data": pipeline.fingerprint, "seed": run.seed}
@@ -117,6 +128,8 @@ def fit(
             with jax.set_mesh(mesh), StopSignal() as stop, Watchdog(run.distributed.stall) as watchdog:
                 parts = stage, step.update, run, mesh, pipeline, frozen, key, checkpoints, writer, describe
                 loop = _Loop(*parts, watchdog, watch)
+                if missed:
+                    loop.look(state, start)
                 state = loop.train(state, start, stop)
                 results = loop.look(state, stage.steps)
                 if stop.agreed():
@@ -170,7 +183,7 @@ class _Loop:
                 or stopping
                 or step == start + 1
             ):
-                self.report(log=step % run.log_every == 0 or last or step == start + 1)
+                self.report(log=step % run.log_every == 0 or last or step == 1)
             if step % run.save_every == 0 or last or stopping:
                 self.save(step, state)
             if stopping:
@@ -179,7 +192,7 @@ class _Loop:
                 raise Stopped(
                     f"{stage.name} stopped at step {step} of {stage.steps}; the same command continues there"
                 )
-            if run.evaluate_every and step % run.evaluate_every == 0 and not last:
+            if is_due(step, run.evaluate_every) and not last:
                 self.look(state, step)
         batches.close()
         trace.close(state)
@@ -262,6 +275,11 @@ class _Loop:
         if self.watch is not None:
             self.watch(self.stage.name, step, results)
         return results
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps, never with 0, happens after this one."""
+    return every > 0 and step > 0 and step % every == 0
 
 
 def stage_key(seed: int, name: str) -> jax.Array:

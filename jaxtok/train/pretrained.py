@@ -1,12 +1,15 @@
 """Trained systems from disk and to disk: a run, or a folder of `config.json` and `model.safetensors`."""
 
 import dataclasses
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxtok.param_trees import flatten, unflatten
@@ -15,6 +18,8 @@ from jaxtok.systems.registry import system_class
 from jaxtok.tensor_files import read_tensors, write_tensors
 from jaxtok.train.checkpoints import Checkpoints
 from jaxtok.train.config import from_json, to_json
+
+log = logging.getLogger(__name__)
 
 
 def load(path: str | Path, averaged: bool = True) -> ImageSystem:
@@ -106,12 +111,15 @@ def restore_stage(
 
 def save_pretrained(system: ImageSystem, folder: str | Path, licence: str = "not stated") -> None:
     """Writes `config.json` (system, sizes, recommended sampler settings, record, licence) and
-    `model.safetensors`.
+    `model.safetensors`, with a hash per tensor in its metadata.
 
     Args:
       system: what `load` returned.
       folder: created if absent.
       licence: of the weights.
+
+    Raises:
+      ValueError: a weight is not finite.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,13 +132,20 @@ def save_pretrained(system: ImageSystem, folder: str | Path, licence: str = "not
         "system": system.record["experiment"],
         "model": to_json(system.model),
         "licence": licence,
+        "components": sorted(system.variables),
         "record": record,
     }
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     tensors = {
         path: np.asarray(leaf) for path, leaf in flatten(jax.device_get(dict(system.variables))).items()
     }
-    write_tensors(folder / "model.safetensors", tensors, {"format": "jaxtok"})
+    _refuse("what is to be saved is not finite", _not_finite(tensors))
+    hashes = {path: _hash(tensor) for path, tensor in tensors.items()}
+    write_tensors(
+        folder / "model.safetensors",
+        tensors,
+        {"format": "jaxtok", "hashes": json.dumps(hashes, sort_keys=True)},
+    )
 
 
 def from_pretrained(folder: str | Path) -> ImageSystem:
@@ -138,26 +153,41 @@ def from_pretrained(folder: str | Path) -> ImageSystem:
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: the weights are not those of the configuration; everything that differs is listed.
+      ValueError: the weights are not those of the configuration, are not finite, or are not the bytes that
+        were saved; everything that differs is listed.
     """
     folder = Path(folder)
     content = json.loads((folder / "config.json").read_text())
     _check_fields(folder, content, ("system", "model"))
     model = from_json(system_class(content["system"]), content["model"], "model")
-    tensors, _ = read_tensors(folder / "model.safetensors")
-    variables = unflatten(tensors)
-    expected = flatten({stage: shapes for stage, shapes in model.shapes().items() if stage in variables})
+    tensors, metadata = read_tensors(folder / "model.safetensors")
+    shapes = model.shapes()
+    # Folders of earlier versions do not say their components; all had a tokenizer.
+    present = {path.split("/")[0] for path in tensors}
+    components = present.union(content.get("components", ["tokenizer"] if "tokenizer" in shapes else []))
+    expected = flatten({name: shapes[name] for name in shapes if name in components})
+    found = {path: _described(tensor) for path, tensor in tensors.items()}
     problems = [f"missing {path}" for path in expected if path not in tensors]
     problems += [f"unexpected {path}" for path in tensors if path not in expected]
     problems += [
-        f"{path} is {tensors[path].shape}, expected {leaf.shape}"
+        f"{path} is {found[path]}, expected {_described(leaf)}"
         for path, leaf in expected.items()
-        if path in tensors and tensors[path].shape != leaf.shape
+        if path in tensors and found[path] != _described(leaf)
     ]
-    if problems:
-        raise ValueError(
-            f"{folder} does not hold the weights of its configuration:\n  " + "\n  ".join(problems[:30])
-        )
+    _refuse(f"{folder} does not hold the weights of its configuration", problems)
+    _refuse(f"{folder} holds weights that are not finite", _not_finite(tensors))
+    if "hashes" in metadata:
+        try:
+            hashes = json.loads(metadata["hashes"])
+        except ValueError as error:
+            raise ValueError(
+                f"{folder / 'model.safetensors'} is damaged: its hashes cannot be read"
+            ) from error
+        changed = [path for path, tensor in tensors.items() if hashes.get(path) != _hash(tensor)]
+        _refuse(f"{folder / 'model.safetensors'} is damaged, copy it again; these changed", changed)
+    else:
+        log.warning("%s was saved without hashes, so damage would not be noticed; save it again", folder)
+    variables = unflatten(tensors)
     return ImageSystem(
         model,
         variables,
@@ -167,6 +197,28 @@ def from_pretrained(folder: str | Path) -> ImageSystem:
             "licence": content.get("licence", "not stated"),
         },
     )
+
+
+def _described(leaf: Any) -> str:
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _hash(tensor: np.ndarray) -> str:
+    """Of a tensor's type, shape and bytes."""
+    text = _described(tensor).encode() + b":" + np.ascontiguousarray(tensor).tobytes()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _not_finite(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    floating = lambda tensor: jnp.issubdtype(tensor.dtype, jnp.floating)
+    finite = lambda tensor: bool(np.isfinite(tensor.astype(np.float32)).all())
+    return [path for path, tensor in tensors.items() if floating(tensor) and not finite(tensor)]
+
+
+def _refuse(what: str, lines: list[str], most: int = 30) -> None:
+    if lines:
+        more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+        raise ValueError(f"{what}:\n  " + "\n  ".join([*lines[:most], *more]))
 
 
 def _check_fields(folder: Path, content: Any, names: tuple[str, ...]) -> None:

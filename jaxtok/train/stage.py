@@ -116,6 +116,8 @@ class Stage:
       rules: how its parameters are split over the mesh.
       view: how it is measured and drawn; None for not at all.
       codes: what it can read from token files in place of images; None where it needs images.
+      classes: how many classes the labels of its batches may name; 0 where it reads no labels.
+      null_class: whether it takes images without a label, as those of no class.
     """
 
     name: str
@@ -127,6 +129,8 @@ class Stage:
     rules: tuple[Rule, ...] = ()
     view: StageView | None = None
     codes: StageCodes | None = None
+    classes: int = 0
+    null_class: bool = True
 
 
 # What a state holds beside the collections of the model.

@@ -77,29 +77,31 @@ class JsonlWriter:
     """One line per call, all stages together: `{"stage": "prior", "step": 10, "loss": 0.3}`.
 
     Opening it removes the lines of this stage after `step`: a run that resumes writes those steps again, and
-    a line cut short by a kill must not spoil the file.
+    a line cut short by a kill must not spoil the file. So the file ends as that of an uninterrupted run.
 
     Args:
       path: The file; its directory exists.
       stage: Name of the stage.
       step: The step from which the stage goes on; 0 removes all of its lines.
+      evaluates: Whether it goes on with the evaluation of that step, so that the line of an earlier one goes.
     """
 
-    def __init__(self, path: Path, stage: str, step: int = 0):
+    def __init__(self, path: Path, stage: str, step: int = 0, evaluates: bool = False):
         self._stage = stage
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if self._stays(line, step)]
+            lines = path.read_text(errors="replace").splitlines()
+            kept = [line for line in lines if self._stays(line, step, evaluates)]
             new = path.with_suffix(".new")
             new.write_text("".join(line + "\n" for line in kept))
             os.replace(new, path)
         self._file = open(path, "a")  # noqa: SIM115 - lives as long as the writer
 
-    def _stays(self, line: str, step: int) -> bool:
-        try:
-            record = json.loads(line)
-            return record["stage"] != self._stage or 0 < record["step"] <= step
-        except (ValueError, KeyError, TypeError):
-            return False
+    def _stays(self, line: str, step: int, evaluates: bool) -> bool:
+        record = _record(line)
+        if record is None or record["stage"] != self._stage:
+            return record is not None
+        again = evaluates and record["step"] == step and _is_evaluation(record)
+        return 0 < record["step"] <= step and not again
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         # JSON has no nan and no infinity.
@@ -119,6 +121,26 @@ class JsonlWriter:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A line of `metrics.jsonl`; None for one that was cut short or is none of ours."""
+    try:
+        record = json.loads(line)
+        return record if isinstance(record["stage"], str) and isinstance(record["step"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _is_evaluation(record: dict[str, Any]) -> bool:
+    return any(name.startswith("eval/") for name in record)
+
+
+def was_evaluated(workdir: Path, stage: str, step: int) -> bool:
+    """Whether the run's metrics hold an evaluation of a stage at a step."""
+    path = workdir / "metrics.jsonl"
+    records = map(_record, path.read_text(errors="replace").splitlines() if path.exists() else ())
+    return any(r and (r["stage"], r["step"]) == (stage, step) and _is_evaluation(r) for r in records)
 
 
 class PngWriter:
@@ -235,6 +257,7 @@ def default_writer(
     total_steps: int,
     examples_per_step: int,
     step: int = 0,
+    evaluates: bool = False,
     wandb_project: str = "",
 ) -> MultiWriter:
     """The writers of a run: terminal, `metrics.jsonl`, `figures/`, TensorBoard if installed, wandb if named.
@@ -245,6 +268,7 @@ def default_writer(
       total_steps: Where the stage ends.
       examples_per_step: Global batch size, for the speed.
       step: The step from which the stage goes on; 0 starts over.
+      evaluates: Whether it goes on with the evaluation of that step.
       wandb_project: Weights & Biases project; empty means none.
     """
     if jax.process_index() != 0:
@@ -252,7 +276,7 @@ def default_writer(
     workdir.mkdir(parents=True, exist_ok=True)
     writers: list[Writer] = [
         ConsoleWriter(stage, total_steps, examples_per_step, step),
-        JsonlWriter(workdir / "metrics.jsonl", stage, step),
+        JsonlWriter(workdir / "metrics.jsonl", stage, step, evaluates),
         PngWriter(workdir / "figures", stage),
     ]
     if importlib.util.find_spec("tensorboardX"):

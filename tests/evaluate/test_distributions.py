@@ -72,3 +72,29 @@ def test_duplicates_and_large_offsets_do_not_hide_the_row_itself():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e7, -1e9])
+def test_neighbours_do_not_depend_on_where_zero_is(offset):
+    assert measure.precision_recall(A + offset, B + offset) == (0.96875, 0.640625)
+    assert measure.density_coverage(A + offset, B + offset) == (1.109375, 0.90625)
+
+
+SETS = (measure.squared_mmd, measure.precision_recall, measure.density_coverage)
+
+
+@pytest.mark.parametrize("metric", [*SETS, lambda x, y: (measure.class_score(x), measure.class_score(y))])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(metric, value):
+    broken = A.copy()
+    broken[3, 1] = value
+    for x, y in ((broken, B), (B, broken)):
+        with pytest.raises(ValueError, match=r"1 of .* are not finite"):
+            metric(x, y)
+
+
+@pytest.mark.parametrize("metric", SETS)
+def test_empty_sets_are_refused(metric):
+    for x, y in ((A[:0], B), (A, B[:0])):
+        with pytest.raises(ValueError, match=r"no rows|at least two|neighbours="):
+            metric(x, y)

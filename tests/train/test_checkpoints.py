@@ -1,8 +1,10 @@
 import logging
+import os
 import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -267,3 +269,14 @@ def test_killed_while_saving_leaves_the_one_before(tmp_path):
         checkpoints.save(2, state, {})
         checkpoints.wait()
         assert checkpoints.steps() == [1, 2]
+
+
+def test_saves_leave_no_thread_and_no_file_descriptor(tmp_path):
+    """A run saves thousands of times, and 1,024 descriptors are a usual limit."""
+    state, counts = {"w": jnp.ones(3)}, []
+    with Checkpoints(tmp_path / "run", keep=1) as checkpoints:
+        for step in range(6):
+            checkpoints.save(step, state, {})
+            checkpoints.wait()
+            counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+    assert counts[-1] <= counts[1], counts

@@ -325,6 +325,28 @@ def test_keys_of_stages_differ_and_stay():
     assert data[0, "a"] == jax.random.key_data(stage_key(0, "a")).tolist()
 
 
+def without_notes(folder):
+    return [row for row in lines(folder) if "loop" not in row]  # how fast this life of the run was
+
+
+@pytest.mark.parametrize("stopped", [4, 6, 9])
+def test_the_metrics_of_an_interrupted_run_are_those_of_an_uninterrupted_one(
+    whole, tmp_path, monkeypatch, stopped
+):
+    """Also where an evaluation was due at the step of the save, here after six steps."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, stopped + 1)  # the state is made from a batch too
+        with pytest.raises(Stopped, match=f"at step {stopped} "):
+            fit(stage(view=View()), run_in(tmp_path, evaluate_every=6), {})
+    seen = []
+    watch = lambda name, step, results: seen.append(step)
+    fit(stage(view=View()), run_in(tmp_path, evaluate_every=6), {}, watch=watch)
+    assert seen == ([6, 12] if stopped <= 6 else [12])  # what a sweep is told
+    assert without_notes(tmp_path) == without_notes(whole[0])
+    fit(stage(view=View()), run_in(tmp_path, evaluate_every=6), {})  # a finished stage is evaluated again
+    assert without_notes(tmp_path) == without_notes(whole[0])
+
+
 class KilledRuns:
     """Runs of `killed_run.py` in a folder."""
 

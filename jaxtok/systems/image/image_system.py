@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxtok.codes import Latents
 from jaxtok.nn.caption_ids import caption_ids
-from jaxtok.nn.images import to_float, to_uint8
+from jaxtok.nn.images import model_images, to_uint8
 from jaxtok.priors.contract import Codec
 
 
@@ -35,13 +35,18 @@ class ImageSystem:
     variables: Mapping[str, Any]
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def encode(self, images: Any) -> Latents:
-        """Latents of uint8 images or floats in [-1, 1], [B, H, W, C].
+    def encode(self, images: Any, value_range: tuple[int | float, int | float] | None = None) -> Latents:
+        """Latents of images [B, H, W, C], uint8 or floats.
+
+        Args:
+          images: what to encode.
+          value_range: what black and white are in floats: (0, 1), (-1, 1), ...; without it they have to
+            be seen to lie in [-1, 1], so floats without a negative value are refused.
 
         Raises:
-          ValueError: another dtype or range.
+          ValueError: another dtype, shape or range.
         """
-        return self._encode(self._part("tokenizer"), to_float(np.asarray(images)))
+        return self._encode(self._part("tokenizer"), model_images(images, self.model.channels, value_range))
 
     def decode(
         self,
@@ -63,10 +68,17 @@ class ImageSystem:
             text = self.model.decoder_text(*self._told(captions), self._networks)
         return np.asarray(self._decode(self._part("tokenizer"), latents, size, text))
 
-    def reconstruct(self, images: Any, captions: Sequence[str] | None = None) -> np.ndarray:
-        """uint8 images after encoding and decoding, at their own size; captions as in `decode`."""
+    def reconstruct(
+        self,
+        images: Any,
+        captions: Sequence[str] | None = None,
+        value_range: tuple[int | float, int | float] | None = None,
+    ) -> np.ndarray:
+        """uint8 images after encoding and decoding, at their own size; captions as in `decode`, the range of
+        floats as in `encode`.
+        """
         images = np.asarray(images)
-        return self.decode(self.encode(images), (images.shape[1], images.shape[2]), captions)
+        return self.decode(self.encode(images, value_range), (images.shape[1], images.shape[2]), captions)
 
     def sample(
         self,

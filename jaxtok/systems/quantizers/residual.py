@@ -1,7 +1,7 @@
 """The official layouts of the residual quantizers and their grouped forms."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,14 @@ _STACK = {
     "quantize_dropout_multiple_of", "accept_image_fmap", "is_channel_first", "channel_first",
     "quant_grad_frac", "dim", "groups", "diveq", "codebook_size", "beam_size", "implicit_neural_codebook",
     "mlp_kwargs",
+}  # fmt: skip
+
+
+# Arguments of FSQ that a stack may hand on with the value that they have anyway.
+_FSQ_DEFAULTS = {
+    "num_codebooks": 1, "preserve_symmetry": False, "noise_dropout": 0.0, "orthogonal_rotation": False,
+    "channel_first": False, "projection_has_bias": True, "return_indices": True,
+    "force_quantization_f32": True,
 }  # fmt: skip
 
 
@@ -102,7 +110,8 @@ def _simvq_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def stack(config: Mapping[str, Any]) -> ResidualQuantizer:
     """Our module for official arguments of a class that is not grouped."""
-    a = {name: value for name, value in config["args"].items() if value is not None and value is not False}
+    # What is False stays: it may not be the default of a depth (rotation_trick, ema_update).
+    a = {name: value for name, value in config["args"].items() if value is not None}
     own = {name: value for name, value in a.items() if name not in _STACK}
     kind, width = config["class"].removeprefix("Residual"), a.get("dim", 0)
     sizes = a.get("codebook_size", 0)
@@ -116,9 +125,18 @@ def stack(config: Mapping[str, Any]) -> ResidualQuantizer:
     if kind == "FSQ":
         levels = tuple(own.pop("levels"))
         clamp = own.pop("soft_clamp_input_value", None)
+        clamp = tuple(map(float, clamp)) if isinstance(clamp, Sequence) else clamp
         hard = config["args"].get("bound_hard_clamp", True)
+        if hard and clamp is not None:
+            raise ValueError(
+                "soft_clamp_input_value is that of the levels where bound_hard_clamp is True; pass "
+                "bound_hard_clamp=False with it"
+            )
         own.pop("bound_hard_clamp", None)
-        vector.arguments_of({"args": own}, set(), config["class"])
+        # Channels first is a matter of layout; `_STACK` has the stack's own word for it.
+        others = sorted(name for name in own if name not in _FSQ_DEFAULTS or own[name] != _FSQ_DEFAULTS[name])
+        if others:
+            raise ValueError(f"{config['class']} with {others} has no counterpart here")
         return residual_fsq(depth, levels, width, clamp, "clip" if hard else "tanh", **outer)
     if kind == "LFQ":
         module = lookup_free.quantizer({**config, "args": {"codebook_size": sizes, **own}})

@@ -38,7 +38,6 @@ _ELSEWHERE = {
     "in_place_codebook_optimizer",
     "manual_in_place_optimizer_update",
     "eps",  # the official class never reads it
-    "return_zeros_for_masked_padding",
 }
 _OWN = {
     "dim", "codebook_size", "codebook_dim", "heads", "separate_codebook_per_head", "use_cosine_sim",
@@ -46,7 +45,7 @@ _OWN = {
     "sample_codebook_temp", "straight_through", "layernorm_after_project_in", "freeze_codebook",
     "commitment_use_cross_entropy_loss", "learnable_codebook", "ema_update", "affine_param",
     "affine_param_batch_decay", "affine_param_codebook_decay", "route_gradients_to_input",
-    "orthogonal_reg_active_codes_only", "orthogonal_reg_max_codes",
+    "orthogonal_reg_active_codes_only", "orthogonal_reg_max_codes", "return_zeros_for_masked_padding",
 }  # fmt: skip
 
 _BATCH_MOMENTS = {"batch_mean": 0.0, "batch_variance": 1.0}
@@ -59,7 +58,7 @@ def arguments_of(config: Mapping[str, Any], known: set[str], what: str) -> dict[
       ValueError: there are others with a value.
     """
     arguments = {name: value for name, value in config.get("args", {}).items() if value is not None}
-    unknown = sorted(name for name, value in arguments.items() if name not in known and value is not False)
+    unknown = sorted(arguments.keys() - known)
     if unknown:
         raise ValueError(f"{what} with {unknown} has no counterpart here; known are {sorted(known)}")
     return arguments
@@ -121,6 +120,10 @@ def _learning(a: Mapping[str, Any]) -> str:
 
 def _refuse_contradictions(a: Mapping[str, Any], turned: bool) -> None:
     directional = bool(a.get("directional_reparam"))
+    if not a.get("return_zeros_for_masked_padding", True):
+        raise ValueError(
+            "return_zeros_for_masked_padding=False hands padding on as it came; here masked tokens are zeros"
+        )
     if not a.get("route_gradients_to_input", True):
         raise ValueError(
             "route_gradients_to_input=False leaves the features without the gradient of what is decoded from "

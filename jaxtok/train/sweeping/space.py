@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from jaxtok.train.config import replace_at
+from jaxtok.train.config import from_json, replace_at
 
 Number = int | float
 
@@ -111,10 +111,12 @@ def parse_space(words: Sequence[str]) -> dict[str, Range | Choice]:
 
 
 def fit_space(space: Space, config: Any) -> dict[str, Range | Choice]:
-    """A space whose ranges have the type of the field that they vary: `1:3` of a float field are floats.
+    """A space whose ranges and choices have the type of the field that they vary: `1:3` of a float field are
+    floats, `True` of a boolean one is no text.
 
     Raises:
-      ValueError: a field is not there, is no number where a range says so, or is whole and its range is not.
+      ValueError: a field is not there, is no number where a range says so, or is whole and its range is not;
+        or a choice is nothing that the field can hold.
     """
     fitted = {}
     for path, what in space.items():
@@ -128,10 +130,44 @@ def fit_space(space: Space, config: Any) -> dict[str, Range | Choice]:
                 )
             if isinstance(old, float):
                 what = dataclasses.replace(what, low=float(what.low), high=float(what.high))
-        elif isinstance(old, float):
-            what = Choice(tuple(float(v) if type(v) is int else v for v in what.values))
+        else:
+            what = _typed(path, what, type_at(config, path))
         fitted[path] = what
     return fitted
+
+
+def _typed(path: str, choice: Choice, kind: Any) -> Choice:
+    """The choice with its values as the field's type has them."""
+
+    def typed(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return value
+        spoken = (
+            {"True": True, "False": False, "None": None}.get(value, value)
+            if isinstance(value, str)
+            else value
+        )
+        problem: ValueError | None = None
+        # A text field may hold "None" or 8 as text.
+        for candidate in (value, spoken, json.dumps(value) if _is_number(value) else value):
+            try:
+                return from_json(kind, candidate, path)
+            except ValueError as error:
+                problem = problem or error
+        raise ValueError(
+            f"--space {path}: {value!r} is nothing that the field can hold. {problem}"
+        ) from problem
+
+    try:
+        return Choice(tuple(map(typed, choice.values)))
+    except ValueError as error:
+        raise ValueError(f"{error} (choices of {path}: {', '.join(map(str, choice.values))})") from error
+
+
+def type_at(config: Any, path: str) -> Any:
+    """The declared type of the field at a dotted path, without its annotations."""
+    parent, _, name = path.rpartition(".")
+    return get_type_hints(type(value_at(config, parent) if parent else config))[name]
 
 
 def value_at(config: Any, path: str) -> Any:

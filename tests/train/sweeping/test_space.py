@@ -1,8 +1,10 @@
+import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 
+from jaxtok.train.config import from_json, to_json
 from jaxtok.train.sweeping.space import (
     Choice,
     Range,
@@ -67,6 +69,51 @@ def test_ranges_take_the_type_of_their_field():
     ):
         with pytest.raises(ValueError, match=told):
             fit_space(space, Outer())
+
+
+@dataclass(frozen=True)
+class Typed:
+    flip: bool = False
+    scale: float | None = None
+    layers: int = 2
+    name: str = "a"
+    kind: Literal["a", "b"] = "a"
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("flip=True,False", (True, False)),
+        ("flip=true,false", (True, False)),
+        ("scale=None,4", (None, 4.0)),
+        ("layers=2,4", (2, 4)),
+        ("name=None,8", ("None", "8")),
+        ("kind=a,b", ("a", "b")),
+    ],
+)
+def test_choices_take_the_type_of_their_field(word, values):
+    (choice,) = fit_space(parse_space([word]), Typed()).values()
+    assert [(type(value), value) for value in choice.values] == [(type(value), value) for value in values]
+    for value in choice.values:  # what `best.json` will hold is read back as the same configuration
+        found = configured(Typed(), {word.split("=")[0]: choice}, {word.split("=")[0]: choice.label(value)})
+        assert from_json(Typed, json.loads(json.dumps(to_json(found)))) == found
+
+
+@pytest.mark.parametrize(
+    ("word", "wrong"),
+    [
+        ("layers=8,banana", "banana"),
+        ("layers=2,4.0", r"4\.0"),
+        ("layers=2,None", "None"),
+        ("flip=True,yes", "yes"),
+        ("flip=0,1", "0"),
+        ("kind=a,c", "c"),
+        ("flip=True,true", "different values"),
+    ],
+)
+def test_choices_of_another_type_are_refused_before_the_first_trial(word, wrong):
+    with pytest.raises(ValueError, match=rf"{wrong}.*{word.split('=')[0]}"):
+        fit_space(parse_space([word]), Typed())
 
 
 def test_a_configuration_from_what_was_drawn():

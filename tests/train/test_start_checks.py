@@ -1,0 +1,73 @@
+"""What is refused before the first step."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.image import titok
+from jaxtok.data.config import Data
+from jaxtok.data.records import ArraySource
+from jaxtok.losses import reconstruction
+from jaxtok.systems.objectives import TokenizerObjective
+from jaxtok.train.gradient import gradient
+from jaxtok.train.stage import Stage
+from jaxtok.train.start_checks import check_labels, check_stages, label_summary
+
+DATA = Data("digits", image_sizes=(8,), batch_size=4)
+
+
+def stages(**changes):
+    config = dataclasses.replace(titok.TINY, data=dataclasses.replace(titok.TINY.data, **changes))
+    return config.model, list(titok.stages(config))
+
+
+def test_the_smallest_run_passes():
+    check_stages(*stages())
+
+
+def test_other_channels_than_the_models_are_refused():
+    with pytest.raises(ValueError, match=r"data\.channels is 3, but model\.channels is 1"):
+        check_stages(*stages(channels=3))
+
+
+def test_losses_refuse_unequal_shapes():
+    for loss in (reconstruction.l1, reconstruction.l2, reconstruction.smooth_l1):
+        with pytest.raises((ValueError, TypeError), match=r"1\)|shape"):
+            loss(np.zeros((2, 4, 4, 1), np.float32), np.zeros((2, 4, 4, 3), np.float32))
+
+
+def source(labels, classes=("cat", "dog")):
+    labels = np.asarray(labels)
+    images = np.zeros((len(labels), 4, 4, 1), np.uint8)
+    return ArraySource(images, labels, ("",) * 9, name="x", channels=1, classes=classes)
+
+
+def conditioned(classes=2, null_class=True):
+    update = gradient(TokenizerObjective(titok.TINY.model.tokenizer()), titok.TINY.tokenizer)
+    return Stage("prior", update, DATA, 1, classes=classes, null_class=null_class)
+
+
+@pytest.mark.parametrize(
+    ("labels", "stage", "message"),
+    [
+        ([0, 1, 2], conditioned(), r"labels 0 to 1, and the data has 1 others: 2 \(1 images\)"),
+        ([0, 7, 7, 9], conditioned(), r"7 \(2 images\), 9 \(1 images\)"),
+        ([0, -1], conditioned(null_class=False), "1 of 2 images have no label"),
+        ([-1, -1], conditioned(), "2 of 2 images have no label"),
+    ],
+)
+def test_labels_outside_the_classes_are_refused(labels, stage, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(stage, source(labels))
+
+
+def test_other_labels_pass():
+    check_labels(conditioned(), source([0, 1, -1]))
+    check_labels(conditioned(classes=0), source([0, 5, -1]))  # the stage reads no labels
+
+
+def test_the_summary_counts_classes():
+    assert label_summary(source([0, 1, 1, -1])) == "4 records: cat 1, dog 2; 1 without a label"
+    many = label_summary(source(np.repeat(np.arange(30), 2), classes=()))
+    assert many == "60 records: 30 classes of 2 to 2 records"
