@@ -10,7 +10,8 @@ import jax
 _OPTION = "jax_disable_most_optimizations"
 
 # For tests that compare last digits.
-optimised = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+_AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+optimised = functools.partial(jax.jit, compiler_options=_AS_USERS)
 
 
 @contextlib.contextmanager

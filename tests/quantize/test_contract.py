@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxtok.quantize
 from jaxtok.quantize.health import health
+from tests.compiled import optimised
 from tests.filled import filled, normal
 from tests.quantize.zoo import QUANTIZERS, WIDTH
 
@@ -27,7 +28,13 @@ KEYS = jax.random.split(jax.random.key(0), BATCH)
 PARTS = [slice(i, i + PART) for i in range(0, BATCH, PART)]
 MASK = np.array([[0, 1, 1, 0, 1, 1], [1, 1, 0, 0, 0, 0]], bool)  # of a micro-batch
 # What padding may hold. "zeros" stands for what the other runs are compared with.
-PADDING = {"zeros": 0.0, "other features": 100 * normal(PART, TOKENS, WIDTH, seed=5)}
+PADDING = {
+    "zeros": 0.0,
+    "other features": 100 * normal(PART, TOKENS, WIDTH, seed=5),
+    "nan": np.nan,
+    "infinity": np.inf,
+    "1e30": 1e30,
+}
 PHASES = ("evaluation", "train")
 # Entropies and moments of a batch are not averages of those of its parts.
 OF_THE_BATCH = {"orthogonal", "entropy", "moments", "diversity", "batch_entropy", "kl"}
@@ -148,7 +155,7 @@ class Case:
         z = normal(rows, TOKENS, WIDTH, seed=2) * jnp.geomspace(0.05, 20, rows)[:, None, None]
         drawn = np.random.default_rng(3).integers(0, space.levels, (rows, self.tokens, space.slots))
 
-        @jax.jit
+        @optimised  # last digits are compared
         def run(z, half, drawn):
             decode = lambda codes: self.quantizer.apply(self.variables, codes, method="decode")
             codes, out = self.apply(z, method="encode"), self.apply(z)
@@ -170,7 +177,7 @@ def consistent(quantizer, variables):
 
     def mend(path, leaf):
         name = path[-1].key
-        if name == "counts" or name.endswith("variance"):
+        if name in ("counts", "usage") or name.endswith("variance"):
             return 0.5 + jnp.abs(leaf)
         if name == "rotation":
             return jnp.asarray(np.linalg.qr(leaf)[0])

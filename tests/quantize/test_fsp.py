@@ -12,6 +12,7 @@ from jaxtok.quantize.fsp import FSP, bins, perturb
 from jaxtok.quantize.health import health
 from jaxtok.quantize.moments import MOMENT_WEIGHTS, moment_loss, moments
 from jaxtok.systems.quantizers.scalar import fsp
+from tests.compiled import optimised
 from tests.filled import filled, normal
 
 Z = normal(4, 6, 8)
@@ -112,7 +113,7 @@ def test_noise_belongs_to_the_example_and_to_training():
     module = FSP((8, 6, 5, 4, 3, 3, 3, 2), quantize_rate=0.5, inverse=True, activation="normal")
     key = jax.random.key(1)
 
-    @jax.jit
+    @optimised
     def run(z, keys):
         loud = module.apply({}, z, train=True, key=key)
         one = lambda row: module.apply({}, row[0][None], train=True, key=row[1][None]).values[0]

@@ -329,9 +329,16 @@ def without_notes(folder):
     return [row for row in lines(folder) if "loop" not in row]  # how fast this life of the run was
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    fit(stage(view=View()), run_in(folder, evaluate_every=6), {})
+    return without_notes(folder)
+
+
 @pytest.mark.parametrize("stopped", [4, 6, 9])
 def test_the_metrics_of_an_interrupted_run_are_those_of_an_uninterrupted_one(
-    whole, tmp_path, monkeypatch, stopped
+    uninterrupted, tmp_path, monkeypatch, stopped
 ):
     """Also where an evaluation was due at the step of the save, here after six steps."""
     with monkeypatch.context() as patch:
@@ -342,9 +349,9 @@ def test_the_metrics_of_an_interrupted_run_are_those_of_an_uninterrupted_one(
     watch = lambda name, step, results: seen.append(step)
     fit(stage(view=View()), run_in(tmp_path, evaluate_every=6), {}, watch=watch)
     assert seen == ([6, 12] if stopped <= 6 else [12])  # what a sweep is told
-    assert without_notes(tmp_path) == without_notes(whole[0])
+    assert without_notes(tmp_path) == uninterrupted
     fit(stage(view=View()), run_in(tmp_path, evaluate_every=6), {})  # a finished stage is evaluated again
-    assert without_notes(tmp_path) == without_notes(whole[0])
+    assert without_notes(tmp_path) == uninterrupted
 
 
 class KilledRuns:

@@ -115,6 +115,11 @@ class MaskGen:
         return cls(TATiTok.bl128_vq() if generator.kind == "vq" else TATiTok.bl32_vae(), generator)
 
     @property
+    def channels(self) -> int:
+        """Of the images."""
+        return self.codec.channels
+
+    @property
     def space(self) -> CodeSpace | None:
         """Alphabet of one token; None of continuous latents."""
         return self.codec.space

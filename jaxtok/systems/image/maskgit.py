@@ -85,6 +85,11 @@ class MaskGIT:
         return dataclasses.replace(model, codec=dataclasses.replace(model.codec, image_size=512))
 
     @property
+    def channels(self) -> int:
+        """Of the images."""
+        return self.codec.channels
+
+    @property
     def space(self) -> CodeSpace:
         """Alphabet of one token."""
         return self.codec.space

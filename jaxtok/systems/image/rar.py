@@ -54,6 +54,11 @@ class RAR:
         return cls(MaskGITVQGAN.tiny(), RARGenerator.tiny())
 
     @property
+    def channels(self) -> int:
+        """Of the images."""
+        return self.codec.channels
+
+    @property
     def space(self) -> CodeSpace:
         """Alphabet of one token."""
         return self.codec.space

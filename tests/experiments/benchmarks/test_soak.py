@@ -15,11 +15,15 @@ def life_of(growth, speed):
     life.steps = [(50 + t, 7 + int(speed * t)) for t in range(100)]
     life.cpu = [(50 + t, 9 + 2 * speed * t) for t in range(100)]
     life.memory = [(50 + t, int(1e9 + growth * t)) for t in range(100)]
+    life.handles = [(50 + t, (9 + int(growth > 0) * t // 10, 4)) for t in range(100)]
     return life
 
 
 def test_growth_and_speed_are_found():
     leaking, steady = (life_of(growth, 3).record(settle=20) for growth in (1e6, 0))
+    assert (
+        steady["descriptors_growth"] == 0 < leaking["descriptors_growth"] and leaking["threads_growth"] == 0
+    )
     assert steady["memory_growth"] == 0 and 0.03 < leaking["memory_growth"] < 0.045
     assert steady["steps_per_second"] == pytest.approx(3)
     assert steady["cpu_seconds_per_step"] == pytest.approx(2)
