@@ -90,11 +90,11 @@ def train(
                 f"--tokens {run.tokens}: none of the stages {[stage.name for stage in stages]} learns codes, "
                 "so nothing would read them; leave it out, or train a prior"
             )
-    if (
-        checked := (experiment.name, config, tuple(only))
-    ) not in _CHECKED:  # a sweep or a test trains it often
+    checked = (experiment.name, config, tuple(only))
+    # Where there is a configuration already, its run was checked, or it is another one, which is refused below.
+    if not (workdir / "config.json").exists() and checked not in _CHECKED:
         check_stages(config.model, stages)
-        _CHECKED.add(checked)
+        _CHECKED.add(checked)  # a sweep trains the same in many folders
     if jax.process_index() == 0:
         print(parameter_table(config.model), flush=True)
         if not run.tokens:
