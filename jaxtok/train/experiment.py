@@ -91,7 +91,7 @@ def train(
                 "so nothing would read them; leave it out, or train a prior"
             )
     checked = (experiment.name, config, tuple(only))
-    # Where there is a configuration already, its run was checked, or it is another one, which is refused below.
+    # Where there is a configuration, its run was checked, or it is another one, which is refused below.
     if not (workdir / "config.json").exists() and checked not in _CHECKED:
         check_stages(config.model, stages)
         _CHECKED.add(checked)  # a sweep trains the same in many folders
