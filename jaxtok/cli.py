@@ -5,7 +5,6 @@ and `--help`.
 import dataclasses
 import difflib
 import inspect
-import json
 import logging
 import os
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+
+from jaxtok.json_files import read_object
 
 # What users can mend is told in one line; `--debug` shows where it comes from.
 _PLAIN_ERRORS = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
@@ -53,7 +54,7 @@ def main(
         with.
       space: what `sweep` varies by default: dotted path in the configuration -> `Range` or `Choice`.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     _prepare_jax()
     import jax
 
@@ -83,8 +84,21 @@ def main(
             leave_because_of(error, trace=debug or not plain)
         if debug or not plain:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _printable(text: str, most: int = 4000) -> str:
+    """Text for a terminal: what a file or a name brings along moves no cursor and changes no colour."""
+    safe = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+    return safe if len(safe) <= most else f"{safe[:most]} ... ({len(safe) - most} more characters)"
+
+
+def _at_home(word: str) -> str:
+    """`--flag=~/x` with the home directory: shells expand a tilde only where a word begins with it."""
+    flag, equals, value = word.partition("=")
+    home = flag.startswith("--") and (value == "~" or value.startswith("~/"))
+    return f"{flag}={os.path.expanduser(value)}" if equals and home else word
 
 
 def _prepare_jax() -> None:
@@ -173,9 +187,8 @@ def _take_config(experiment: Any, arguments: list[str]) -> tuple[str, Any, list[
             raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
         return preset, presets[preset], rest
     path = Path(taken["--config"])
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or not {"experiment", "config"} <= set(record):
-        raise ValueError(f"{path} is no configuration: it needs the keys 'experiment' and 'config'")
+    needed = {"experiment": str, "config": dict}
+    record = read_object(path, needed, "Pass the config.json of a run, or the best.json of a sweep.")
     if record["experiment"] != experiment.name:
         raise ValueError(f"{path} configures {record['experiment']!r}, this is {experiment.name!r}")
     return path.stem, from_json(type(next(iter(presets.values()))), record["config"]), rest

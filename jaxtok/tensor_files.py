@@ -4,13 +4,14 @@ Nothing here unpickles: a checkpoint from a stranger must not be able to run cod
 """
 
 import importlib.util
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxtok.json_files import read_object
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -118,7 +119,10 @@ def _read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         )
     if not indices:
         return _read_safetensors(files[0])
-    weight_map: dict[str, str] = json.loads(indices[0].read_text())["weight_map"]
+    index = read_object(indices[0], {"weight_map": dict}, "Fetch the index again.")
+    weight_map: dict[str, str] = index["weight_map"]
+    if not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"{indices[0]}: weight_map must name a file for each tensor; fetch the index again")
     shards = sorted(set(weight_map.values()))
     absent = [name for name in shards if Path(name).name != name or not (folder / name).is_file()]
     if absent:

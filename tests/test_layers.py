@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # From the top of the design's list to its bottom: a module may import from its own layer and those before it.
 LAYERS = (
     ("_lazy", "codes", "keys", "packing"),
-    ("weights", "tensor_files", "param_trees"),
+    ("weights", "json_files", "tensor_files", "param_trees"),
     ("kernels",),
     ("quantize",),
     ("nn",),

@@ -15,6 +15,7 @@ from jaxtok.data.errors import BadRecord, import_extra
 from jaxtok.data.files import digests, find_files
 from jaxtok.data.images import encode_png
 from jaxtok.data.records import Source
+from jaxtok.json_files import read_json
 
 SUFFIX = ".arrayrecord"
 _CLASSES = "classes.json"
@@ -39,7 +40,7 @@ class ArrayRecord(Source):
         if not self._count:
             raise ValueError(f"the shards at {path} hold no records. Check data.path.")
         classes = Path(self.files[0]).with_name(_CLASSES)
-        self.classes = tuple(json.loads(classes.read_text())) if classes.exists() else ()
+        self.classes = _read_classes(classes) if classes.exists() else ()
 
     def __len__(self) -> int:
         return self._count
@@ -53,6 +54,13 @@ class ArrayRecord(Source):
 
     def identity(self) -> Any:
         return [digests(self.files), self.classes]
+
+
+def _read_classes(file: Path) -> tuple[str, ...]:
+    names = read_json(file, "Pack the data again.")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{file} holds no list of class names. Pack the data again.")
+    return tuple(names)
 
 
 @functools.lru_cache(maxsize=4)  # by files and not in the source, so that a worker process opens its own

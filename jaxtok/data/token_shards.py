@@ -11,6 +11,7 @@ An entry is one version of one record: entry `e` is crop `e // images` of record
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,20 @@ import numpy as np
 from jaxtok.codes import CodeSpace
 from jaxtok.data.arrayrecord import SUFFIX, open_shards
 from jaxtok.data.errors import BadRecord, import_extra
+from jaxtok.json_files import read_object
 
 MANIFEST = "manifest.json"
 LEAST_RECORD = 2**16  # bytes: smaller records cost more in bookkeeping than they hold
 _ABOUT_ROWS = 64  # entries per record of labels and captions, so that reading one does not read thousands
 _KINDS = ("tokens", "about")
 _VERSION = 2
+
+
+_AGAIN = "Encode the images again with the verb `encode`."
+_FIELDS = {
+    "levels": list, "tokens": int, "tokenizer": str, "data": str, "source": dict, "split": str, "images": int,
+    "crops": int, "block": int, "shard_size": int, "version": int,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,11 +131,31 @@ def read_manifest(folder: Path) -> Manifest:
             f"the tokens in {folder} have format {stored.get('version', 1)}, this version reads {_VERSION}; "
             "encode them again"
         )
-    return Manifest(**{**stored, "levels": tuple(stored["levels"])})
+    path = folder / MANIFEST
+    stored = read_object(path, _FIELDS, _AGAIN)
+    if unknown := sorted(stored.keys() - _FIELDS):
+        raise ValueError(f"{path} has unknown fields {unknown}. {_AGAIN}")
+    levels = stored["levels"]
+    if not levels or not all(type(level) is int and 2 <= level < 2**31 for level in levels):
+        raise ValueError(f"{path}: levels is {levels!r:.60}, but must list numbers from 2 on. {_AGAIN}")
+    for name, least in {"tokens": 1, "images": 1, "crops": 0, "block": 1, "shard_size": 1}.items():
+        if not least <= stored[name] < 2**48:
+            raise ValueError(f"{path}: {name} is {stored[name]}, but must be at least {least}. {_AGAIN}")
+    manifest = Manifest(**{**stored, "levels": tuple(levels)})
+    if manifest.shard_size % manifest.block:
+        raise ValueError(
+            f"{path}: shard_size {manifest.shard_size} is no multiple of block {manifest.block}. {_AGAIN}"
+        )
+    there = len(list(folder.glob(f"tokens-*{SUFFIX}")))
+    if there > manifest.shards:
+        raise ValueError(
+            f"{path} speaks of {manifest.shards} shards, and {there} are in the folder. {_AGAIN}"
+        )
+    return manifest
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / MANIFEST).read_text())
+    return read_object(folder / MANIFEST, {}, _AGAIN)
 
 
 def shard_path(folder: Path, kind: str, shard: int) -> Path:
@@ -220,18 +249,38 @@ class TokenShards:
         """
         self.folder = Path(folder).expanduser()
         self.manifest = read_manifest(self.folder)
-        shards = range(self.manifest.shards)
+        count, names = self.manifest.shards, {path.name for path in self.folder.iterdir()}
+        first = next(n for n in itertools.count() if shard_path(self.folder, "tokens", n).name not in names)
+        if first < count:  # a manifest may speak of more shards than can be counted
+            there = sum(name.startswith("tokens-") and name.endswith(SUFFIX) for name in names)
+            raise ValueError(
+                f"encoding into {self.folder} has not finished: {count - there} of {count} shards are "
+                f"missing, the first is {first}. Run the same command again."
+            )
+        shards = range(count)
         self._files = {
             kind: tuple(str(shard_path(self.folder, kind, shard)) for shard in shards) for kind in _KINDS
         }
-        missing = [shard for shard in shards if not has_shard(self.folder, shard)]
-        if missing:
-            raise ValueError(
-                f"encoding into {self.folder} has not finished: {len(missing)} of {len(shards)} shards are "
-                f"missing, the first is {missing[0]}. Run the same command again."
-            )
-        for kind in _KINDS:
-            open_shards(self.files(kind))  # reads the end of each file, which a cut one lacks
+        for kind, size in zip(_KINDS, (self.manifest.block, _ABOUT_ROWS)):
+            # Reads the end of each file, which a cut one lacks.
+            records = len(open_shards(self.files(kind)))
+            if records != sum(-(-len(self.manifest.rows(shard)) // size) for shard in shards):
+                raise self._other_entries()
+        last = self.manifest.rows(count - 1)[-1]
+        rows = 1 + last % self.manifest.shard_size % self.manifest.block
+        try:
+            block, _ = self._read("tokens", last, self.manifest.block)
+            whole = len(block) == rows * self.manifest.bytes_per_entry
+        except BadRecord:  # damage is told where it is read
+            whole = True
+        if not whole:
+            raise self._other_entries()
+
+    def _other_entries(self) -> ValueError:
+        return ValueError(
+            f"{self.folder / MANIFEST} speaks of {self.manifest.entries} entries, and the shards hold another "
+            f"number. {_AGAIN}"
+        )
 
     def __len__(self) -> int:
         return self.manifest.entries

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtok.json_files import read_json
+
 
 def _plain(value: Any) -> Any:
     """Turns NumPy and JAX scalars and arrays into what JSON can hold."""
@@ -69,7 +71,14 @@ class Result:
         missing = [field for field in ("name", "value", "protocol") if field not in record]
         if missing:
             raise ValueError(f"result record {dict(record)} lacks {', '.join(missing)}")
-        return cls(str(record["name"]), float(record["value"]), record["protocol"])
+        value, protocol = record["value"], record["protocol"]
+        # JSON has no nan and no infinity: `to_dict` writes them as text.
+        number = value in ("nan", "inf", "-inf") or type(value) in (int, float)
+        if not number or not isinstance(protocol, Mapping):
+            raise ValueError(
+                f"result record {dict(record)} needs a number as value and an object as protocol"
+            )
+        return cls(str(record["name"]), float(value), protocol)
 
     def __str__(self) -> str:
         return f"{self.name} = {self.value:.6g}"
@@ -127,12 +136,7 @@ def read_results(path: str | os.PathLike) -> list[Result]:
     Raises:
       ValueError: the file is not a list of result records.
     """
-    try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); expected a file written by write_results"
-        ) from error
+    records = read_json(path, "Expected a file written by write_results.")
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{path} holds no list of result records; expected a file written by write_results")
     return [Result.from_dict(record) for record in records]

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxtok.evaluate.protocol import Result, read_results
 from jaxtok.inspect.curves import read_metrics
+from jaxtok.json_files import read_object
 
 Curve = tuple[np.ndarray, np.ndarray]
 _EVALUATED = "eval"  # the group under which the loop writes what an evaluation measured
@@ -97,11 +98,8 @@ def read_run(workdir: str | os.PathLike) -> RunFiles:
     path = Path(workdir)
     if not (path / "config.json").exists():
         raise FileNotFoundError(f"{path} holds no run (no config.json); give the --workdir of a training")
-    record = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or not {"experiment", "config"} <= set(record):
-        raise ValueError(
-            f"{path / 'config.json'} is not that of a run: it needs the keys 'experiment' and 'config'"
-        )
+    needed = {"experiment": str, "config": dict}
+    record = read_object(path / "config.json", needed, "Give the --workdir of a training.")
 
     problems: list[str] = []
 

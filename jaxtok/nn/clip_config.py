@@ -1,12 +1,11 @@
 """Sizes and options of CLIP models (arXiv 2103.00020)."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from jaxtok.json_files import read_object
 from jaxtok.nn.clip_text import ClipTextConfig
 
 _ACTIVATIONS = {
@@ -107,7 +106,11 @@ class ClipConfig:
           FileNotFoundError: there is no such file.
         """
         given: dict[str, Any]
-        given = dict(config) if isinstance(config, Mapping) else json.loads(Path(config).read_text())
+        given = (
+            dict(config)
+            if isinstance(config, Mapping)
+            else read_object(config, {}, "Copy the checkpoint's config.json again.")
+        )
         if given.get("model_type") != "clip":
             raise ValueError(
                 f"model_type={given.get('model_type')!r} is not CLIP; choose a checkpoint of CLIPModel in "

@@ -5,7 +5,6 @@ features = ClipText(config).apply(variables, ids, mask)
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jaxtok.json_files import read_object
 from jaxtok.nn.linear import Dense
 from jaxtok.nn.normalization import LayerNorm
 from jaxtok.nn.transformer import Block, Stack
@@ -184,7 +184,7 @@ def load_clip_text(
     """
     folder = Path(path)
     config = ClipTextConfig.from_hugging_face(
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        read_object(folder / "config.json", {}, "Copy the checkpoint's config.json again.")
     )
     tensors, _ = read_tensors(folder)
     shapes = clip_text_shapes(config, dtype)["params"]

@@ -1,13 +1,13 @@
 """Sizes and options of decoder-only language models of the Llama and OLMo families. No JAX."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+from jaxtok.json_files import read_object
 
 Family = Literal["llama", "olmo", "olmo2"]
 
@@ -101,7 +101,11 @@ class LlamaConfig:
           FileNotFoundError: there is no such file.
         """
         given: dict[str, Any]
-        given = dict(config) if isinstance(config, Mapping) else json.loads(Path(config).read_text())
+        given = (
+            dict(config)
+            if isinstance(config, Mapping)
+            else read_object(config, {}, "Copy the checkpoint's config.json again.")
+        )
         family: Any = given.get("model_type")
         if family not in get_args(Family):
             raise ValueError(

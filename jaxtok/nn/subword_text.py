@@ -1,13 +1,14 @@
 """Captions as the subword ids of a pretrained language model. No JAX, for data workers."""
 
 import functools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxtok.json_files import read_object
 
 
 def tokenize(
@@ -77,7 +78,7 @@ def _special_ids(folder: Path) -> tuple[int, list[int]]:
     none.
     """
     file = folder / "config.json"
-    config = json.loads(file.read_text()) if file.is_file() else {}
+    config = read_object(file, {}, "Copy the model's config.json again.") if file.is_file() else {}
     # Llama 3 lists several ends.
     named = [config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")]
     named = [ids[0] if isinstance(ids, list) else ids for ids in named]

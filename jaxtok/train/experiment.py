@@ -18,6 +18,7 @@ import jax
 from jaxtok.data.sources import open_source
 from jaxtok.data.token_shards import read_manifest
 from jaxtok.evaluate.protocol import Result, write_results
+from jaxtok.json_files import read_object
 from jaxtok.train.claims import Claim
 from jaxtok.train.config import differences, from_json, to_json
 from jaxtok.train.initialise import initialiser
@@ -173,7 +174,7 @@ def claim_workdir(workdir: Path, experiment: Experiment, config: Any, run: Run) 
     identity = {"experiment": experiment.name, "config": to_json(config), "seed": run.seed}
     path = workdir / "config.json"
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = read_object(path, {"config": dict}, "Use another --workdir, or repair the file.")
         with contextlib.suppress(ValueError):  # fields that an older version did not have were as by default
             stored["config"] = to_json(from_json(type(config), stored.get("config")))
         lines = differences({name: stored.get(name) for name in identity}, json.loads(json.dumps(identity)))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtok.json_files import read_object
 from jaxtok.param_trees import flatten, unflatten
 from jaxtok.systems.image.image_system import ImageSystem
 from jaxtok.systems.registry import system_class
@@ -20,6 +21,9 @@ from jaxtok.train.checkpoints import Checkpoints
 from jaxtok.train.config import from_json, to_json
 
 log = logging.getLogger(__name__)
+
+_RUN_FIELDS = {"experiment": str, "config": dict}
+_REMEDY = "Is this the work directory of a run? Start the run again in another one."
 
 
 def load(path: str | Path, averaged: bool = True) -> ImageSystem:
@@ -37,7 +41,8 @@ def load(path: str | Path, averaged: bool = True) -> ImageSystem:
     if (path / "model.safetensors").exists():
         return from_pretrained(path)
     record = read_config(path)
-    _check_fields(path, record, ("experiment", "config"))
+    if "model" not in record["config"]:
+        raise ValueError(f"{path / 'config.json'} has no model in its config. {_REMEDY}")
     model = from_json(system_class(record["experiment"]), record["config"]["model"], "model")
     variables = run_variables(path, model, averaged)
     if "tokenizer" not in variables:
@@ -56,7 +61,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{workdir} holds no run (no config.json) and no pretrained system (no model.safetensors)"
         )
-    return json.loads(path.read_text())
+    return read_object(path, _RUN_FIELDS, _REMEDY)
 
 
 def run_variables(workdir: Path, model: Any, averaged: bool) -> dict[str, Any]:
@@ -157,8 +162,12 @@ def from_pretrained(folder: str | Path) -> ImageSystem:
         were saved; everything that differs is listed.
     """
     folder = Path(folder)
-    content = json.loads((folder / "config.json").read_text())
-    _check_fields(folder, content, ("system", "model"))
+    fields = {"system": str, "model": dict}
+    content = read_object(folder / "config.json", fields, "Save the system again with save_pretrained.")
+    if not isinstance(content.get("components", []), list):
+        raise ValueError(
+            f"{folder / 'config.json'}: components must be a list of names; save the system again"
+        )
     model = from_json(system_class(content["system"]), content["model"], "model")
     tensors, metadata = read_tensors(folder / "model.safetensors")
     shapes = model.shapes()
@@ -219,8 +228,3 @@ def _refuse(what: str, lines: list[str], most: int = 30) -> None:
     if lines:
         more = [f"and {len(lines) - most} more"] if len(lines) > most else []
         raise ValueError(f"{what}:\n  " + "\n  ".join([*lines[:most], *more]))
-
-
-def _check_fields(folder: Path, content: Any, names: tuple[str, ...]) -> None:
-    if absent := [name for name in names if name not in content]:
-        raise ValueError(f"{folder / 'config.json'} is not one of ours: it lacks {', '.join(absent)}")

@@ -47,7 +47,7 @@ def test_bad_records_are_named(tmp_path):
         Result.from_dict({"name": "fd", "value": 1.0})
     path = tmp_path / "broken.json"
     path.write_text("{")
-    with pytest.raises(ValueError, match="not valid JSON"):
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
         protocol.read_results(path)
     path.write_text("{}")
     with pytest.raises(ValueError, match="no list of result records"):
