@@ -105,6 +105,7 @@ def _prepare_jax() -> None:
     """Settings that must precede JAX: compiled programs are kept between runs, freed memory within one."""
     import jax
 
+    from jaxtok.train.compile_cache import remove_cut_entries
     from jaxtok.train.host_memory import keep_freed_memory
 
     keep_freed_memory()
@@ -117,6 +118,7 @@ def _prepare_jax() -> None:
     if not config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxtok" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    remove_cut_entries(config.jax_compilation_cache_dir)
 
 
 def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str]) -> None:

@@ -278,8 +278,8 @@ class TokenShards:
 
     def _other_entries(self) -> ValueError:
         return ValueError(
-            f"{self.folder / MANIFEST} speaks of {self.manifest.entries} entries, and the shards hold another "
-            f"number. {_AGAIN}"
+            f"{self.folder / MANIFEST} speaks of {self.manifest.entries} entries, and the shards hold "
+            f"another number. {_AGAIN}"
         )
 
     def __len__(self) -> int:

@@ -29,6 +29,14 @@ def sincos_grid(rows: int, columns: int, width: int, temperature: float = 10_000
     return channels.reshape(rows, columns, width).astype(np.float32)
 
 
+def aligned_weights(cells: int, wanted: int) -> np.ndarray:
+    """Linear interpolation from a row of cells to another number, the first and last of both at the same
+    places, as PyTorch's `align_corners=True`: float32 [wanted, cells], rows sum to 1.
+    """
+    places = np.linspace(0, cells - 1, wanted) if wanted > 1 else np.zeros(1)
+    return np.maximum(1 - np.abs(places[:, None] - np.arange(cells)), 0).astype(np.float32)
+
+
 class GridPositions(nn.Module):
     """One vector per cell of a grid of one or two axes.
 
@@ -38,7 +46,7 @@ class GridPositions(nn.Module):
       kind: "sincos" of two axes, which no training changes (it lives in the collection "constants", so that
         files can bring their own), or "learned": one table per axis, summed.
       scaling: what smaller grids take: "absolute", the first cells of every axis, or "interpolate", the whole
-        table at their resolution.
+        table at their resolution, corners on corners.
       deviation: of learned positions at first.
     """
 
@@ -84,5 +92,8 @@ class GridPositions(nn.Module):
 
     def _fit(self, table: jax.Array, size: tuple[int, ...]) -> jax.Array:
         if self.scaling == "interpolate":
-            return jax.image.resize(table, (*size, self.width), "linear", antialias=False)
+            for axis, cells in enumerate(size):
+                weights = aligned_weights(table.shape[axis], cells)
+                table = jnp.moveaxis(jnp.tensordot(weights, table, (1, axis), precision="highest"), 0, axis)
+            return table
         return table[tuple(slice(cells) for cells in size)]

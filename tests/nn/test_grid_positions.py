@@ -33,8 +33,28 @@ def test_interpolated_positions_keep_a_whole_grid_and_stretch_others():
     variables = {"params": {"positions": normal(1, 4, 2)}}
     table = np.asarray(variables["params"]["positions"][0])
     np.testing.assert_allclose(module.apply(variables, (4,)), table, atol=1e-6)
-    np.testing.assert_allclose(module.apply(variables, (2,)), (table[::2] + table[1::2]) / 2, atol=1e-6)
-    assert module.apply(variables, (8,)).shape == (8, 2)
+    np.testing.assert_allclose(module.apply(variables, (2,)), table[[0, 3]], atol=1e-6)  # corners on corners
+    np.testing.assert_allclose(module.apply(variables, (1,)), table[:1], atol=1e-6)
+    larger = module.apply(variables, (7,))
+    np.testing.assert_allclose(larger[::2], table, atol=1e-6)
+    np.testing.assert_allclose(larger[1::2], (table[1:] + table[:-1]) / 2, atol=1e-6)
+
+
+@pytest.mark.slow  # parity
+@pytest.mark.parametrize("kind, size", [("sincos", (5, 7)), ("sincos", (2, 1)), ("learned", (3, 6))])
+def test_interpolated_positions_are_those_of_pytorch(kind, size):
+    torch = pytest.importorskip("torch")
+    module = GridPositions((4, 3), 8, kind, "interpolate")
+    variables = filled(module, size)
+    if kind == "sincos":
+        whole = variables["constants"]["positions"]
+    else:
+        first, second = variables["params"]["positions"]
+        whole = first[:, None] + second[None, :3]
+    image = torch.from_numpy(np.array(whole)).permute(2, 0, 1)[None]
+    expected = torch.nn.functional.interpolate(image, size, mode="bilinear", align_corners=True)
+    found = module.apply(variables, size).reshape(*size, 8)
+    np.testing.assert_allclose(found, expected[0].permute(1, 2, 0).numpy(), atol=1e-5)
 
 
 def test_positions_that_are_not_there_are_refused():
