@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,10 +47,60 @@ class Distributed:
                 f"coordinator {self.coordinator!r}, process {self.process} and processes {self.processes} "
                 "belong together: give all three, or none on a cluster that JAX knows."
             )
+        if self.coordinator:
+            _host_and_port(self.coordinator)
         if self.processes and self.process >= self.processes:
             raise ValueError(
                 f"process {self.process} of {self.processes}: numbers run from 0 to {self.processes - 1}."
             )
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """The parts of `host:port` or `[IPv6]:port`.
+
+    Raises:
+      ValueError: it has another form.
+    """
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:/\[\]]+)):(\d{1,5})", address)
+    if not found or not 1 <= int(found[3]) < 2**16:
+        raise ValueError(
+            f"coordinator {address!r} is no address: write host:port of process 0, such as node0:12345, "
+            "with a port from 1 to 65535."
+        )
+    return found[1] or found[2], int(found[3])
+
+
+def probe_coordinator(config: Distributed) -> None:
+    """Finds out what JAX would abort for: a port that is taken, or a coordinator that nobody reaches.
+
+    Process 0 will listen, so the port has to be free; the others wait until somebody listens.
+
+    Raises:
+      RuntimeError: the port is taken, or nothing answers within `timeout` seconds.
+    """
+    host, port = _host_and_port(config.coordinator)
+    if config.process == 0:
+        try:
+            socket.create_server(("", port)).close()
+        except OSError as error:
+            raise RuntimeError(
+                f"port {port} of the coordinator {config.coordinator} cannot be used on this machine "
+                f"({error.strerror}). Does an earlier run still hold it? Choose another port, for all "
+                "processes."
+            ) from error
+        return
+    end, problem = time.monotonic() + config.timeout, ""
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((host, port), timeout=min(5.0, config.timeout)).close()
+            return
+        except OSError as error:  # process 0 may start later, and its name may come later still
+            problem = error.strerror or str(error)
+            time.sleep(min(0.5, config.timeout / 10))
+    raise RuntimeError(
+        f"no coordinator answers at {config.coordinator} within {config.timeout} s ({problem}). Start process 0 "
+        "there, look at the firewall between the machines, or raise the distributed timeout."
+    )
 
 
 def initialize(config: Distributed) -> None:
@@ -61,6 +113,8 @@ def initialize(config: Distributed) -> None:
     """
     found = "by hand" if config.coordinator else detect(os.environ)
     if config.mode == "on" or (config.mode == "auto" and found):
+        if config.coordinator:
+            probe_coordinator(config)
         try:
             # Otherwise JAX kills this process, with a fatal log, when another one vanishes.
             jax.config.update("jax_enable_recoverability", True)

@@ -130,6 +130,7 @@ def fit(
                 loop = _Loop(*parts, watchdog, watch)
                 if missed:
                     loop.look(state, start)
+                    watchdog.pause()
                 state = loop.train(state, start, stop)
                 results = loop.look(state, stage.steps)
                 if stop.agreed():

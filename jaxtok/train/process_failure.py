@@ -59,22 +59,28 @@ class Watchdog:
             while ...:
                 watchdog.alive()  # a step, an evaluation or a checkpoint is done
 
+    Time counts from the first `alive` on: until then programs are compiled, which may take longer than all
+    else.
+
     Attributes:
       seconds: without `alive` after which the process leaves; 0 never, as in runs of one process.
     """
 
     def __init__(self, seconds: float | int):
         self.seconds = seconds if jax.process_count() > 1 else 0
-        self._last = time.monotonic()
+        self._last: float | None = None
         self._over = threading.Event()
 
     def alive(self) -> None:
         """Starts the time again."""
         self._last = time.monotonic()
 
+    def pause(self) -> None:
+        """Stops the time until the next `alive`: a program will be compiled."""
+        self._last = None
+
     def __enter__(self) -> "Watchdog":
         if self.seconds:
-            self.alive()
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
@@ -83,5 +89,6 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self.seconds / 4)):
-            if time.monotonic() - self._last > self.seconds:
+            last = self._last
+            if last is not None and time.monotonic() - last > self.seconds:
                 lost_contact(f"nothing was finished in {self.seconds:g} s, see --distributed.stall")

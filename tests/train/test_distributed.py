@@ -2,14 +2,22 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from jaxtok.train import process_failure
 from jaxtok.train.checkpoints import Checkpoints
-from jaxtok.train.distributed import Distributed, detect, initialize, local_devices
+from jaxtok.train.distributed import (
+    Distributed,
+    detect,
+    initialize,
+    local_devices,
+    probe_coordinator,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +64,10 @@ def test_does_nothing_on_one_process(caplog):
     [
         ({"coordinator": "localhost:1234"}, "belong together"),
         ({"coordinator": "localhost:1234", "process": 2, "processes": 2}, "numbers run from 0 to 1"),
+        ({"coordinator": "localhost", "process": 0, "processes": 2}, "write host:port"),
+        ({"coordinator": "localhost:port", "process": 0, "processes": 2}, "write host:port"),
+        ({"coordinator": "localhost:70000", "process": 0, "processes": 2}, "from 1 to 65535"),
+        ({"coordinator": "http://a:80", "process": 0, "processes": 2}, "write host:port"),
     ],
 )
 def test_incomplete_addresses(fields, message):
@@ -89,3 +101,39 @@ def test_two_processes_share_batches_checkpoints_and_stop_signals(tmp_path):
             {"w": jax.ShapeDtypeStruct((8, 4), np.float32), "step": jax.ShapeDtypeStruct((), np.int32)}
         )
     np.testing.assert_array_equal(state["w"], np.arange(32.0).reshape(8, 4))
+
+
+def by_hand(port, process, timeout=1):
+    return Distributed(coordinator=f"localhost:{port}", process=process, processes=2, timeout=timeout)
+
+
+def test_a_taken_port_is_told_before_jax_meets_it():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RuntimeError, match=rf"port {port} .* cannot be used .*Choose another port"):
+            initialize(by_hand(port, 0))
+        probe_coordinator(by_hand(port, 1))  # for the others it is what they look for
+
+
+def test_a_coordinator_that_nobody_reaches_is_told():
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(RuntimeError, match=rf"no coordinator answers at localhost:{port} within 1 s"):
+        initialize(by_hand(port, 1))
+    probe_coordinator(by_hand(port, 0))
+
+
+def test_a_watchdog_waits_for_the_first_step(monkeypatch):
+    left = []
+    monkeypatch.setattr(process_failure, "lost_contact", left.append)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with process_failure.Watchdog(0.05) as watchdog:
+        time.sleep(0.3)  # compiles
+        assert not left
+        watchdog.alive()
+        time.sleep(0.3)
+        assert left
+        watchdog.pause()
+        left.clear()
+        time.sleep(0.2)
+        assert not left
