@@ -98,8 +98,8 @@ def probe_coordinator(config: Distributed) -> None:
             problem = error.strerror or str(error)
             time.sleep(min(0.5, config.timeout / 10))
     raise RuntimeError(
-        f"no coordinator answers at {config.coordinator} within {config.timeout} s ({problem}). Start process "
-        "0 there, look at the firewall between the machines, or raise the distributed timeout."
+        f"no coordinator answers at {config.coordinator} within {config.timeout} s ({problem}). Start "
+        "process 0 there, look at the firewall between the machines, or raise the distributed timeout."
     )
 
 
