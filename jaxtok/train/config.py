@@ -36,6 +36,10 @@ def from_json(kind: Any, value: Any, path: str = "config") -> Any:
         names = {field.name for field in dataclasses.fields(kind)}
         if unknown := sorted(set(value) - names):
             raise ValueError(f"{path} has unknown fields {unknown}; known ones are {sorted(names)}")
+        absent = dataclasses.MISSING
+        needed = [f.name for f in dataclasses.fields(kind) if f.default is absent is f.default_factory]
+        if missing := [name for name in needed if name not in value]:
+            raise ValueError(f"{path} lacks {', '.join(missing)}, which have no defaults")
         return kind(**{name: from_json(hints[name], item, f"{path}.{name}") for name, item in value.items()})
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):

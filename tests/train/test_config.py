@@ -129,3 +129,15 @@ def test_replace_at_a_path():
         replace_at(config, "model.encoder.layer", 2)
     with pytest.raises(ValueError, match="no field 'x' in int"):
         replace_at(config, "classes.x", 2)
+
+
+def test_fields_without_a_default_that_are_absent_are_named():
+    @dataclass(frozen=True)
+    class Needs:
+        data: int
+        model: str
+        seed: int = 0
+
+    with pytest.raises(ValueError, match="config lacks data, model, which have no defaults"):
+        from_json(Needs, {"seed": 1})
+    assert from_json(Needs, {"data": 1, "model": "x"}) == Needs(1, "x")
