@@ -18,13 +18,16 @@ optimised = functools.partial(jax.jit, compiler_options=_AS_USERS)
 def with_optimisation() -> Iterator[None]:
     """Whatever is compiled inside, also by processes that start inside, is optimised.
 
-    The mark `optimised` does this around a test; a fixture of wider scope that trains does it itself.
+    The mark `optimised` does this around a test; a fixture of wider scope that trains does it itself. In
+    processes programs are compiled as users' are; in this one XLA's emitters stay those of `conftest.py`, because
+    it reads its flags once.
     """
-    before, variable = jax.config.read(_OPTION), os.environ.pop(_OPTION.upper(), None)  # pyright: ignore[reportAttributeAccessIssue]
+    before = jax.config.read(_OPTION)  # pyright: ignore[reportAttributeAccessIssue]
+    names = (_OPTION.upper(), "XLA_FLAGS")
+    variables = {name: os.environ.pop(name) for name in names if name in os.environ}
     jax.config.update(_OPTION, False)
     try:
         yield
     finally:
         jax.config.update(_OPTION, before)
-        if variable is not None:
-            os.environ[_OPTION.upper()] = variable
+        os.environ.update(variables)
