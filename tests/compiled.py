@@ -19,8 +19,8 @@ def with_optimisation() -> Iterator[None]:
     """Whatever is compiled inside, also by processes that start inside, is optimised.
 
     The mark `optimised` does this around a test; a fixture of wider scope that trains does it itself. In
-    processes programs are compiled as users' are; in this one XLA's emitters stay those of `conftest.py`, because
-    it reads its flags once.
+    processes programs are compiled as users' are; in this one XLA's emitters stay those of `conftest.py`,
+    because it reads its flags once.
     """
     before = jax.config.read(_OPTION)  # pyright: ignore[reportAttributeAccessIssue]
     names = (_OPTION.upper(), "XLA_FLAGS")
