@@ -89,16 +89,16 @@ def walk(place: str) -> list[FoundFile]:
             if not name.startswith("."):
                 found.append(_found(os.path.join(folder, name)))
     found.sort(key=lambda file: (os.path.islink(file.path), file.path))
-    names: dict[Any, FoundFile] = {}
+    first: dict[Any, FoundFile] = {}
     for file in found:
-        names.setdefault(file.identity, file)
-    if len(names) < len(found):
-        other = next(file for file in found if names[file.identity] is not file)
+        first.setdefault(file.identity, file)
+    if len(first) < len(found):
+        other = next(file for file in found if first[file.identity] is not file)
         notice(
-            f"{len(found) - len(names)} names below {place} are links to files that are there already, such "
-            f"as {other.path} to {names[other.identity].path}: each file is read once"
+            f"{len(found) - len(first)} names below {place} are links to files that are there already, such "
+            f"as {other.path} to {first[other.identity].path}: each file is read once"
         )
-    return sorted(names.values())
+    return sorted(first.values())
 
 
 def _found(path: str) -> FoundFile:

@@ -36,20 +36,6 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def modules_of(path) -> list[str]:
-    """The modules of this package that the cells of a notebook import."""
-    names = set()
-    for cell in code_cells(nbformat.read(path, as_version=4)):
-        source = re.sub(r"^( *)%.*$", r"\1pass", cell.source, flags=re.MULTILINE)
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.ImportFrom):
-                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-    files = ((name, ROOT / name.replace(".", "/")) for name in names)
-    return sorted(name for name, file in files if file.is_dir() or file.with_suffix(".py").exists())
-
-
 def shows_figure(source: str) -> bool:
     """Whether a cell ends in a call of one of the library's figures."""
     body = [] if "%pip" in source else ast.parse(source).body  # only the first cell installs
@@ -92,7 +78,10 @@ def check_outputs(notebook, fewest=5) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=pytest.mark.belongs_to(*modules_of(path)), id=path.stem) for path in NOTEBOOKS],
+    [
+        pytest.param(path, marks=pytest.mark.belongs_to(f"notebooks/{path.name}"), id=path.stem)
+        for path in NOTEBOOKS
+    ],
 )
 @pytest.mark.slow
 def test_runs(path, tmp_path, monkeypatch):

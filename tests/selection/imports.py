@@ -19,6 +19,8 @@ class _Imports(ast.NodeVisitor):
     Attributes:
       found: `(module, name)` of each import; the name is empty for `import module`.
       lazy: what an `__init__` imports for type checkers only: name -> module that defines it.
+      aliases: what `import module` and `import module as alias` call modules: name -> module.
+      attributes: `(name, attribute)` of expressions such as `jaxtok.load`.
       strings: constants of the file, and the beginnings of its f-strings.
     """
 
@@ -26,6 +28,8 @@ class _Imports(ast.NodeVisitor):
         self.package, self.is_package = package, is_package
         self.found: set[tuple[str, str]] = set()
         self.lazy: dict[str, str] = {}
+        self.aliases: dict[str, str] = {}
+        self.attributes: set[tuple[str, str]] = set()
         self.strings: set[str] = set()
 
     def visit_If(self, node: ast.If) -> None:
@@ -41,6 +45,12 @@ class _Imports(ast.NodeVisitor):
 
     def visit_Import(self, node: ast.Import) -> None:
         self.found |= {(alias.name, "") for alias in node.names}
+        self.aliases |= {alias.asname or alias.name: alias.name for alias in node.names}
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if isinstance(node.value, ast.Name):
+            self.attributes.add((node.value.id, node.attr))
+        self.generic_visit(node)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         self.found |= {(self._source(node), alias.name) for alias in node.names}
@@ -115,7 +125,8 @@ class ImportGraph:
         for path in texts:
             if not path.endswith(".py"):
                 here = PurePosixPath(path)
-                for name in (path, here.name, str(here.parent)):
+                folder = (str(here.parent),) if len(here.parts) > 1 else ()
+                for name in (path, here.name, *folder):
                     self._data.setdefault(name, set()).add(path)
         self._paths = set(texts)
         self._folders = {str(PurePosixPath(path).parent) for path in texts}
@@ -134,7 +145,10 @@ class ImportGraph:
 
     def _direct(self, read: _Imports) -> set[str]:
         needed = set()
-        for source, name in read.found:
+        used = {
+            (read.aliases[name], attribute) for name, attribute in read.attributes if name in read.aliases
+        }
+        for source, name in read.found | used:
             module = f"{source}.{name}" if f"{source}.{name}" in self._modules else source
             if module not in self._modules:
                 continue

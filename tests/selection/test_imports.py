@@ -7,7 +7,7 @@ import pytest
 from tests.selection.imports import ImportGraph
 
 FILES = {
-    "jaxtok/__init__.py": "",
+    "jaxtok/__init__.py": "if TYPE_CHECKING:\n    from jaxtok.priors import Raster",
     "jaxtok/codes.py": "",
     "jaxtok/nn/__init__.py": "",
     "jaxtok/nn/rope.py": "from ..codes import CodeSpace",
@@ -36,6 +36,8 @@ FILES = {
     "tests/test_all.py": "import importlib\nimportlib.import_module(f'experiments.image.{name}')",
     "tests/test_notebooks.py": "ROOT / 'notebooks'",
     "tests/test_find.py": "from jaxtok.kernels.find.api import find",
+    "tests/test_lazy.py": "import jaxtok\njaxtok.Raster(Path('.'))",
+    "README.md": "",
 }
 SYSTEMS = {"var": "jaxtok/systems/image/var.py"}
 
@@ -51,6 +53,7 @@ def graph():
         ("jaxtok/nn/transformer.py", ["jaxtok/nn/rope.py", "jaxtok/codes.py", "jaxtok/nn/__init__.py"]),
         ("tests/test_masked.py", ["jaxtok/priors/masked.py", "jaxtok/codes.py"]),
         ("tests/test_find.py", ["jaxtok/kernels/find/tpu.py"]),
+        ("tests/test_lazy.py", ["jaxtok/priors/raster.py"]),
         ("tests/test_var.py", ["jaxtok/systems/image/var.py", "jaxtok/systems/image/digits.safetensors"]),
         ("tests/test_all.py", ["experiments/image/var.claims.json", "jaxtok/systems/image/var.py"]),
         ("tests/test_notebooks.py", ["notebooks/01.ipynb", "jaxtok/codes.py"]),
@@ -68,6 +71,8 @@ def test_what_a_file_needs(graph, root, needed):
         ("jaxtok/systems/registry.py", "jaxtok/systems/image/var.py"),  # named by who asks
         ("tests/conftest.py", "experiments/image/var.py"),  # only tests that ask for the fixture
         ("jaxtok/nn/rope.py", "jaxtok/nn/transformer.py"),
+        ("tests/test_lazy.py", "jaxtok/priors/masked.py"),  # another name of the package
+        ("tests/test_lazy.py", "README.md"),  # "." names no file
     ],
 )
 def test_what_a_file_does_not_need(graph, root, other):
