@@ -1,6 +1,7 @@
 """`pytest -m slow --select-changed`: slow tests that the recent change needs, and a part of the others."""
 
 import collections
+import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -49,8 +50,12 @@ def _candidate(item: pytest.Item) -> Candidate:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.option.select_changed:
         return
-    if git(ROOT, "rev-parse", "--is-shallow-repository").strip() == "true":
-        config.stash[_REPORT] = ["all tests: the clone has no history to select by"]
+    try:
+        whole = git(ROOT, "rev-parse", "--is-shallow-repository").strip() == "false"
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        whole = False
+    if not whole:
+        config.stash[_REPORT] = ["all tests: there is no whole history to select by"]
         return
     times = commit_times(ROOT)
     changed, due = recent_files(ROOT, times[-1]), turns(times)
