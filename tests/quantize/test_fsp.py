@@ -13,10 +13,9 @@ from jaxtok.quantize.health import health
 from jaxtok.quantize.moments import MOMENT_WEIGHTS, moment_loss, moments
 from jaxtok.systems.quantizers.scalar import fsp
 from tests.compiled import optimised
-from tests.filled import filled, normal
+from tests.filled import normal
+from tests.quantize.masks import Z, check_masked_tokens
 
-Z = normal(4, 6, 8)
-MASK = jnp.asarray(np.arange(24).reshape(4, 6) % 5 > 1)
 NAMES = sorted(ACTIVATIONS)
 
 
@@ -177,28 +176,7 @@ def test_the_target_is_the_variance_of_the_distribution():
     ids=["plain", "inverse"],
 )
 def test_masked_tokens_have_no_effect(module):
-    variables = filled(module, Z)
-
-    @jax.jit
-    def run(z, mask):
-        def loss(z):
-            out = module.apply(variables, z, train=True, mask=mask)
-            return jnp.sum(out.values) + out.losses["moments"], out
-
-        gradient, out = jax.grad(loss, has_aux=True)(z)
-        return out, module.apply(variables, z, mask, method="encode"), gradient
-
-    real, disturbed = np.asarray(MASK), jnp.where(MASK[..., None], Z, jnp.nan)
-    out, codes, _ = jax.device_get(run(Z, MASK))
-    again, _, gradient = jax.device_get(run(disturbed, MASK))
-    alone = jax.jit(lambda z: module.apply(variables, z, train=True))(np.asarray(Z)[real][None])
-    assert not np.any(out.values[~real]) and not np.any(out.codes[~real])
-    np.testing.assert_array_equal(codes, out.codes)
-    jax.tree.map(np.testing.assert_array_equal, again, out)
-    np.testing.assert_array_equal(out.codes[real], alone.codes[0])
-    np.testing.assert_array_equal(out.statistics["counts"], alone.statistics["counts"])
-    np.testing.assert_allclose(out.losses["moments"], alone.losses["moments"], rtol=1e-5)
-    assert not np.any(gradient[~real]) and np.isfinite(gradient[real]).all() and np.any(gradient[real])
+    check_masked_tokens(module)
 
 
 def test_impossible_settings_are_refused():

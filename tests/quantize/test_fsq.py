@@ -15,9 +15,8 @@ from jaxtok.quantize.fsq import FSQ, jitter, lattice, quantize_levels
 from jaxtok.quantize.health import health
 from tests.filled import filled, normal
 from tests.quantize.golden import cases
+from tests.quantize.masks import Z, check_masked_tokens
 
-Z = normal(4, 6, 8)
-MASK = jnp.asarray(np.arange(24).reshape(4, 6) % 5 > 1)
 BOUNDS = ("tanh", "clip")
 
 
@@ -137,28 +136,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", cases(VARIANTS, ["plain", "projected"]))
 def test_masked_tokens_have_no_effect(name):
-    module = VARIANTS[name]
-    variables = filled(module, Z)
-
-    @jax.jit
-    def run(z, mask):
-        def loss(z):
-            out = module.apply(variables, z, train=True, mask=mask)
-            return jnp.sum(jnp.sin(out.values)), out
-
-        gradient, out = jax.grad(loss, has_aux=True)(z)
-        return out, module.apply(variables, z, mask, method="encode"), gradient
-
-    real, disturbed = np.asarray(MASK), jnp.where(MASK[..., None], Z, jnp.nan)
-    out, codes, _ = jax.device_get(run(Z, MASK))
-    again, _, gradient = jax.device_get(run(disturbed, MASK))
-    alone = jax.jit(lambda z: module.apply(variables, z, train=True))(np.asarray(Z)[real][None])
-    assert not np.any(out.values[~real]) and not np.any(out.codes[~real])
-    np.testing.assert_array_equal(codes, out.codes)
-    jax.tree.map(np.testing.assert_array_equal, again, out)
-    np.testing.assert_array_equal(out.codes[real], alone.codes[0])
-    jax.tree.map(np.testing.assert_array_equal, out.statistics, alone.statistics)
-    assert not np.any(gradient[~real]) and np.isfinite(gradient[real]).all() and np.any(gradient[real])
+    check_masked_tokens(VARIANTS[name])
 
 
 def test_tokens_are_counted_jointly_or_by_slot():

@@ -14,9 +14,7 @@ from jaxtok.quantize.health import health
 from jaxtok.quantize.lfq import LFQ, pack_bits, unpack_bits
 from tests.filled import filled, normal
 from tests.quantize.golden import cases
-
-Z = normal(4, 6, 8)
-MASK = jnp.asarray(np.arange(24).reshape(4, 6) % 5 > 1)
+from tests.quantize.masks import Z, check_masked_tokens
 
 
 def apply(module, *args, **kwargs):
@@ -133,29 +131,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", cases(VARIANTS, ["plain", "floored"]))
 def test_masked_tokens_have_no_effect(name):
-    module = VARIANTS[name]
-    variables = filled(module, Z)
-
-    @jax.jit
-    def run(z, mask):
-        def loss(z):
-            out = module.apply(variables, z, train=True, mask=mask)
-            return jnp.sum(out.values) + sum(out.losses.values()), out
-
-        gradient, out = jax.grad(loss, has_aux=True)(z)
-        return out, module.apply(variables, z, mask, method="encode"), gradient
-
-    real, disturbed = np.asarray(MASK), jnp.where(MASK[..., None], Z, jnp.nan)
-    out, codes, _ = jax.device_get(run(Z, MASK))
-    again, _, gradient = jax.device_get(run(disturbed, MASK))
-    alone = jax.jit(lambda z: module.apply(variables, z, train=True))(np.asarray(Z)[real][None])
-    assert not np.any(out.values[~real]) and not np.any(out.codes[~real])
-    np.testing.assert_array_equal(codes, out.codes)
-    jax.tree.map(np.testing.assert_array_equal, again, out)
-    np.testing.assert_array_equal(out.codes[real], alone.codes[0])
-    for ours, theirs in ((out.losses, alone.losses), (out.statistics, alone.statistics)):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, theirs)
-    assert not np.any(gradient[~real]) and np.isfinite(gradient[real]).all() and np.any(gradient[real])
+    check_masked_tokens(VARIANTS[name])
 
 
 def test_statistics_are_counts_or_bits():
