@@ -8,7 +8,6 @@
 
 import dataclasses
 import json
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +18,6 @@ from jaxtok.param_trees import merge_collections, split_collections
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.registry import system_class
 from jaxtok.weights import Table, load_table, read_tensors, save_table
-
-logger = logging.getLogger(__name__)
 
 # Systems with official weights.
 SYSTEMS = (
@@ -50,6 +47,7 @@ class Loaded:
       table: the mapping, for `save`.
       prefix: what the component's tensors were called by in a file of several components, such as "bae.", or
         "".
+      dtypes: of the official tensors, by name.
     """
 
     role: str
@@ -58,6 +56,7 @@ class Loaded:
     extras: dict[str, np.ndarray]
     table: Table = dataclasses.field(repr=False)
     prefix: str = ""
+    dtypes: Mapping[str, np.dtype] = dataclasses.field(default_factory=dict, repr=False)
 
 
 def load(
@@ -79,8 +78,8 @@ def load(
       The components that the checkpoint holds, by name.
 
     Raises:
-      ValueError: an unknown system; nothing of the system in the file; or missing, unexpected or mis-shaped
-        tensors, all listed.
+      ValueError: an unknown system; nothing of the system in the file; missing, unexpected or mis-shaped
+        tensors, all listed; or, beside several components, tensors of none.
     """
     if system not in SYSTEMS:
         raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
@@ -111,19 +110,23 @@ def load(
             )
         return {matches[0]: _load_component(components[matches[0]], rest, "")}
     if rest:
-        groups = sorted({key.split(".")[0] for key in rest})
-        logger.warning(
-            "%s: %d tensors belong to no component and were left aside: %s", system, len(rest), groups
+        some = ", ".join(sorted(rest)[:5]) + (", ..." if len(rest) > 5 else "")
+        raise ValueError(
+            f"{len(rest)} tensors belong to no component of {system}: {some}. Its components are "
+            f"{', '.join(f'{name}.' for name in components)}; leave other tensors out"
         )
     return loaded
 
 
 def save(loaded: Loaded | Mapping[str, Loaded]) -> dict[str, np.ndarray]:
     """Official state dict of what `load` returned: every tensor of the checkpoint, used or not, under its
-    official name.
+    official name and in the dtype that it had there.
     """
     if isinstance(loaded, Loaded):
         state = save_table(loaded.table, merge_collections(loaded.variables), loaded.extras)
+        state = {
+            name: np.asarray(tensor, loaded.dtypes.get(name, tensor.dtype)) for name, tensor in state.items()
+        }
         return {f"{loaded.prefix}{name}": tensor for name, tensor in state.items()}
     return {name: tensor for component in loaded.values() for name, tensor in save(component).items()}
 
@@ -161,4 +164,5 @@ def _load_component(component: OfficialComponent, tensors: Mapping[str, np.ndarr
     tensors = {**component.defaults, **tensors}
     tree, extras = load_table(component.table, tensors, merge_collections(component.shapes))
     variables = split_collections(tree)
-    return Loaded(component.role, component.module, variables, extras, component.table, prefix)
+    dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+    return Loaded(component.role, component.module, variables, extras, component.table, prefix, dtypes)
