@@ -34,6 +34,9 @@ SYSTEMS = (
     "vector_quantize_pytorch",
 )
 
+# A recording of an official model holds its inputs and outputs beside the weights, under this prefix.
+RECORDED = "io."
+
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
@@ -79,7 +82,7 @@ def load(
 
     Raises:
       ValueError: an unknown system; nothing of the system in the file; missing, unexpected or mis-shaped
-        tensors, all listed; or, beside several components, tensors of none.
+        tensors, all listed; or, beside several components, tensors of none (other than `RECORDED` ones).
     """
     if system not in SYSTEMS:
         raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
@@ -109,6 +112,7 @@ def load(
                 f"{expected}"
             )
         return {matches[0]: _load_component(components[matches[0]], rest, "")}
+    rest = {name: tensor for name, tensor in rest.items() if not name.startswith(RECORDED)}
     if rest:
         some = ", ".join(sorted(rest)[:5]) + (", ..." if len(rest) > 5 else "")
         raise ValueError(
