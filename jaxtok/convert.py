@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxtok.param_trees import merge_collections, split_collections
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.official_config import OfficialConfig
 from jaxtok.systems.registry import system_class
 from jaxtok.weights import Table, load_table, read_tensors, save_table
 
@@ -81,15 +82,16 @@ def load(
       The components that the checkpoint holds, by name.
 
     Raises:
-      ValueError: an unknown system; nothing of the system in the file; missing, unexpected or mis-shaped
-        tensors, all listed; or, beside several components, tensors of none (other than `RECORDED` ones).
+      ValueError: an unknown system; a key of `config` that nothing reads; nothing of the system in the file;
+        missing, unexpected or mis-shaped tensors, all listed; or, beside several components, tensors of none
+        (other than `RECORDED` ones).
     """
     if system not in SYSTEMS:
         raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
     arrays, metadata = read_tensors(tensors)
     config = metadata.get("config") if config is None else config
     config = json.loads(config) if isinstance(config, str) else config
-    components = system_class(system).official_components(config)
+    components = _components(system, config)
 
     loaded, rest = {}, dict(arrays)
     # A file of one component comes first: its own names may begin like a prefix ("model.").
@@ -152,7 +154,7 @@ def export(
     """
     if system not in SYSTEMS:
         raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
-    components = system_class(system).official_components(config)
+    components = _components(system, config)
     if unknown := sorted(variables.keys() - components):
         raise ValueError(f"{system} has no components {unknown}; it has {sorted(components)}")
     state: dict[str, np.ndarray] = {}
@@ -162,6 +164,16 @@ def export(
         prefix = f"{name}." if len(components) > 1 else ""
         state |= {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
     return state
+
+
+def _components(system: str, config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
+    """The components of a system in a configuration of which every key is read."""
+    if config is None:
+        return system_class(system).official_components(None)
+    tracked = OfficialConfig(config)
+    components = system_class(system).official_components(tracked)
+    tracked.refuse_unread(system)
+    return components
 
 
 def _load_component(component: OfficialComponent, tensors: Mapping[str, np.ndarray], prefix: str) -> Loaded:

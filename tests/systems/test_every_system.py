@@ -4,6 +4,7 @@ The test file of a system with official weights has a dict `OFFICIAL`: configura
 models, by a word for each. Their state dicts are loaded and saved here.
 """
 
+import copy
 import dataclasses
 import functools
 import importlib
@@ -210,7 +211,7 @@ def test_official_names_there_and_back(name, word, monkeypatch):
     components = system_class(name).official_components(config)
     assert all(component.signature in names_of(component) for component in components.values())
     # They are the same at every call, and tracing them takes longer than all the rest.
-    monkeypatch.setattr(system_class(name), "official_components", staticmethod(lambda config: components))
+    monkeypatch.setattr(convert, "_components", lambda system, config: components)
     variables = {part: draw_like(c.shapes, seed) for seed, (part, c) in enumerate(components.items())}
     tensors = convert.export(name, variables, config)
     loaded = convert.load(name, tensors, config)
@@ -243,6 +244,25 @@ def test_official_names_there_and_back(name, word, monkeypatch):
 def names_of(component):
     """Official names of a component's tensors."""
     return {name for entry in component.table.entries for name in entry.names}
+
+
+@pytest.mark.parametrize(
+    "name, word",
+    [pytest.param(name, word, marks=pytest.mark.belongs_to(SYSTEMS[name])) for name, word in official()],
+)
+def test_keys_of_a_configuration_that_nothing_reads_are_refused_by_name(name, word):
+    """At the top and in every mapping inside, also where their value is False."""
+    config = importlib.import_module(f"tests.systems.test_{name}").OFFICIAL[word]
+    beside = ("sizes", "losses")  # not about this network
+    places = [(), *((key,) for key, value in config.items() if isinstance(value, dict) and key not in beside)]
+    for place in places:
+        changed = copy.deepcopy(config)
+        inner = changed
+        for key in place:
+            inner = inner[key]
+        inner["qk_nrm"] = False
+        with pytest.raises(ValueError, match=rf"{'.'.join([*place, 'qk_nrm'])}|qk_nrm.* has no counterpart"):
+            convert.load(name, {"nothing.of.the.kind": np.zeros((2, 2))}, changed)
 
 
 @pytest.mark.parametrize("name", each(with_method("official_components")))

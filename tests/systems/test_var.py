@@ -32,6 +32,11 @@ OFFICIAL = {
         "vae": _VAE,
         **_SIZES,
     },
+    "unused convolutions": {"args": {**_VAE, "share_quant_resi": 4, "v_patch_nums": [2, 3, 4]}, **_SIZES},
+    "a number of convolutions": {
+        "args": {**_VAE, "share_quant_resi": 0, "default_qresi_counts": 2},
+        **_SIZES,
+    },
 }
 
 
@@ -240,3 +245,19 @@ def test_a_whole_system_completes_what_is_given(variables):
     assert images.shape == (2, 8, 8, 1) and images.dtype == np.uint8
     np.testing.assert_array_equal(latents.codes[:, :5], codes[:, :5])
     assert np.any(np.asarray(latents.codes[:, 5:]) != codes[:, 5:])
+
+
+def test_convolutions_that_no_scale_uses_ride_along():
+    """The official tokenizer has all four of them, and with three scales one is no scale's nearest."""
+    config = OFFICIAL["unused convolutions"]
+    component = VAR.official_components(config)["model"]
+    tensors = convert.export("var", {"model": draw_like(component.shapes)}, config)
+    present = {name.split(".")[-2] for name in tensors if name.startswith("quantize.quant_resi.qresi_ls.")}
+    (absent,) = {"0", "1", "2", "3"} - present
+    width = next(v for k, v in tensors.items() if "qresi_ls" in k and k.endswith("bias")).shape[0]
+    stem = f"quantize.quant_resi.qresi_ls.{absent}"
+    extras = {f"{stem}.weight": np.ones((width, width, 3, 3)), f"{stem}.bias": np.ones(width)}
+    loaded = convert.load("var", {**tensors, **extras}, config)
+    saved = convert.save(loaded)
+    assert saved.keys() == tensors.keys() | extras.keys()
+    assert from_official(OFFICIAL["a number of convolutions"]).phis == 2

@@ -7,6 +7,7 @@ next-token prior in its place ("raster"), of as many parameters, to compare with
 """
 
 import dataclasses
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -372,7 +373,7 @@ def from_official(config: Mapping[str, Any]) -> VAR:
         unit_codes=a.get("using_znorm", published.unit_codes),
         commitment=a.get("beta", published.commitment),
         residual_ratio=ratio,
-        phis=(share or len(scales)) if ratio > 1e-6 else 0,
+        phis=(share or a.get("default_qresi_counts") or len(scales)) if ratio > 1e-6 else 0,
         window=a.get("quant_conv_ks", published.window),
         **both,
         **_transformer(config["var"]) if "var" in config else {},
@@ -407,9 +408,8 @@ def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialC
     """
     config = {"var": {}} if config is None else config
     model = from_official(config)
-    shapes, arguments = model.shapes(), dict(config.get("vae", config.get("args", {})))
-    arguments = {"v_patch_nums": model.scales, "vocab_size": model.codes} | arguments
-    arguments = {"z_channels": model.encoder.features} | arguments
+    own = {"v_patch_nums": model.scales, "vocab_size": model.codes, "z_channels": model.encoder.features}
+    shapes, arguments = model.shapes(), ChainMap(config.get("vae", config.get("args", {})), own)
     quantizer = var_component({"args": arguments}).table
     tokenizer = OfficialComponent(
         "tokenizer",

@@ -1,5 +1,6 @@
 """The official layouts of `HierarchicalVQ` and of VAR's `VectorQuantizer2`."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtok.quantize.multi_scale import MultiScaleQuantizer, multi_scale_vq
-from jaxtok.quantize.pyramid import Pyramid
+from jaxtok.quantize.pyramid import Pyramid, phi_of_scale
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.quantizers import vector
 from jaxtok.weights import Entry, Table, conv
@@ -96,14 +97,20 @@ def var_component(config: Mapping[str, Any]) -> OfficialComponent:
         own_length=True,
         commitment=a.get("beta", 0.25),
         residual_ratio=ratio,
-        phis=(share or len(a["v_patch_nums"])) if ratio > 1e-6 else 0,
+        phis=(share or a.get("default_qresi_counts") or len(a["v_patch_nums"])) if ratio > 1e-6 else 0,
     )
     entries = [Entry("embedding.weight", "quantizers_0/codebook")]
     stem = {0: "quant_resi.{}", 1: "quant_resi.qresi"}.get(share, "quant_resi.qresi_ls.{}")
-    for i in range(module.pyramid.phis):
-        entries += _conv(stem.format(i), i)
+    phis, unused = module.pyramid.phis, ["ema_vocab_hit_SV"]
+    # With few scales some convolutions are no scale's nearest: the official class has them all the same.
+    used = set(phi_of_scale(len(a["v_patch_nums"]), phis)) if phis else set()
+    for i in range(phis):
+        if i in used:
+            entries += _conv(stem.format(i), i)
+        else:
+            unused.append(rf"{re.escape(stem.format(i))}\.(weight|bias)")
     return OfficialComponent(
-        "quantizer", module, _shapes(module), Table(tuple(entries), ("ema_vocab_hit_SV",)), "embedding.weight"
+        "quantizer", module, _shapes(module), Table(tuple(entries), tuple(unused)), "embedding.weight"
     )
 
 
