@@ -73,25 +73,40 @@ class TextPrefix(nn.Module):
       length: T.
       text_width: E.
       width: D.
+      null_rows: rows of the table, of which the first T are read; 0 for T.
     """
 
     length: int
     text_width: int
     width: int
+    null_rows: int = 0
 
     @nn.compact
     def __call__(self, condition: Condition) -> Prefix:
-        """Reads `condition.features = {"text": [B, T, E], "absent": bool [B]}`, as `condition` makes it."""
-        text, absent = condition.features["text"], condition.features["absent"]
+        """Reads `condition.features = {"text": [B, T, E], "absent": bool [B]}`, as `condition` makes it.
+
+        Of longer features the first T are read, as in the official code.
+
+        Raises:
+          ValueError: features of fewer tokens, or a table of fewer rows.
+        """
+        rows, given = self.null_rows or self.length, condition.features["text"].shape[1]
+        if min(rows, given) < self.length:
+            raise ValueError(
+                f"features of {given} tokens and 'no text' of {rows}, but the prior reads {self.length}; pad "
+                "the text to them"
+            )
+        text, absent = condition.features["text"][:, : self.length], condition.features["absent"]
+        mask = None if condition.mask is None else condition.mask[:, : self.length]
         start = nn.initializers.normal(self.text_width**-0.5)
-        null = self.param("null", start, (self.length, self.text_width), jnp.float32)
-        text = jnp.where(absent[:, None, None], null, text)
+        null = self.param("null", start, (rows, self.text_width), jnp.float32)
+        text = jnp.where(absent[:, None, None], null[: self.length], text)
         layers = [
             Dense(self.width, use_bias=False, kernel_init=nn.initializers.normal(0.02), name=f"linear_{i}")
             for i in (1, 2)
         ]
         x = layers[1](nn.gelu(layers[0](text), approximate=True))
-        return x, jnp.ones(x.shape[:2], bool) if condition.mask is None else condition.mask
+        return x, jnp.ones(x.shape[:2], bool) if mask is None else mask
 
     @nn.nowrap
     def condition(

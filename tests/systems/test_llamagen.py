@@ -267,3 +267,16 @@ def test_official_arguments_of_a_language_model():
     assert model.prior.inner == 224  # int(1.3 * int(2 * 256 / 3)) = 221, up to a multiple of 32
     assert model.prior.rope_theta == 500.0 and model.condition(jnp.zeros(1, jnp.int32)).null is None
     assert elements(model.shapes()["autoregressive"]["params"]["conditioner"]) == 4 * 64
+
+
+@pytest.mark.parametrize("length", [1, 77, 120])
+def test_the_official_table_of_no_text_has_120_rows_whatever_the_number_of_tokens(length):
+    """`CaptionEmbedder` is made with its default; the model reads the first of what it gives."""
+    config = {"model_args": {**_SMALL, "model_type": "t2i", "caption_dim": 10, "cls_token_num": length}}
+    component = LlamaGen.official_components(config)["model"]
+    tensors = convert.export("llamagen", {"model": draw_like(component.shapes)}, config)
+    assert tensors["cls_embedding.uncond_embedding"].shape == (120, 10)
+    model = from_official(config)
+    assert model.text_length == length
+    with pytest.raises(ValueError, match="1 to 120"):
+        from_official({"model_args": {**config["model_args"], "cls_token_num": 121}})

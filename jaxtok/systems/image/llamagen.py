@@ -114,6 +114,7 @@ class LlamaGen:
       null_class: whether "no class" is one more, which guidance needs.
       text_length: tokens of a caption.
       text_width: width of their features; T5-XL has 2048.
+      null_rows: tokens that there is a "no text" for, of which a caption's number is used; 0 for as many.
       condition_dropout: share of the rows that train without class or text.
       settings: recommended sampler settings.
     """
@@ -133,6 +134,7 @@ class LlamaGen:
     null_class: bool = True
     text_length: int = 120
     text_width: int = 2048
+    null_rows: int = 0
     condition_dropout: float = 0.1
     settings: AutoregressiveSettings = AutoregressiveSettings(guidance=3.0, top_k=2000)
 
@@ -226,7 +228,8 @@ class LlamaGen:
         width = self.prior.width
         if self.told == "class":
             return ClassPrefix(self.classes, width, self.null_class)
-        return TextPrefix(self.text_length, self.text_width, width) if self.told == "text" else None
+        prefix = TextPrefix(self.text_length, self.text_width, width, self.null_rows)
+        return prefix if self.told == "text" else None
 
     def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
         """The next-token prior."""
@@ -338,6 +341,10 @@ def _language_model(size: str) -> LanguageModelShape:
     return LanguageModelShape(layers, heads, width // heads)
 
 
+# The official table of "no text" has these, whatever `cls_token_num` is.
+OFFICIAL_NULL_ROWS = 120
+
+
 def from_official(config: Mapping[str, Any]) -> LlamaGen:
     """Our configuration from official constructor arguments.
 
@@ -391,6 +398,11 @@ def _official_language_model(a: Mapping[str, Any]) -> LlamaGen:
         )
     published = LlamaGen.c2i("B") if kind == "c2i" else LlamaGen.t2i("B")
     dropout = a.get("class_dropout_prob", published.condition_dropout)
+    length = a.get("cls_token_num", published.text_length if kind == "t2i" else 1)
+    if kind == "t2i" and not 1 <= length <= OFFICIAL_NULL_ROWS:
+        raise ValueError(
+            f"cls_token_num={length}: the official code has 1 to {OFFICIAL_NULL_ROWS} tokens of text"
+        )
     return dataclasses.replace(
         published,
         image_size=side * published.encoder.factor,
@@ -398,7 +410,8 @@ def _official_language_model(a: Mapping[str, Any]) -> LlamaGen:
         classes=a.get("num_classes", published.classes),
         null_class=dropout > 0,
         condition_dropout=dropout,
-        text_length=a.get("cls_token_num", published.text_length if kind == "t2i" else 1),
+        text_length=length,
+        null_rows=OFFICIAL_NULL_ROWS if kind == "t2i" else 0,
         text_width=a.get("caption_dim", published.text_width),
         prior=LanguageModelShape(
             a.get("n_layer", 32),
