@@ -90,8 +90,8 @@ def load(
         raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
     arrays, metadata = read_tensors(tensors)
     config = metadata.get("config") if config is None else config
-    config = json.loads(config) if isinstance(config, str) else config
-    components = _components(system, config)
+    arguments: Mapping[str, Any] | None = json.loads(config) if isinstance(config, str) else config
+    components = _components(system, arguments)
 
     loaded, rest = {}, dict(arrays)
     # A file of one component comes first: its own names may begin like a prefix ("model.").
