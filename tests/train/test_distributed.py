@@ -131,9 +131,12 @@ def test_a_watchdog_waits_for_the_first_step(monkeypatch):
         time.sleep(0.3)  # compiles
         assert not left
         watchdog.alive()
-        time.sleep(0.3)
+        end = time.monotonic() + 30
+        while not left and time.monotonic() < end:
+            time.sleep(0.01)
         assert left
         watchdog.pause()
+        time.sleep(0.1)  # a look that was under way
         left.clear()
         time.sleep(0.2)
         assert not left
