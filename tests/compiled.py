@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 import jax
 
+from tests.xla_options import HAS_OLD_EMITTERS
+
 _OPTION = "jax_disable_most_optimizations"
 
 # For tests that compare last digits.
-_AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+_AS_USERS = {"xla_backend_optimization_level": 3}
+_AS_USERS |= {"xla_cpu_use_fusion_emitters": True} if HAS_OLD_EMITTERS else {}
 optimised = functools.partial(jax.jit, compiler_options=_AS_USERS)
 
 

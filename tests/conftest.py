@@ -10,6 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.xla_options import HAS_OLD_EMITTERS, OLD_EMITTERS
+
 ROOT = Path(__file__).parents[1]
 pytest_plugins = ["tests.selection.plugin"]
 
@@ -31,8 +33,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Tests compile far more than they compute, so LLVM does not optimise what they run: a quarter less time.
 # Tests that compute for long are marked `optimised`; those of last digits use `tests.compiled.optimised`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# XLA's older emitters for CPUs compile a training step in half the time (JAX 0.10.2: 1.9 s in place of 5.3).
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+if HAS_OLD_EMITTERS:
+    os.environ.setdefault("XLA_FLAGS", OLD_EMITTERS)
 os.environ.setdefault("MPLBACKEND", "agg")
 
 # Compilation makes the first example slow, so there is no deadline. CI draws the same examples in every run,
