@@ -27,7 +27,7 @@ def checkpoint(config):
 def _traced_once():
     """Components are the same at every call, and tracing them takes longer than all the rest."""
     trace = functools.cache(lambda config: official_components(json.loads(config)))
-    traced = staticmethod(lambda config: trace(json.dumps(config)))
+    traced = staticmethod(lambda config: trace(json.dumps(config, default=dict)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InstellaT2I, "official_components", traced)
         yield

@@ -9,7 +9,7 @@ from typing import Any
 _BESIDE = {
     "experiment", "dataset", "optimizer", "lr_scheduler", "losses", "training", "vq_model", "batch", "sample",
     "greedy", "generate", "value_range", "layout", "image_size", "sizes", "axis_dims_rope",
-    "codebook_show_usage",
+    "codebook_show_usage", "forward",
 }  # fmt: skip
 # Dropout and the like: nothing of the weights, and of a forward pass without training.
 _OF_TRAINING = re.compile(r".*(dropout|drop|drop_rate|dropout_p|drop_path)")
