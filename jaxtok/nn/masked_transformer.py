@@ -105,7 +105,7 @@ class MaskedTransformer(nn.Module):
             self.segment_table = table("segment_table", self.segments)
         if self.conditioner is not None:
             self.context = Dense(width, dtype=self.dtype)
-        unroll = min(self.unroll, self.layers)
+        unroll = max(1, min(self.unroll, self.layers))
         stack: Any = Stack if bert else UNetStack
         self.stack: Any = stack(block, self.layers, self.remat, unroll)
         self.out = Dense(head_width(self.space))

@@ -38,7 +38,7 @@ class UNetStack(nn.Module):
 
     Attributes:
       block: the block that is repeated, each with its own parameters.
-      layers: blocks without the middle one, an even number.
+      layers: blocks without the middle one, an even number; with 0 the middle one is all there is.
       remat, unroll: see `Stack`.
     """
 
@@ -61,14 +61,18 @@ class UNetStack(nn.Module):
         Raises:
           ValueError: an odd number of layers.
         """
-        if self.layers < 2 or self.layers % 2:
+        if self.layers < 0 or self.layers % 2:
             raise ValueError(
                 f"layers={self.layers} must be even: every block on the way out has one on the way in"
             )
-        half, shared = self.layers // 2, shared or {}
-        unroll = min(self.unroll, half)
-        x, outputs = Stack(self.block.clone(), half, self.remat, unroll, name="in")(x, None, shared, "hidden")
+        half, shared, outputs = self.layers // 2, shared or {}, None
+        unroll = max(1, min(self.unroll, half))
+        if half:
+            enter = Stack(self.block.clone(), half, self.remat, unroll, name="in")
+            x, outputs = enter(x, None, shared, "hidden")
         x, _ = self.block.clone(name="middle", parent=self)(x, {}, shared)
+        if outputs is None:
+            return x
         out = SkipBlock(self.block.clone(), self.block.dtype, parent=None)
         x, _ = Stack(out, half, self.remat, unroll, name="out")(x, {"skip": outputs[::-1]}, shared)
         return x

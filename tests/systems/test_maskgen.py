@@ -281,10 +281,11 @@ def test_a_whole_run_without_noise_is_that_of_the_paper(official):
 
 
 def test_official_arguments_become_our_sizes():
-    assert from_official({}) == MaskGenerator.vq_l()
-    assert from_official({"model": {"vq_model": {"quantize_mode": "vae", "num_latent_tokens": 32}}}) == (
-        MaskGenerator.kl_l()
-    )
+    # The official default of the score that samples ask for is not that of the released models.
+    assert from_official({}) == dataclasses.replace(MaskGenerator.vq_l(), score=6.0)
+    assert from_official({"model": {"maskgen": {"sample_aesthetic_score": 6.5}}}) == MaskGenerator.vq_l()
+    vae = {"vq_model": {"quantize_mode": "vae", "num_latent_tokens": 32}}
+    assert from_official({"model": vae}) == dataclasses.replace(MaskGenerator.kl_l(), score=6.0)
     sampler = {"cfg": 4.0, "num_iter": 7, "temperature": 1.5, "cfg_schedule": "constant"}
     for config in (CODES, VALUES):
         own = {**config, "model": {**config["model"], "maskgen": {**SMALL["maskgen"], **sampler}}}

@@ -294,8 +294,10 @@ def test_official_arguments_decide_the_parts():
         assert model.interleaved == (word == "two stages")
         names[word] = {name for entry in table(model).entries for name in entry.names}
     for name, words in (
-        ("quantize.embed_prob", {"two stages", "text"}),
+        ("quantize.embed_prob", {"text"}),  # the official TiTok ignores `clustering_vq`
         ("decoder.text_guidance_proj.weight", {"text"}),
         ("pixel_decoder.conv_in.weight", {"two stages"}),
+        ("pixel_decoder.mid.0.conv1.weight", {"two stages"}),
+        ("pixel_decoder.mid.1.conv1.weight", set()),  # res_blocks is 1
     ):
         assert {word for word in OFFICIAL if name in names[word]} == words, name

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import math
@@ -26,6 +27,9 @@ OFFICIAL = {
     form: {"model": {"vq_model": {"codebook_size": 7}, "generator": {**_GENERATOR, "model_type": form}}}
     for form in ("ViT", "UViT")
 }
+for count in (1, 5):
+    OFFICIAL[f"UViT of {count}"] = copy.deepcopy(OFFICIAL["UViT"])
+    OFFICIAL[f"UViT of {count}"]["model"]["generator"]["num_hidden_layers"] = count
 
 
 def settings_of(run):
@@ -180,3 +184,14 @@ def test_official_arguments_become_our_sizes():
         from_official({"generator": {"model_type": "GPT"}})
     with pytest.raises(ValueError, match="width=768 must divide by heads=7"):
         TiTokMaskGIT(heads=7)
+
+
+@pytest.mark.parametrize(("layers", "half"), [(1, 0), (2, 1), (5, 2)])
+def test_an_odd_number_of_layers_of_a_u_vit_is_halved_as_officially(layers, half):
+    config = copy.deepcopy(OFFICIAL["UViT"])
+    config["model"]["generator"]["num_hidden_layers"] = layers
+    component = TiTokMaskGIT.official_components(config)["model"]
+    names = {name for entry in component.table.entries for name in entry.names}
+    blocks = {name.removesuffix(".norm1.weight") for name in names if name.endswith("norm1.weight")}
+    expected = {f"{side}_blocks.{i}" for side in ("in", "out") for i in range(half)}
+    assert blocks == expected | {"mid_block"}

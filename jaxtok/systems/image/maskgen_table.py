@@ -11,7 +11,8 @@ from jaxtok.weights import Entry, Table, dense, squeeze_leading
 
 def from_official(config: Mapping[str, Any]) -> MaskGenerator:
     """Our configuration from an official one: "model" with "vq_model" and "maskgen", and "losses"; what is
-    left out is as in the released L of that kind.
+    left out is as in the released L of that kind, but for the score that samples ask for, whose official
+    default is 6.0.
 
     Raises:
       ValueError: another `quantize_mode` than "vq" or "vae", other masks than by arccos, or a width that the
@@ -63,7 +64,7 @@ def from_official(config: Mapping[str, Any]) -> MaskGenerator:
         width=official.get("decoder_embed_dim", published.width),
         text=text,
         score_width=official.get("micro_condition_embed_dim", published.score_width) if scored else 0,
-        score=official.get("sample_aesthetic_score", published.score),
+        score=official.get("sample_aesthetic_score", 6.0),
         condition_dropout=official.get("text_drop_prob", published.condition_dropout),
         settings=settings,
         channels=codec.get("token_size", published.channels) if mode == "vae" else published.channels,

@@ -123,6 +123,7 @@ def from_official(config: Mapping[str, Any]) -> TiTokMaskGIT:
     generator, published = model.get("generator", {}), TiTokMaskGIT.l32()
     kinds: dict[str, Form] = {"ViT": "bert", "UViT": "unet"}
     kind = generator.get("model_type", "ViT")
+    layers = generator.get("num_hidden_layers", published.layers)
     if kind not in kinds:
         raise ValueError(f"model_type={kind!r} of the generator; choose one of {sorted(kinds)}")
     return dataclasses.replace(
@@ -131,7 +132,8 @@ def from_official(config: Mapping[str, Any]) -> TiTokMaskGIT:
         codebook=model.get("vq_model", {}).get("codebook_size", published.codebook),
         classes=generator.get("condition_num_classes", published.classes),
         form=kinds[kind],
-        layers=generator.get("num_hidden_layers", published.layers),
+        # The official U-ViT has `layers // 2` blocks on either side of the one in the middle.
+        layers=layers - layers % 2 if kind == "UViT" else layers,
         heads=generator.get("num_attention_heads", published.heads),
         width=generator.get("hidden_size", published.width),
         hidden=generator.get("intermediate_size", published.hidden),
@@ -189,11 +191,12 @@ def _unet_table(model: TiTokMaskGIT) -> Table:
         Entry("pos_embed", "positions", squeeze_leading(1)),
         *_norm("norm", "norm"),
         *_linear("lm_head", "out"),
-        *_block("in_blocks.{i}", "stack/in/block", half),
         *_block("mid_block", "stack/middle", None),
-        *_block("out_blocks.{i}", "stack/out/block/block", half),
-        *_linear("out_blocks.{i}.skip_linear", "stack/out/block/skip", half),
     ]
+    if half:
+        entries += _block("in_blocks.{i}", "stack/in/block", half)
+        entries += _block("out_blocks.{i}", "stack/out/block/block", half)
+        entries += _linear("out_blocks.{i}.skip_linear", "stack/out/block/skip", half)
     return Table(tuple(entries))
 
 

@@ -56,7 +56,8 @@ def from_official(config: Mapping[str, Any], published: Any) -> Any:
         codebook=vq.get("codebook_size", published.codebook),
         width=vq.get("token_size", published.width),
         metric="cosine" if vq.get("use_l2_norm", published.metric == "cosine") else "euclidean",
-        learning="cvq" if vq.get("clustering_vq", False) else "gradient",
+        # Of the two official classes only TA-TiTok's hands the flag on to its quantizer.
+        learning="cvq" if vq.get("clustering_vq", False) and has_text else "gradient",
         commitment=vq.get("commitment_cost", published.commitment),
         encoder=vit("enc", published.encoder),
         decoder=vit("dec", published.decoder),
@@ -76,6 +77,7 @@ def _teacher(pixel: Mapping[str, Any] | None, published: MaskGITVQGAN) -> MaskGI
         channels=pixel["hidden"],
         multipliers=tuple(pixel["mult"]),
         blocks=pixel["res_blocks"],
+        middle=pixel["res_blocks"],  # the official network has as many there
         features=pixel["dim"],
     )
     return dataclasses.replace(published, codes=pixel["codes"], shape=shape)
