@@ -27,12 +27,16 @@ class Course(NamedTuple):
     Attributes:
       times: t of each step in the whole diffusion.
       kept: A, the part of the data's variance that is left.
+      signal, noise: sqrt(A) and sqrt(1 - A), rounded once: in float32, 1 - A has three digits where A is near
+        1.
       from_data, from_noised: weights of x_0 and x_t in the mean of the step back.
       lower, upper: bounds of its log-variance: that of the exact step back where x_0 is known, and log beta.
     """
 
     times: np.ndarray
     kept: np.ndarray
+    signal: np.ndarray
+    noise: np.ndarray
     from_data: np.ndarray
     from_noised: np.ndarray
     lower: np.ndarray
@@ -93,7 +97,7 @@ def _course(diffusion: GaussianDiffusion, steps: int) -> Course:
     lower = np.log(np.concatenate([exact[1:2], exact[1:]]))
     from_data = betas * np.sqrt(before) / (1 - kept)
     from_noised = (1 - before) * np.sqrt(1 - betas) / (1 - kept)
-    tables = (times, kept, from_data, from_noised, lower, np.log(betas))
+    tables = (times, kept, np.sqrt(kept), np.sqrt(1 - kept), from_data, from_noised, lower, np.log(betas))
     return Course(*(table.astype(np.float32) for table in tables))
 
 
@@ -101,8 +105,8 @@ def data_of(
     course: Course, index: Int[jax.Array, "*batch"], x: Float[jax.Array, "*batch C"], noise: jax.Array
 ) -> Float[jax.Array, "*batch C"]:
     """The data that noised data come from if this is their noise; `index` says which step of the course."""
-    kept = jnp.asarray(course.kept)[index][..., None]
-    return (x - jnp.sqrt(1 - kept) * noise) / jnp.sqrt(kept)
+    signal, spread = (jnp.asarray(table)[index][..., None] for table in (course.signal, course.noise))
+    return (x - spread * noise) / signal
 
 
 def step_back(

@@ -17,8 +17,8 @@ def noised(
     course: Course, index: Int[jax.Array, "*batch"], data: Float[jax.Array, "*batch C"], noise: jax.Array
 ) -> Float[jax.Array, "*batch C"]:
     """Data after the noise of a step of the course."""
-    kept = jnp.asarray(course.kept)[index][..., None]
-    return jnp.sqrt(kept) * data + jnp.sqrt(1 - kept) * noise
+    signal, spread = (jnp.asarray(table)[index][..., None] for table in (course.signal, course.noise))
+    return signal * data + spread * noise
 
 
 def diffusion_terms(
@@ -61,13 +61,20 @@ def diffusion_terms(
 
 
 def _binned_likelihood(x, mean, log_variance):
-    """Log-probability of the grey value around x, whose outermost bins reach to infinity."""
+    """Log-probability of the grey value around x, whose outermost bins reach to infinity; at least log 1e-12.
+
+    The normal distribution function is that of GELU's tanh, 0.5 (1 + tanh(u / 2)) = sigmoid(u). Both ends of a
+    bin are taken on the side where that is small, because near 1 a difference has no digits left.
+    """
     rate = jnp.exp(-0.5 * log_variance)
-    above, below = _cumulative(rate * (x - mean + _BIN)), _cumulative(rate * (x - mean - _BIN))
-    inside = jnp.where(x < -0.999, above, jnp.where(x > 0.999, 1 - below, above - below))
+    high, low = _logit(rate * (x - mean + _BIN)), _logit(rate * (x - mean - _BIN))
+    beyond = high + low > 0
+    inside = jax.nn.sigmoid(jnp.where(beyond, -low, high)) - jax.nn.sigmoid(jnp.where(beyond, -high, low))
+    inside = jnp.where(x < -0.999, jax.nn.sigmoid(high), inside)
+    inside = jnp.where(x > 0.999, jax.nn.sigmoid(-low), inside)
     return jnp.log(jnp.maximum(inside, 1e-12))
 
 
-def _cumulative(x):
-    """The normal distribution function in the form of the tanh that GELU has too."""
-    return 0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+def _logit(x):
+    """log(F / (1 - F)) of the normal distribution function F at x, about."""
+    return 2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
