@@ -63,8 +63,8 @@ def diffusion_terms(
 def _binned_likelihood(x, mean, log_variance):
     """Log-probability of the grey value around x, whose outermost bins reach to infinity; at least log 1e-12.
 
-    The normal distribution function is that of GELU's tanh, 0.5 (1 + tanh(u / 2)) = sigmoid(u). Both ends of a
-    bin are taken on the side where that is small, because near 1 a difference has no digits left.
+    The normal distribution function is that of GELU's tanh, 0.5 (1 + tanh(u / 2)) = sigmoid(u). Both ends of
+    a bin are taken on the side where that is small, because near 1 a difference has no digits left.
     """
     rate = jnp.exp(-0.5 * log_variance)
     high, low = _logit(rate * (x - mean + _BIN)), _logit(rate * (x - mean - _BIN))

@@ -20,7 +20,7 @@ from jaxtok.nn.linear import Dense
 from jaxtok.nn.normalization import RMSNorm
 from jaxtok.nn.patches import patchify, unpatchify
 from jaxtok.nn.resampling import DCDown, DCUp
-from jaxtok.nn.rope import RopeLayout, grid_coordinates, rope_tables
+from jaxtok.nn.rope import Rope, RopeLayout, grid_coordinates, rope_tables
 from jaxtok.nn.transformer import Block, Remat, Stack
 
 
@@ -75,19 +75,27 @@ class Coordinates:
 
     Attributes:
       scale: every image spans coordinates [0, scale - 1] on the finest grid, whatever its resolution; None
-        counts cells. Halving the grid halves it, rounded down.
+        counts cells. It need not be a whole number.
       layout: rotary layout, see `jaxtok.nn.rope`.
     """
 
-    scale: int | None = None
+    scale: float | int | None = None
     layout: RopeLayout = "half"
 
-    def tables(self, queries: int, grid: tuple[int, int], halvings: int, axes_dims: tuple[int, ...]):
-        """Rotary tables of K queries followed by the cells of a grid that has been halved `halvings` "
-        "times."""
-        scale = None if self.scale is None else self.scale // 2**halvings
+    def halved(self, times: int) -> "Coordinates":
+        """Those of a grid that was halved so often; the scale is rounded down each time."""
+        if self.scale is None or not times:
+            return self
+        return dataclasses.replace(self, scale=self.scale // 2**times)
+
+    def doubled(self, times: int) -> "Coordinates":
+        """Those of a grid that was doubled so often."""
+        return self if self.scale is None else dataclasses.replace(self, scale=self.scale * 2**times)
+
+    def tables(self, queries: int, grid: tuple[int, int], axes_dims: tuple[int, ...]) -> Rope:
+        """Rotary tables of K queries followed by the cells of a grid."""
         index = jnp.arange(queries, dtype=jnp.float32)[:, None]
-        cells = grid_coordinates(*grid, scale)
+        cells = grid_coordinates(*grid, self.scale)
         positions = jnp.concatenate([jnp.pad(index, ((0, 0), (0, 2))), jnp.pad(cells, ((0, 0), (1, 0)))])
         return rope_tables(positions, axes_dims, layout=self.layout)
 
@@ -142,7 +150,7 @@ class QueryEncoder(nn.Module):
                 grid = (grid[0] // 2, grid[1] // 2)
                 x = jnp.concatenate([x[:, : self.tokens], cells.reshape(batch, -1, self.shape.width)], axis=1)
             if layers:
-                rope = self.coordinates.tables(self.tokens, grid, step, self.shape.axes_dims)
+                rope = self.coordinates.halved(step).tables(self.tokens, grid, self.shape.axes_dims)
                 x, _ = _stack(self.shape, layers, self.dtype, f"stack_{step}")(x, shared={"rope": rope})
         x = RMSNorm(dtype=self.dtype, name="norm")(x[:, : self.tokens])
         return Dense(self.shape.width, dtype=self.dtype, name="out")(x)
@@ -210,7 +218,9 @@ class QueryDecoder(nn.Module):
             index = -1 if self.align_after is None or not train else self.align_after - first
             tap = 0 <= index < layers
             if layers:
-                rope = self.coordinates.tables(tokens, grid, doublings - step, self.shape.axes_dims)
+                # An odd scale does not come back: the decoder starts at the rounded half, and doubles that.
+                coordinates = self.coordinates.halved(doublings).doubled(step)
+                rope = coordinates.tables(tokens, grid, self.shape.axes_dims)
                 stack = _stack(self.shape, layers, self.dtype, f"stack_{step}")
                 x, hidden = stack(x, shared={"rope": rope}, collect="hidden" if tap else "nothing")
                 if tap:

@@ -141,7 +141,9 @@ def test_the_terms_are_the_formulas():
         "kept": kept,
         "from_data": betas * np.sqrt(before) / (1 - kept),
         "from_noised": (1 - before) * np.sqrt(1 - betas) / (1 - kept),
-        "lower": np.log(np.maximum(betas * (1 - before) / (1 - kept), (betas * (1 - before) / (1 - kept))[1])),
+        "lower": np.log(
+            np.maximum(betas * (1 - before) / (1 - kept), (betas * (1 - before) / (1 - kept))[1])
+        ),
         "upper": np.log(betas),
     }
     tables = {name: table[index][:, None] for name, table in tables.items()}

@@ -177,6 +177,7 @@ def test_official_arguments_become_our_sizes():
     assert (model.align_after, model.align_width, model.rope_layout) == (1, 9, "instella")
     assert (model.prior.layers, model.prior.heads, model.prior.head_dim, model.text.width) == (2, 3, 4, 6)
     assert from_official({**arguments, "scale": None}).scale is None
+    assert from_official({**arguments, "scale": 42}).scale == 10.5
 
 
 def test_every_resampling_step_has_its_tensors():

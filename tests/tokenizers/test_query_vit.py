@@ -206,7 +206,7 @@ def test_segments_surround_the_resampling_steps():
 def test_corners_keep_their_coordinates_at_every_resolution():
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def sines(grid, halvings):
-        return COORDINATES.tables(TOKENS, grid, halvings, (2, 2, 2)).sin
+        return COORDINATES.halved(halvings).tables(TOKENS, grid, (2, 2, 2)).sin
 
     small, large = np.asarray(sines((2, 2), 0)), np.asarray(sines((5, 4), 0))
     corners = np.array([0, 3, 16, 19])
@@ -214,3 +214,27 @@ def test_corners_keep_their_coordinates_at_every_resolution():
     np.testing.assert_allclose(small[TOKENS:], large[TOKENS + corners], atol=1e-6)
     # A halved grid spans half the range: its last cell is (0, 1, 1).
     np.testing.assert_allclose(sines((2, 2), 1)[-1], np.sin(1.0) * np.array([0, 1, 1, 0, 1, 1]), atol=1e-6)
+
+
+def test_a_scale_is_rounded_down_by_halving_alone():
+    """Official scales are pixels / patch: a part of a patch counts until the first halving."""
+    for scale, halves in ((10.5, [10.5, 5, 2]), (9, [9, 4, 2]), (64, [64, 32, 16])):
+        coordinates = Coordinates(scale)
+        assert [coordinates.halved(times).scale for times in range(3)] == halves
+    assert Coordinates(9).halved(1).doubled(1).scale == 8
+    assert Coordinates(None).halved(2).doubled(1).scale is None
+
+
+def test_the_decoder_doubles_the_scale_that_was_rounded_down(monkeypatch):
+    seen, tables = [], Coordinates.tables
+
+    def spy(coordinates, *args):
+        seen.append(coordinates.scale)
+        return tables(coordinates, *args)
+
+    monkeypatch.setattr(Coordinates, "tables", spy)
+    encoder = QueryEncoder(ENCODER, TOKENS, 2, Coordinates(5.5))
+    decoder = QueryDecoder(DECODER, 2, 3, Coordinates(5.5))
+    model = ImageTokenizer(encoder, BinaryQuantizer(BITS, ENCODER.width), decoder, image_size=(8, 8))
+    jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    assert seen == [5.5, 2, 2, 4]

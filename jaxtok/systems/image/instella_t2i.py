@@ -110,7 +110,7 @@ class InstellaT2I:
     temperature: float = 0.1
     encoder: ViTShape = ViTShape(12, 12, resample_after=(7,))
     decoder: ViTShape = ViTShape(16, 16, resample_after=(7,))
-    scale: int | None = 64
+    scale: float | None = 64.0
     rope_layout: RopeLayout = "half"
     align_after: int | None = None
     align_width: int = 1024
@@ -149,7 +149,7 @@ class InstellaT2I:
             bits=bits,
             encoder=vit,
             decoder=vit,
-            scale=image_size // 4,
+            scale=image_size / 4,
             prior=PriorShape(6, 4, 64),
             text=TextShape(length=text_length, layers=3, heads=4),
         )
@@ -161,7 +161,7 @@ class InstellaT2I:
         """
         vit = ViTShape(2, 4, 32, axes_dims=(8, 12, 12), unroll=2)
         small = cls.small(text_length=text_length)
-        return dataclasses.replace(small, patch=8, scale=4, encoder=vit, decoder=vit)
+        return dataclasses.replace(small, patch=8, scale=4.0, encoder=vit, decoder=vit)
 
     @classmethod
     def bae_1024(cls, bits: int = 64) -> "InstellaT2I":
@@ -375,9 +375,9 @@ def from_official(config: Mapping[str, Any]) -> InstellaT2I:
     bae, prior = config.get("bae", {}), config.get("prior", {})
 
     patch = bae.get("patch_size", published.patch)
-    # The official `set_scale` takes pixels and keeps patches.
+    # The official `set_scale` takes pixels and keeps patches, also parts of them.
     pixels = config.get("scale", published.scale * published.patch if published.scale else None)
-    scale = None if pixels is None else int(pixels) // patch
+    scale = None if pixels is None else pixels / patch
 
     def half(side: str, default: ViTShape) -> ViTShape:
         resample = {"encoder": "downsample_idx", "decoder": "upsample_idx"}[side]
