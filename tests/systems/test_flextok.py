@@ -220,8 +220,15 @@ def test_official_arguments_that_cannot_be_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             from_official(change)
-    with pytest.raises(ValueError, match=r"width_mult=0\.0 must be positive"):
-        FlexTok.official_components({"width_mult": 0})
+    for change, message in (
+        ({"width_mult": 0}, "width_mult=0 must be a positive number"),
+        ({"width_mult": math.nan}, "width_mult=nan must be"),
+        ({"width_mult": "3"}, "width_mult='3' must be"),
+        ({"use_mup_readout": True}, "set width_mult to it"),
+        ({"use_mup_readout": False, "width_mult": 2.0}, "use_mup_readout=False has no divisor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FlexTok.official_components(change)
     with pytest.raises(ValueError, match="no FlexTok 'd6'; there are d12-d12"):
         FlexTok.published("d6")
     with pytest.raises(ValueError, match="image_size=20 must divide by 16"):

@@ -1,6 +1,7 @@
 """FlexTok's official constructor arguments, and what converts its weights."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,7 @@ def from_official(config: Mapping[str, Any], published: Any) -> Any:
         ("absolute", "interpolate"), "enc_mask", "adaLN_expansion", "dec_posemb" ("sincos",
         "learnable_sum"), "latent_hw"; and "vae", the arguments of the autoencoder, without which the
         tokenizer reads latents as they are. "names" says what modules are called that the file calls
-        otherwise than `flextok_table.MODULES`; "width_mult" is that of a muP read-out at the decoder's end
-        (its width over that of its base shape), see `tokenizer_table`.
+        otherwise than `flextok_table.MODULES`; "use_mup_readout" and "width_mult" see `read_out`.
       published: the `FlexTok` that says what is left out.
 
     Raises:
@@ -71,6 +71,34 @@ def from_official(config: Mapping[str, Any], published: Any) -> Any:
     )
 
 
+def read_out(config: Mapping[str, Any]) -> float:
+    """By how much the read-out at the decoder's end divides what it reads; 1 for a plain linear layer.
+
+    Args:
+      config: "use_mup_readout", whether it is a `mup.MuReadout`, and "width_mult", its width over that of its
+        base shape. One of them implies the other, where it can.
+
+    Raises:
+      ValueError: a read-out whose divisor is not said (it stands in no file of weights), that is no positive
+        number, or that contradicts the other argument.
+    """
+    scaled, factor = config.get("use_mup_readout", "width_mult" in config), config.get("width_mult", 1.0)
+    if scaled and "width_mult" not in config:
+        raise ValueError(
+            "use_mup_readout=True: that read-out divides by its width over that of its base shape, which no "
+            "file of weights says; set width_mult to it"
+        )
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
+        raise ValueError(
+            f"width_mult={factor!r} must be a positive number: a width over that of its base shape"
+        )
+    if factor != 1 and not scaled:
+        raise ValueError(
+            f"width_mult={factor}, but use_mup_readout=False has no divisor; leave out one of them"
+        )
+    return float(factor)
+
+
 def official_components(config: Mapping[str, Any] | None, published: Any) -> dict[str, OfficialComponent]:
     """Module, shapes and table of the official component "model": the whole file; see `from_official`."""
     config = {"vae": {}} if config is None else config
@@ -82,7 +110,7 @@ def official_components(config: Mapping[str, Any] | None, published: Any) -> dic
         (model.positions[0] == "learned", model.positions[1] == "learned"),
         model.vae,
         names,
-        float(config.get("width_mult", 1.0)),
+        read_out(config),
     )
     signature = f"encoder.module_dict.{names.get('enc_to_latents', 'enc_to_latents')}.proj.weight"
     shapes = model.shapes()["tokenizer"]

@@ -77,12 +77,7 @@ def tokenizer_table(
       names: of modules that are called otherwise than in `MODULES`.
       width_mult: by how much a muP read-out (`mup.MuReadout`) divides what it reads; its weights, and not its
         biases, are divided here. 1 for a plain linear layer.
-
-    Raises:
-      ValueError: `width_mult` is not positive.
     """
-    if width_mult <= 0:
-        raise ValueError(f"width_mult={width_mult} must be positive: a width over that of its base shape")
 
     def module(name: str) -> str:
         half = "encoder" if name.startswith("enc_") else "decoder"
