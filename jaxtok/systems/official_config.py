@@ -5,14 +5,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# What official files and recordings hold beside the network: how it was trained, and what was recorded.
-_BESIDE = {
-    "experiment", "dataset", "optimizer", "lr_scheduler", "losses", "training", "vq_model", "batch", "sample",
-    "greedy", "generate", "value_range", "layout", "image_size", "sizes", "axis_dims_rope",
-    "codebook_show_usage", "forward",
-}  # fmt: skip
+# What recordings of official models hold beside the arguments of the network.
+_RECORDED = {"batch", "sample", "greedy", "generate", "value_range", "layout", "forward"}
+# Sections of a run's configuration that say how a network was trained, for `set_aside`.
+OF_A_RUN = ("experiment", "dataset", "optimizer", "lr_scheduler", "losses", "training")
 # Dropout and the like: nothing of the weights, and of a forward pass without training.
-_OF_TRAINING = re.compile(r".*(dropout|drop|drop_rate|dropout_p|drop_path)")
+_OF_TRAINING = re.compile(r"(\w+_)?(dropout(_p)?|drop(_path)?(_rate)?)")
 
 
 class OfficialConfig(Mapping[str, Any]):
@@ -48,10 +46,13 @@ class OfficialConfig(Mapping[str, Any]):
         """Dotted names of the keys that nothing has read, with what may have been meant."""
         found = []
         for name in self._values:
-            if name in _BESIDE or _OF_TRAINING.fullmatch(name):
+            if name in _RECORDED:
                 continue
             if name not in self._read:
-                close = difflib.get_close_matches(name, self._asked - self._values.keys(), 1)
+                dropout, absent = _OF_TRAINING.fullmatch(name), self._asked - self._values.keys()
+                close = difflib.get_close_matches(name, absent, 1, 0.85 if dropout else 0.6)
+                if dropout and not close:
+                    continue
                 found.append(f"{prefix}{name}" + (f" (did you mean {close[0]}?)" if close else ""))
             elif name in self._inner:
                 found += self._inner[name].unread(f"{prefix}{name}.")
@@ -64,3 +65,27 @@ class OfficialConfig(Mapping[str, Any]):
                 f"the configuration of {system} has {', '.join(unread)}, which have no counterpart here; "
                 "leave out what does not change the network, or correct the name"
             )
+
+
+def set_aside(config: Mapping[str, Any], *names: str) -> None:
+    """Says of keys of a configuration, and of all in them, that they change nothing in the network."""
+    for name in names:
+        if isinstance(inner := config.get(name), Mapping):
+            set_aside(inner, *inner)
+
+
+def require_same(config: Mapping[str, Any], name: str, value: Any, source: str) -> None:
+    """Checks a key that says again what follows from others.
+
+    Args:
+      config: where the key may be.
+      name: of the key.
+      value: what it must be; a list for a list or tuple.
+      source: of that, for the message.
+
+    Raises:
+      ValueError: the key is there and says something else.
+    """
+    said = config.get(name, value)
+    if (list(said) if isinstance(said, tuple) else said) != value:
+        raise ValueError(f"{name}={said} contradicts {source}, by which it is {value}; correct one of them")

@@ -30,8 +30,11 @@ def small_official(down=(0,), up=(1,), layers=2):
             "decoder_num_heads": 1,
             "upsample_idx": list(up),
             "codebook_size": 5,
+            "train_temp": 0.3,
+            "use_repa": False,
+            "repa_index": 4,
         },
-        "prior": {"num_layers": 2, "head_dim": 4, "heads": 2, "text_dim": 6},
+        "prior": {"num_layers": 2, "head_dim": 4, "heads": 2, "text_dim": 6, "axes_dims_rope": [16, 56, 56]},
         "image_size": 16,
         "scale": 16,
     }
@@ -178,6 +181,9 @@ def test_official_arguments_become_our_sizes():
     assert (model.prior.layers, model.prior.heads, model.prior.head_dim, model.text.width) == (2, 3, 4, 6)
     assert from_official({**arguments, "scale": None}).scale is None
     assert from_official({**arguments, "scale": 42}).scale == 10.5
+    assert from_official(small_official()).temperature == 0.3
+    with pytest.raises(ValueError, match=r"axis_dims_rope=\[2, 2, 4\] contradicts axes_dims_rope"):
+        from_official({**arguments, "axis_dims_rope": [2, 2, 4]})
 
 
 def test_every_resampling_step_has_its_tensors():

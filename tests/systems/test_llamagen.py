@@ -19,6 +19,9 @@ from tests.filled import draw_like
 TINY = LlamaGen.tiny()
 
 _SMALL = {"dim": 16, "n_layer": 2, "n_head": 2, "multiple_of": 16, "vocab_size": 24, "block_size": 9}
+# Fields of the official arguments that change nothing in the network.
+_OTHERS = {"initializer_range": 0.02, "max_batch_size": 32, "max_seq_len": 2048, "drop_path_rate": 0.0}
+_OTHERS |= {"token_dropout_p": 0.1, "n_kv_head": None, "ffn_dim_multiplier": None}
 # Configurations of small official models, for `test_every_system.py`.
 OFFICIAL = {
     "tokenizer": {
@@ -33,7 +36,7 @@ OFFICIAL = {
         "num_res_blocks": 1,
         "image_size": 8,
     },
-    "classes": {"model_args": {**_SMALL, "model_type": "c2i", "num_classes": 6}},
+    "classes": {"model_args": {**_SMALL, **_OTHERS, "model_type": "c2i", "num_classes": 6}},
     "captions": {"model_args": {**_SMALL, "model_type": "t2i", "caption_dim": 10, "cls_token_num": 5}},
 }
 

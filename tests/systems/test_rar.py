@@ -18,6 +18,9 @@ TINY = RAR.tiny()
 
 _GENERATOR = {"condition_num_classes": 5, "image_seq_len": 6, "hidden_size": 16, "num_hidden_layers": 2}
 _GENERATOR |= {"num_attention_heads": 2, "intermediate_size": 24}
+# How it was trained.
+_GENERATOR |= {"dropout": 0.1, "attn_drop": 0.1, "use_checkpoint": False}
+_GENERATOR |= {"randomness_anneal_start": 125000, "randomness_anneal_end": 187500}
 # Configurations of small official models, for `test_every_system.py`.
 OFFICIAL = {"model": {"model": {"vq_model": {"codebook_size": 7}, "generator": _GENERATOR}}}
 

@@ -46,7 +46,14 @@ def official_config(mode, legacy, text):
         "quantize_mode": mode,
     }
     return {
-        "titok": {"model": {"vq_model": vq}, "dataset": {"preprocessing": {"crop_size": 8}}},
+        # The file of a run says more than the network needs.
+        "titok": {
+            "experiment": {"name": "small", "max_train_examples": 1000},
+            "model": {"vq_model": vq, "generator": {"model_type": "ViT"}},
+            "losses": {"discriminator_start": 20},
+            "dataset": {"preprocessing": {"crop_size": 8}, "params": {"num_workers_per_gpu": 12}},
+            "optimizer": {"name": "adamw", "params": {"learning_rate": 1e-4}},
+        },
         "sizes": {"width": {"s": 8, "t": 12}, "layers": {"s": 1, "t": 2}, "heads": {"s": 2, "t": 3}},
         "pixel": {"codes": 5, "dim": 4, "mult": [1, 2], "hidden": 32, "res_blocks": 1},
         "text": text,
@@ -282,6 +289,8 @@ def test_official_arguments_become_our_sizes():
     assert from_official(official, TATiTok.bl32_vq()) == TATiTok.bl128_vq()
     with pytest.raises(ValueError, match="finetune_decoder=True goes with"):
         from_official({"model": {"vq_model": {"is_legacy": False}}}, TiTok.l32())
+    with pytest.raises(ValueError, match="image_size=64 contradicts crop_size, by which it is 256"):
+        from_official({**official, "image_size": 64}, TiTok.l32())
     with pytest.raises(ValueError, match="quantize_mode='fsq'"):
         from_official({"model": {"vq_model": {"quantize_mode": "fsq"}}}, TiTok.l32())
 

@@ -180,6 +180,11 @@ def test_official_arguments_become_our_sizes():
     network = model.network()
     assert (model.form, model.tokens, model.codebook, model.classes) == ("unet", 16, 24, 5)
     assert (network.layers, network.heads, network.head_dim, network.hidden) == (4, 6, 8, 96)
+    assert model.settings == TiTokMaskGIT.l32().settings
+    sampler = {"num_steps": 64, "randomize_temperature": 2.8, "guidance_scale": 6.9}
+    sampler |= {"guidance_decay": "power-cosine", "softmax_temperature_annealing": True}
+    settings = from_official({"generator": {**generator, **sampler}}).settings
+    assert settings == dataclasses.replace(TiTokMaskGIT.s128().settings, softmax_annealed=True)
     with pytest.raises(ValueError, match="model_type='GPT'"):
         from_official({"generator": {"model_type": "GPT"}})
     with pytest.raises(ValueError, match="width=768 must divide by heads=7"):

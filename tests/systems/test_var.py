@@ -21,11 +21,14 @@ TINY = VAR.tiny()
 
 _VAE = {"vocab_size": 7, "z_channels": 4, "ch": 32, "share_quant_resi": 2, "v_patch_nums": [1, 2, 4]}
 _NETWORK = {"num_classes": 5, "depth": 2, "embed_dim": 16, "num_heads": 2}
+# Arguments of the official constructor that change nothing in the network.
+_OTHERS = {"drop_rate": 0.0, "attn_drop_rate": 0.0, "flash_if_available": True, "fused_if_available": True}
+_OTHERS |= {"patch_nums": [1, 2, 4]}
 _SIZES = {"ch_mult": [1, 2], "num_res_blocks": 1, "image_size": 8}
 # Configurations of small official models, for `test_every_system.py`.
 OFFICIAL = {
     "tokenizer": {"args": _VAE, **_SIZES},
-    "whole": {"var": _NETWORK, "patch_nums": [1, 2, 4], "vae": _VAE, **_SIZES},
+    "whole": {"var": {**_NETWORK, **_OTHERS}, "vae": {**_VAE, "dropout": 0.0, "test_mode": True}, **_SIZES},
     "one modulation for all": {
         "var": {**_NETWORK, "shared_aln": True},
         "patch_nums": [1, 2, 4],
@@ -224,8 +227,11 @@ def test_official_arguments():
     assert set(official_components(None)) == {"model", "vae"}
     assert from_official({"args": {"quant_resi": 0.0}}).phis == 0
     assert from_official({"args": {"share_quant_resi": 0}}).phis == 10
-    with pytest.raises(ValueError, match=r"patch_nums=\(1, 2\) of the transformer differ"):
-        from_official({"patch_nums": (1, 2)})
+    for official in ({"patch_nums": (1, 2)}, {"var": {"patch_nums": [1, 2]}}):
+        with pytest.raises(ValueError, match=r"patch_nums=.1, 2. contradicts v_patch_nums of the tokenizer"):
+            from_official(official)
+    with pytest.raises(ValueError, match=r"image_size=100 contradicts v_patch_nums=.* by which it is 256"):
+        from_official({"image_size": 100})
     with pytest.raises(ValueError, match="embed_dim=10 must divide by num_heads=3"):
         from_official({"var": {"embed_dim": 10, "num_heads": 3}})
     with pytest.raises(ValueError, match="no transformer 'd17'"):

@@ -30,6 +30,7 @@ from jaxtok.quantize.binary import BinaryQuantizer
 from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.systems.image.prior_shape import PriorShape
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.official_config import require_same, set_aside
 from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
 from jaxtok.tokenizers.query_vit import Coordinates, QueryDecoder, QueryEncoder, ViTShape
 from jaxtok.weights import Entry, FrozenNetwork, Table, conv, dense, patch_dense, squeeze_leading
@@ -379,6 +380,9 @@ def from_official(config: Mapping[str, Any]) -> InstellaT2I:
     pixels = config.get("scale", published.scale * published.patch if published.scale else None)
     scale = None if pixels is None else pixels / patch
 
+    axes = list(bae.get("axes_dims_rope", published.encoder.axes_dims))
+    require_same(config, "axis_dims_rope", axes, "axes_dims_rope of the tokenizer")
+
     def half(side: str, default: ViTShape) -> ViTShape:
         resample = {"encoder": "downsample_idx", "decoder": "upsample_idx"}[side]
         return ViTShape(
@@ -386,13 +390,16 @@ def from_official(config: Mapping[str, Any]) -> InstellaT2I:
             heads=bae.get(f"{side}_num_heads", default.heads),
             head_dim=bae.get(f"{side}_head_dim", default.head_dim),
             resample_after=tuple(bae.get(resample, default.resample_after)),
-            axes_dims=tuple(bae.get("axes_dims_rope", default.axes_dims)),
+            axes_dims=tuple(axes),
             remat=default.remat,
         )
 
     def first(*names: str, default: int) -> int:
         return next((int(prior[name]) for name in names if name in prior), default)
 
+    # The official priors take rotary axes, and turn nothing by them.
+    set_aside(prior, "axes_dims_rope")
+    repa = bae.get("repa_index")
     shape = PriorShape(
         layers=first("num_layers", default=published.prior.layers),
         heads=first("heads", "num_attention_heads", default=published.prior.heads),
@@ -403,13 +410,14 @@ def from_official(config: Mapping[str, Any]) -> InstellaT2I:
         published,
         image_size=config.get("image_size", published.image_size),
         channels=bae.get("in_channels", published.channels),
+        temperature=bae.get("train_temp", published.temperature),
         patch=patch,
         tokens=bae.get("num_latent_tkns", first("num_img_tkns", default=published.tokens)),
         bits=bae.get("codebook_size", first("in_channels", default=published.bits)),
         encoder=half("encoder", published.encoder),
         decoder=half("decoder", published.decoder),
         scale=scale,
-        align_after=bae.get("repa_index") if bae.get("use_repa") else None,
+        align_after=repa if bae.get("use_repa") else None,
         align_width=bae.get("repa_dim", published.align_width),
         prior=shape,
         text=TextShape("layers", length=published.text.length, width=text_width),

@@ -22,6 +22,7 @@ from jaxtok.priors.contract import Prior
 from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.systems.image.llamagen_table import language_model_table, tokenizer_table
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.official_config import set_aside
 from jaxtok.tokenizers.grid import GridDecoder, GridEncoder, GridShape
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
 from jaxtok.weights import FrozenNetwork
@@ -364,6 +365,7 @@ def from_official(config: Mapping[str, Any]) -> LlamaGen:
 def _official_tokenizer(config: Mapping[str, Any], a: Mapping[str, Any]) -> LlamaGen:
     published = LlamaGen.vq_16()
     shape = published.encoder
+    set_aside(a, "codebook_show_usage")  # a statistic of training
     return LlamaGen(
         image_size=config.get("image_size", published.image_size),
         codes=a.get("codebook_size", published.codes),
@@ -396,6 +398,7 @@ def _official_language_model(a: Mapping[str, Any]) -> LlamaGen:
             f"n_kv_head={a['n_kv_head']} differs from n_head={heads}: the official code cannot sample such "
             "models, none was released, and none can be loaded"
         )
+    set_aside(a, "initializer_range", "max_batch_size", "max_seq_len")  # fresh weights, and caches
     published = LlamaGen.c2i("B") if kind == "c2i" else LlamaGen.t2i("B")
     dropout = a.get("class_dropout_prob", published.condition_dropout)
     length = a.get("cls_token_num", published.text_length if kind == "t2i" else 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtok.systems.image.maskgen_generator import MaskGenerator
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.official_config import OF_A_RUN, set_aside
 from jaxtok.weights import Entry, Table, dense, squeeze_leading
 
 
@@ -19,6 +20,8 @@ def from_official(config: Mapping[str, Any]) -> MaskGenerator:
         heads do not divide.
     """
     model, losses = config.get("model", config), config.get("losses", {})
+    set_aside(config, *OF_A_RUN)
+    set_aside(model, "vq_model")  # the tokenizer's, but for what is read here
     codec, official = model.get("vq_model", {}), model.get("maskgen", {})
     mode = codec.get("quantize_mode", "vq")
     if mode not in ("vq", "vae"):

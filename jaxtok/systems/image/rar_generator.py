@@ -19,6 +19,7 @@ from jaxtok.nn.transformer import Remat
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.permuted import Permuted, PermutedSettings
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.official_config import OF_A_RUN, set_aside
 from jaxtok.weights import Entry, Table, dense, squeeze_leading
 
 
@@ -149,6 +150,10 @@ def from_official(config: Mapping[str, Any]) -> RARGenerator:
     """
     model = config.get("model", config)
     generator, published = model.get("generator", {}), RARGenerator.published("B")
+    set_aside(config, *OF_A_RUN)
+    # How it was trained: recomputation, and when the orders of tokens became the usual one.
+    set_aside(generator, "use_checkpoint", "randomness_anneal_start", "randomness_anneal_end")
+    set_aside(model, "vq_model")  # the tokenizer's, but for what is read here
     if (kind := generator.get("model_type", "rar")) != "rar":
         raise ValueError(f"model_type={kind!r} of the generator; this system is 'rar'")
     return dataclasses.replace(

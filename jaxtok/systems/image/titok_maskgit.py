@@ -19,6 +19,7 @@ from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import Masked, MaskedSettings
 from jaxtok.systems.image.prior_shape import PriorShape, masked_network
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.official_config import OF_A_RUN, set_aside
 from jaxtok.weights import Entry, Table, dense, squeeze_leading
 
 
@@ -113,14 +114,16 @@ class TiTokMaskGIT:
 
 
 def from_official(config: Mapping[str, Any]) -> TiTokMaskGIT:
-    """Our configuration from an official one: "model" with "vq_model" and "generator", and what is left out
-    as in the generator of L-32.
+    """Our configuration from an official one: "model" with "vq_model" and "generator" (network and sampler),
+    and what is left out as in the generator of L-32.
 
     Raises:
-      ValueError: an unknown `model_type`.
+      ValueError: an unknown `model_type` or `guidance_decay`.
     """
     model = config.get("model", config)
     generator, published = model.get("generator", {}), TiTokMaskGIT.l32()
+    set_aside(config, *OF_A_RUN)
+    set_aside(model, "vq_model")  # the tokenizer's, but for what is read here
     kinds: dict[str, Form] = {"ViT": "bert", "UViT": "unet"}
     kind = generator.get("model_type", "ViT")
     layers = generator.get("num_hidden_layers", published.layers)
@@ -137,7 +140,21 @@ def from_official(config: Mapping[str, Any]) -> TiTokMaskGIT:
         heads=generator.get("num_attention_heads", published.heads),
         width=generator.get("hidden_size", published.width),
         hidden=generator.get("intermediate_size", published.hidden),
+        settings=_sampler(generator, published.settings),
     )
+
+
+def _sampler(generator: Mapping[str, Any], published: MaskedSettings) -> MaskedSettings:
+    """Settings from the arguments of the official `generate`, which stand beside those of the network."""
+    settings = MaskedSettings.titok(
+        generator.get("num_steps", published.steps),
+        generator.get("randomize_temperature", published.temperature),
+        generator.get("guidance_scale", published.guidance),
+        generator.get("guidance_decay", published.guidance_schedule),
+        generator.get("guidance_scale_pow", published.guidance_power),
+    )
+    annealed = generator.get("softmax_temperature_annealing", published.softmax_annealed)
+    return dataclasses.replace(settings, softmax_annealed=annealed)
 
 
 def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtok.systems.image.grid_table import dense_entries, grid_entries, norm_entries
 from jaxtok.systems.image.maskgit_vqgan import DECODER_NAMES, MaskGITVQGAN
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.official_config import OF_A_RUN, require_same, set_aside
 from jaxtok.systems.quantizers.vector import without_offsets
 from jaxtok.tokenizers.latent_vit import LatentViTShape
 from jaxtok.weights import Entry, Table, conv, dense, patch_dense, squeeze_leading
@@ -44,11 +45,17 @@ def from_official(config: Mapping[str, Any], published: Any) -> Any:
             return LatentViTShape.named(size, remat=default.remat)
         return LatentViTShape(*(config["sizes"][name][size] for name in ("width", "layers", "heads")))
 
+    set_aside(config, "sizes")  # of the named sizes only two are used
+    set_aside(official, *OF_A_RUN)
+    set_aside(official.get("model", {}), "generator", "maskgen")  # whole systems have one file
+    set_aside(vq, "pretrained_tokenizer_weight", "scale_factor")  # the teacher's file, and a prior's factor
     preprocessing = official.get("dataset", {}).get("preprocessing", {})
+    image_size = preprocessing.get("crop_size", published.image_size)
+    require_same(config, "image_size", image_size, "crop_size")
     has_text = config.get("text", bool(published.text_length))
     return dataclasses.replace(
         published,
-        image_size=preprocessing.get("crop_size", published.image_size),
+        image_size=image_size,
         patch=vq.get("vit_enc_patch_size", published.patch),
         decoder_patch=vq.get("vit_dec_patch_size", published.decoder_patch),
         tokens=vq.get("num_latent_tokens", published.tokens),

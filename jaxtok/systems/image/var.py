@@ -26,6 +26,7 @@ from jaxtok.quantize.multi_scale import multi_scale_vq
 from jaxtok.systems.image.llamagen import halves
 from jaxtok.systems.image.var_table import tokenizer_table, transformer_table
 from jaxtok.systems.official import OfficialComponent
+from jaxtok.systems.official_config import require_same, set_aside
 from jaxtok.systems.quantizers.multi_scale import var_component
 from jaxtok.tokenizers.grid import GridDecoder, GridEncoder, GridShape
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
@@ -360,20 +361,23 @@ def from_official(config: Mapping[str, Any]) -> VAR:
         multipliers,
     )
     ratio, share = abs(a.get("quant_resi", published.residual_ratio)), a.get("share_quant_resi", 4)
-    if tuple(config.get("patch_nums", scales)) != scales:
-        raise ValueError(
-            f"patch_nums={config['patch_nums']} of the transformer differ from v_patch_nums={scales} of the "
-            "tokenizer"
-        )
+    for part in (config, config.get("var", {})):
+        require_same(part, "patch_nums", list(scales), "v_patch_nums of the tokenizer")
+    count = a.get("default_qresi_counts", 0) or len(scales)
+    set_aside(a, "test_mode")
+    image_size = scales[-1] * both["encoder"].factor
+    require_same(
+        config, "image_size", image_size, f"v_patch_nums={scales} of {both['encoder'].factor} pixels"
+    )
     return dataclasses.replace(
         published,
-        image_size=scales[-1] * both["encoder"].factor,
+        image_size=image_size,
         scales=scales,
         codes=a.get("vocab_size", published.codes),
         unit_codes=a.get("using_znorm", published.unit_codes),
         commitment=a.get("beta", published.commitment),
         residual_ratio=ratio,
-        phis=(share or a.get("default_qresi_counts") or len(scales)) if ratio > 1e-6 else 0,
+        phis=(share or count) if ratio > 1e-6 else 0,
         window=a.get("quant_conv_ks", published.window),
         **both,
         **_transformer(config["var"]) if "var" in config else {},
@@ -381,6 +385,7 @@ def from_official(config: Mapping[str, Any]) -> VAR:
 
 
 def _transformer(a: Mapping[str, Any]) -> dict[str, Any]:
+    set_aside(a, "flash_if_available", "fused_if_available")  # kernels
     depth = a.get("depth", 16)
     width, heads = a.get("embed_dim", 64 * depth), a.get("num_heads", depth)
     if width % heads:
