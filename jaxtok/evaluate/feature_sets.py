@@ -155,6 +155,7 @@ def frechet_results(
     shared = {
         "images": images.count,
         **network.protocol,
+        **network.caution(images.size),
         "reference": real.name,
         "reference_hash": real.hash,
         "reference_images": real.images,
@@ -195,6 +196,7 @@ def set_results(
     shared = {
         "images": len(ours),
         **network.protocol,
+        **network.caution(images.size),
         "reference": name,
         "reference_hash": real.reference(name).hash,
         "reference_images": len(theirs),
@@ -226,6 +228,7 @@ def set_results(
 def score_result(images: FeatureSet, protocol: Mapping[str, Any]) -> Result:
     """The class score (Inception score with Inception), higher is better."""
     splits = 10 if images.count >= _FEW else 1
-    stated = {"images": images.count, **images.network.protocol, "splits": splits, "shuffled": True}
+    network, stated = images.network, {"images": images.count, "splits": splits, "shuffled": True}
+    stated |= {**network.protocol, **network.caution(images.size)}
     value = class_score(images.logits, splits=splits).mean
-    return Result(images.network.title("score"), value, {**stated, **protocol})
+    return Result(network.title("score"), value, {**stated, **protocol})

@@ -36,4 +36,6 @@ def basis(result: Result) -> str:
         words.append(f"judge on real images {protocol['judge_accuracy_on_real']:.4g}")
     if protocol.get("device", "cpu") != "cpu":
         words.append(str(protocol["device"]))
+    if "caution" in protocol:
+        words.append(protocol["caution"])
     return ", ".join(words)

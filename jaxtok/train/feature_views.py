@@ -160,6 +160,8 @@ class FeatureMeasures:
             "network": "vgg16" if lpips else "digits",
             "network_version": weights_version(self.perceptual.variables()),
         }
+        if not lpips:
+            stated |= digit_network().caution(real.size)
         return Result("lpips_vgg16" if lpips else "perceptual_digits", apart.value, {**stated, **shared})
 
     def _damaged(self, view: TokenizerView, trained: Trained) -> dict[tuple[float, int], Callable[..., Any]]:

@@ -9,6 +9,7 @@ from jaxtok.evaluate.distributions import class_score
 from jaxtok.evaluate.feature_sets import FeatureSet, frechet_results, score_result, set_results
 from jaxtok.evaluate.features.digits import digit_network
 from jaxtok.evaluate.frechet import frechet, moments_of
+from jaxtok.evaluate.headlines import basis
 from jaxtok.evaluate.judge import real_digits
 
 
@@ -64,6 +65,20 @@ def test_results_carry_their_protocol(digits):
     }  # fmt: skip
     (alone,) = frechet_results(half, rest.reference("rest"), "p", {}, "_a1_d4", parts=False)
     assert alone.name == "pfd_digits_a1_d4" and alone.value == results["gfd_digits"].value
+
+
+def test_of_other_pictures_than_digits_the_embedded_network_says_that_it_says_little(digits):
+    def results(images):
+        found = seen(images)
+        rows = frechet_results(found, found.reference("x"), "g", {})
+        return [*rows, *set_results(found, found, "x", "g", {}), score_result(found, {})]
+
+    assert not any("caution" in result.protocol for result in results(digits[:16]))
+    colour = results(np.repeat(np.repeat(digits[:16], 2, axis=1), 3, axis=3))
+    assert len(colour) > 9
+    for result in colour:
+        assert result.protocol["caution"].startswith("the network was trained on grey digits of 8x8 pixels")
+    assert "says little about other images" in basis(colour[0])
 
 
 def test_equal_sets_are_no_distance_apart(digits):

@@ -24,7 +24,16 @@ def digit_network() -> FeatureNetwork:
     side, logits are averaged.
     """
     variables = trained_variables()
-    return FeatureNetwork("digits", weights_version(variables), SIDE, "area", digit_features, variables)
+    return FeatureNetwork(
+        "digits",
+        weights_version(variables),
+        SIDE,
+        "area",
+        digit_features,
+        variables,
+        domain="grey digits of 8x8 pixels",
+        domain_size=(SIDE, SIDE, 1),
+    )
 
 
 def digit_features(variables: Any, images: Float[jax.Array, "B H W C"]) -> Features:

@@ -44,6 +44,9 @@ class FeatureNetwork:
       titles: what metrics of this network are called, for those whose name does not end in the network's:
         "frechet", "spatial", "kernel", "score".
       batch: images that go through it at a time.
+      domain: what the pictures that it was trained on show, where that is narrow: its numbers say little about
+        others, and `caution` says so beside them.
+      domain_size: [H, W, C] of those pictures.
     """
 
     name: str
@@ -54,6 +57,8 @@ class FeatureNetwork:
     variables: Any = dataclasses.field(repr=False)
     titles: tuple[tuple[str, str], ...] = ()
     batch: int = 64
+    domain: str = ""
+    domain_size: tuple[int, ...] = ()
 
     @property
     def resize(self) -> str:
@@ -69,6 +74,14 @@ class FeatureNetwork:
     def protocol(self) -> dict[str, Any]:
         """What a result says of the network."""
         return {"network": self.name, "network_version": self.version, "resize": self.resize}
+
+    def caution(self, size: tuple[int, ...] | None) -> dict[str, str]:
+        """A protocol entry for images [H, W, C] of another size than those that the network was made for."""
+        if not self.domain or size is None or tuple(size) == self.domain_size:
+            return {}
+        return {
+            "caution": f"the network was trained on {self.domain} alone and says little about other images"
+        }
 
     def title(self, metric: str, prefix: str = "") -> str:
         """Name of a metric: "fid" with Inception, "fd_digits" with the embedded network.
