@@ -44,8 +44,8 @@ class FeatureNetwork:
       titles: what metrics of this network are called, for those whose name does not end in the network's:
         "frechet", "spatial", "kernel", "score".
       batch: images that go through it at a time.
-      domain: what the pictures that it was trained on show, where that is narrow: its numbers say little about
-        others, and `caution` says so beside them.
+      domain: what the pictures that it was trained on show, where that is narrow: its numbers say little
+        about others, and `caution` says so beside them.
       domain_size: [H, W, C] of those pictures.
     """
 
