@@ -1,4 +1,4 @@
-"""One run per work directory."""
+"""One run per work directory, one writer per token file."""
 
 import contextlib
 import fcntl
@@ -50,4 +50,27 @@ def workdir_lock(workdir: str | Path) -> Iterator[None]:
         file.truncate(0)
         json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
         file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def shard_lock(folder: Path, shard: int) -> Iterator[None]:
+    """Holds one shard of a folder of token files: machines may share a folder, but not a file in it.
+
+    All shards share the file `encode.lock`, of which each has the byte of its number. The operating system
+    drops the lock when the process dies. File systems without locks are not protected; the log says so.
+
+    Raises:
+      RuntimeError: another process is writing this shard.
+    """
+    with open(folder / "encode.lock", "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, shard)
+        except (BlockingIOError, PermissionError):  # which one depends on the file system
+            raise RuntimeError(
+                f"another `encode` is writing shard {shard} in {folder}. Wait for it or stop it; several can "
+                "share the work of one folder with --part and --parts."
+            ) from None
+        except OSError as error:
+            log.warning("no lock on %s: %s. Make sure that only one `encode` writes a shard.", folder, error)
         yield

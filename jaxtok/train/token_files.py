@@ -21,6 +21,7 @@ from jaxtok.param_trees import flatten
 from jaxtok.systems.image.image_system import ImageSystem
 from jaxtok.train.config import to_json
 from jaxtok.train.fingerprint import fingerprint
+from jaxtok.train.lock import shard_lock
 from jaxtok.train.stage import StageCodes, Variables
 
 SHARD_BYTES = 2**26  # 64 MiB of codes per file, unless told
@@ -68,6 +69,7 @@ def encode_data(
 
     Raises:
       ValueError: the folder holds tokens of another tokenizer or of other data, or a number is out of range.
+      RuntimeError: another process is writing one of the shards.
     """
     if crops < 0 or shard_size < 0 or not 0 <= part < parts:
         raise ValueError(
@@ -96,12 +98,14 @@ def encode_data(
     manifest.write(folder)
     own = range(part, manifest.shards, parts)
     for shard in own:
-        if has_shard(folder, shard):
-            tell(f"shard {shard} of {manifest.shards} is there already")
-            continue
-        rows = manifest.rows(shard)
-        first, last = rows.start // data.batch_size, -(-rows.stop // data.batch_size)
-        write_shard(folder, manifest, shard, _packed(system, pipeline.encoding_batches(crops, first, last)))
+        with shard_lock(folder, shard):
+            if has_shard(folder, shard):
+                tell(f"shard {shard} of {manifest.shards} is there already")
+                continue
+            rows = manifest.rows(shard)
+            first, last = rows.start // data.batch_size, -(-rows.stop // data.batch_size)
+            batches = pipeline.encoding_batches(crops, first, last)
+            write_shard(folder, manifest, shard, _packed(system, batches))
         tell(f"shard {shard} of {manifest.shards}: {len(rows):,} entries")
     return manifest
 

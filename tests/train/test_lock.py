@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from jaxtok.train.lock import workdir_lock
+from jaxtok.train.lock import shard_lock, workdir_lock
 
 _HOLDER = """
-import sys, time
-from jaxtok.train.lock import workdir_lock
-with workdir_lock(sys.argv[1]):
+import pathlib, sys, time
+from jaxtok.train.lock import shard_lock, workdir_lock
+with workdir_lock(sys.argv[1]), shard_lock(pathlib.Path(sys.argv[1]), 3):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -25,10 +25,17 @@ def test_refused_while_another_run_lives_and_taken_over_when_it_was_killed(tmp_p
         refused = pytest.raises(RuntimeError, match=rf'another run is using .*"pid": {holder.pid}.*--workdir')
         with refused, workdir_lock(tmp_path):
             pass
+        with shard_lock(tmp_path, 2):
+            pass
+        refused = pytest.raises(
+            RuntimeError, match="another `encode` is writing shard 3 .*--part and --parts"
+        )
+        with refused, shard_lock(tmp_path, 3):
+            pass
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.communicate()
-    with workdir_lock(tmp_path):
+    with workdir_lock(tmp_path), shard_lock(tmp_path, 3):
         pass
 
 
