@@ -28,7 +28,7 @@ def test_refused_while_another_run_lives_and_taken_over_when_it_was_killed(tmp_p
         with shard_lock(tmp_path, 2):
             pass
         refused = pytest.raises(
-            RuntimeError, match="another `encode` is writing shard 3 .*--part and --parts"
+            RuntimeError, match=r"another `encode` is writing shard 3 .*--part and --parts"
         )
         with refused, shard_lock(tmp_path, 3):
             pass
