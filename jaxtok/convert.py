@@ -7,13 +7,13 @@
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxtok.json_files import check_object, parse_json
 from jaxtok.param_trees import merge_collections, split_collections
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.official_config import OfficialConfig
@@ -34,6 +34,9 @@ SYSTEMS = (
     "var",
     "vector_quantize_pytorch",
 )
+
+# What messages call a configuration that is text, and what they advise.
+_CONFIG, _GIVE = "the official configuration", "Give the official arguments as `config`."
 
 # A recording of an official model holds its inputs and outputs beside the weights, under this prefix.
 RECORDED = "io."
@@ -90,7 +93,9 @@ def load(
         raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
     arrays, metadata = read_tensors(tensors)
     config = metadata.get("config") if config is None else config
-    arguments: Mapping[str, Any] | None = json.loads(config) if isinstance(config, str) else config
+    if isinstance(config, str):
+        config = check_object(parse_json(config, _CONFIG, _GIVE), {}, _CONFIG, _GIVE)
+    arguments: Mapping[str, Any] | None = config
     components = _components(system, arguments)
 
     loaded, rest = {}, dict(arrays)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxtok.evaluate.protocol import Result, read_results
 from jaxtok.inspect.curves import read_metrics
-from jaxtok.json_files import read_object
+from jaxtok.json_files import check_object, read_object
 
 Curve = tuple[np.ndarray, np.ndarray]
 _EVALUATED = "eval"  # the group under which the loop writes what an evaluation measured
@@ -115,8 +115,8 @@ def read_run(workdir: str | os.PathLike) -> RunFiles:
     metrics = read("metrics.jsonl", read_metrics, {})
     notes = read("metrics.jsonl", _read_notes, {})
     results = read("results.json", read_results, [])
-    summary = read("summary.json", lambda file: json.loads(file.read_text(encoding="utf-8")), {})
-    totals = record.get("stages", {})
+    summary = read("summary.json", _read_summary, {})
+    totals = read("config.json", _read_totals, {})
     checkpoints = {folder.name: _newest_step(folder) for folder in _listing(path / "checkpoints")}
     begun = [name.partition("/")[0] for name in [*metrics, *summary, *(r.name for r in results)]]
     names = list(dict.fromkeys([*totals, *begun, *checkpoints]))
@@ -154,15 +154,32 @@ def _below(group: str, named: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _read_totals(path: Path) -> dict[str, int]:
+    """Steps that each stage is to take."""
+    remedy = "Give the --workdir of a training."
+    totals = check_object(read_object(path, {}, remedy).get("stages", {}), {}, f"`stages` of {path}", remedy)
+    return check_object(totals, dict.fromkeys(totals, int), f"`stages` of {path}", remedy)
+
+
+def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
+    """What is known of each finished stage: its "steps" and "seconds"."""
+    remedy = "Remove it; the run writes it again."
+    stages = read_object(path, {}, remedy)
+    for name, about in stages.items():
+        check_object(about, {"steps": int, "seconds": (int, float)}, f"stage {name} in {path}", remedy)
+        about["seconds"] = float(about["seconds"])
+    return stages
+
+
 def _read_notes(path: Path) -> dict[str, list[str]]:
     """Texts of the loop by stage; a text that was written again (a resumed run) counts once."""
     notes: dict[str, dict[str, str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # `read_metrics` says it if this matters
-        for name, value in entry.items():
+        for name, value in entry.items() if isinstance(entry, dict) else ():
             if isinstance(value, str) and name != "stage":
                 notes.setdefault(str(entry.get("stage", "")), {})[name] = value
     return {stage: list(texts.values()) for stage, texts in notes.items()}

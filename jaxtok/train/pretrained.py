@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtok.json_files import read_object
+from jaxtok.json_files import check_object, parse_json, read_object
 from jaxtok.param_trees import flatten, unflatten
 from jaxtok.systems.image.image_system import ImageSystem
 from jaxtok.systems.registry import system_class
@@ -186,12 +186,8 @@ def from_pretrained(folder: str | Path) -> ImageSystem:
     _refuse(f"{folder} does not hold the weights of its configuration", problems)
     _refuse(f"{folder} holds weights that are not finite", _not_finite(tensors))
     if "hashes" in metadata:
-        try:
-            hashes = json.loads(metadata["hashes"])
-        except ValueError as error:
-            raise ValueError(
-                f"{folder / 'model.safetensors'} is damaged: its hashes cannot be read"
-            ) from error
+        where, remedy = f"the entry `hashes` of {folder / 'model.safetensors'}", "Copy that file again."
+        hashes = check_object(parse_json(metadata["hashes"], where, remedy), {}, where, remedy)
         changed = [path for path, tensor in tensors.items() if hashes.get(path) != _hash(tensor)]
         _refuse(f"{folder / 'model.safetensors'} is damaged, copy it again; these changed", changed)
     else:

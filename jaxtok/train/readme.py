@@ -6,7 +6,6 @@ repeats them, between the comments `<!-- claims:begin -->` and `<!-- claims:end 
 `results`. A test compares.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from jaxtok.evaluate.headlines import basis, is_headline
 from jaxtok.evaluate.protocol import Result, read_results
+from jaxtok.json_files import check_object, read_object
 
 SECTIONS = ("claims", "results")
 
@@ -60,12 +60,19 @@ def _measured(root: Path, kind: str) -> list[Path]:
 
 
 def _read_claims(path: Path) -> Mapping[str, Any]:
-    try:
-        outcome = json.loads(path.read_text(encoding="utf-8"))
-        _ = [(claim["name"], claim["holds"], claim["margin"], claim["arms"]) for claim in outcome["claims"]]
-        _ = [outcome[name] for name in ("experiment", "preset", "seeds", "date")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what the verb `verify` writes ({error!r})") from error
+    remedy = "Write it again with the verb `verify` and --out."
+    about = {"experiment": str, "preset": str, "date": str, "seeds": list, "claims": list}
+    outcome = read_object(path, about, remedy)
+    for claim in outcome["claims"]:
+        judged = {"name": str, "holds": bool, "arms": list, "margin": (int, float, type(None))}
+        check_object(claim, judged, f"a claim in {path}", remedy)
+        if claim["margin"] is not None:
+            reached = {"margin_reached": bool, "smallest_mean_difference": (int, float)}
+            check_object(claim, reached, f"a claim in {path}", remedy)
+        for arm in claim["arms"]:
+            check_object(arm, {"label": str, "values": list}, f"an arm in {path}", remedy)
+            if not all(type(value) in (int, float) for value in arm["values"]) or not arm["values"]:
+                raise ValueError(f"an arm in {path} needs a list of numbers as 'values'. {remedy}")
     return outcome
 
 

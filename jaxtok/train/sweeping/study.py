@@ -13,6 +13,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from jaxtok.json_files import check_object, parse_json
 from jaxtok.train.config import differences
 from jaxtok.train.loop import Stopped
 from jaxtok.train.sweeping.space import Choice, Space, listed
@@ -48,7 +49,8 @@ def open_study(
       pruner: what gives up trials that look bad early.
 
     Raises:
-      ValueError: the study is there and was begun with something else; the differences are listed.
+      ValueError: the study is there and was begun with something else (the differences are listed), or the
+        journal is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are told in one line here
     pruners = {
@@ -57,15 +59,17 @@ def open_study(
         "halving": optuna.pruners.SuccessiveHalvingPruner,
         "hyperband": optuna.pruners.HyperbandPruner,
     }
-    study = optuna.create_study(
-        storage=_storage(storage),
-        study_name=name,
-        direction=direction,
-        pruner=pruners[pruner](),
-        load_if_exists=True,
-    )
+    with _plain_errors(storage):
+        study = optuna.create_study(
+            storage=_storage(storage),
+            study_name=name,
+            direction=direction,
+            pruner=pruners[pruner](),
+            load_if_exists=True,
+        )
+        study.get_trials(deepcopy=False)
+        stored = study.user_attrs.get("about")
     about = {**about, "direction": direction}
-    stored = study.user_attrs.get("about")
     if stored is None:
         study.set_user_attr("about", about)
     elif lines := differences(stored, about):
@@ -81,10 +85,56 @@ def open_study(
 def _storage(address: str) -> Any:
     if "://" in address:
         return optuna.storages.RDBStorage(address)
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-    Path(address).parent.mkdir(parents=True, exist_ok=True)
-    return optuna.storages.JournalStorage(JournalFileBackend(address))
+    path = Path(address)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = JournalFileSymlinkLock(address)
+    if _is_cut(path):
+        # A worker was killed while it wrote; what it wrote next would stand in the same line. Nobody else
+        # writes while this holds the lock, so what is cut then stays so.
+        lock.acquire()
+        try:
+            if _is_cut(path):
+                content = path.read_bytes()
+                os.truncate(path, content.rfind(b"\n") + 1)
+        finally:
+            lock.release()
+    return optuna.storages.JournalStorage(JournalFileBackend(address, lock_obj=lock))
+
+
+def _is_cut(journal: Path) -> bool:
+    """Whether the last line of a journal has no end."""
+    if not journal.exists() or not journal.stat().st_size:
+        return False
+    with open(journal, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+@contextlib.contextmanager
+def _plain_errors(storage: str) -> Iterator[None]:
+    """Whatever a damaged journal makes of Optuna becomes one sentence that names the file and the line."""
+    try:
+        yield
+    except Exception as error:
+        if "://" in storage or isinstance(error, OSError):
+            raise
+        lines = Path(storage).read_bytes().splitlines()
+        damaged = next((number for number, line in enumerate(lines, 1) if not _is_entry(line)), None)
+        where = f"line {damaged} is no entry of one" if damaged else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{storage} cannot be read as a journal of trials: {where}. Restore it from a copy, or begin "
+            "another study with --workdir."
+        ) from error
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        check_object(parse_json(line, "", ""), {"op_code": int, "worker_id": str}, "", "")
+    except ValueError:
+        return False
+    return True
 
 
 def make_sampler(name: SamplerName, space: Space, seed: int) -> optuna.samplers.BaseSampler:

@@ -215,3 +215,24 @@ def test_two_workers_share_a_study(tmp_path):
     # Two workers may both begin what is the last trial.
     assert 8 <= len(trials) <= 9 and all(trial.state == TrialState.COMPLETE for trial in trials)
     assert all(trial.value is not None and math.isfinite(trial.value) for trial in trials)
+
+
+def test_a_line_that_a_killed_worker_did_not_finish_is_removed(tmp_path):
+    worker(tmp_path, trials=2).work(bowl)
+    path = tmp_path / "study.journal"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"op_code":8,"cut')
+    again = worker(tmp_path, trials=4)
+    assert path.read_bytes().startswith(whole) and b"cut" not in path.read_bytes()
+    assert not list(tmp_path.glob("*.lock"))
+    again.work(bowl)
+    assert len(worker(tmp_path).study.get_trials()) == 4
+
+
+def test_a_damaged_journal_is_named_with_its_line(tmp_path):
+    worker(tmp_path, trials=2).work(bowl)
+    path = tmp_path / "study.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], lines[3][:10] + b"\n", *lines[4:]]))
+    with pytest.raises(ValueError, match=r"study\.journal cannot be read as a journal of trials: line 4 is"):
+        worker(tmp_path)
