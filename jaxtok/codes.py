@@ -24,6 +24,10 @@ from jaxtok.packing import pack_fields, unpack_fields
 
 Array = jax.Array | np.ndarray
 
+# What stands for a code where an encoder's features were not finite. No alphabet has it: its values are NaN,
+# and so is a loss over it; files refuse it.
+NO_CODE = -1
+
 _LARGEST_INDEX = (
     2**32
 )  # joint indices are int32, or uint32 where int32 is too small; nothing wider is exact on a TPU
@@ -248,9 +252,14 @@ class CodeSpace:
             if low[slot] < 0 or high[slot] >= level:
                 raise ValueError(
                     f"slot {slot} holds codes in [{low[slot]}, {high[slot]}], its alphabet is [0, {level}). "
-                    "Absent tokens are "
-                    "marked by a mask, never by a code."
+                    + _no_code(int(low[slot]))
                 )
+
+
+def _no_code(lowest: int) -> str:
+    if lowest == NO_CODE:
+        return f"{NO_CODE} stands where the features of an encoder were not finite."
+    return "Absent tokens are marked by a mask, never by a code."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,14 +26,14 @@ def rotation_trick(z: Float[jax.Array, "*batch D"], q: Float[jax.Array, "*batch 
         q = (|q| / |z|) R z,   dq/dz := (|q| / |z|) R,   R = I - 2 w w^T + 2 v u^T,
         u = z / |z|,  v = q / |q|,  w = (u + v) / |u + v|
 
-    R and the ratio of lengths are constants; norms are at least 1e-6. No gradient reaches q.
+    R and the ratio of lengths are constants; norms are at least 1e-6. No gradient reaches q. Where z is not
+    finite the value is NaN.
     """
-    del z
-    return q
+    return spoiled(q, z)
 
 
 def _rotation_forward(z, q):
-    return q, (z, q)
+    return spoiled(q, z), (z, q)
 
 
 def _rotation_backward(saved, gradient):
@@ -84,6 +84,13 @@ def route(kind: Routing) -> Callable[[jax.Array, jax.Array], jax.Array]:
     if kind not in routers:
         raise ValueError(f"routing={kind!r}; choose one of {sorted(routers)}")
     return routers[kind]
+
+
+def spoiled(q: Float[jax.Array, "*batch D"], z: Float[jax.Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
+    """q with NaN where the features z of a token are not finite: the nearest code of NaN is some code, and
+    what is made of it must not look as if it meant something.
+    """
+    return jnp.where(jnp.all(jnp.isfinite(z), axis=-1, keepdims=True), q, jnp.nan)
 
 
 def masked_mean(x: Float[jax.Array, "..."], mask: jax.Array | None) -> Float[jax.Array, ""]:

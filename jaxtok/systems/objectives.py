@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxtok.codes import CodeSpace, Condition, Latents, Regrouping
+from jaxtok.codes import NO_CODE, CodeSpace, Condition, Latents, Regrouping
 from jaxtok.losses import reconstruction
 from jaxtok.losses.alignment import alignment_loss
 from jaxtok.losses.terms import Terms
@@ -172,6 +172,11 @@ def batch_latents(
     return jax.lax.stop_gradient(encode(frozen[tokenizer], batch["image"]))
 
 
+def spoiled_by_codes(loss: jax.Array, codes: jax.Array | None) -> jax.Array:
+    """The loss, or NaN where a code is `NO_CODE`, so that the next check of the loop finds it."""
+    return loss if codes is None else jnp.where(jnp.any(codes == NO_CODE), jnp.nan, loss)
+
+
 @dataclasses.dataclass(frozen=True)
 class PriorObjective:
     """Likelihood of a frozen tokenizer's codes under a prior.
@@ -203,12 +208,10 @@ class PriorObjective:
         """The prior's loss on the codes of the batch, or else on codes that are made here, by the tokenizer
         in evaluation mode.
         """
-        latents, condition, prior = (
-            self._latents(frozen, batch),
-            self.condition(batch, frozen),
-            self.prior.at(step),
-        )
+        made, prior = batch_latents(self.encode, frozen, self.tokenizer, batch), self.prior.at(step)
+        latents, condition = self._grouped(made), self.condition(batch, frozen)
         total, metrics = prior.loss(variables["params"], latents, condition, keys, self._codec(frozen))
+        total = spoiled_by_codes(total, made.codes)
         return Terms(total, {"loss/nll": total, **metrics}, {}, {})
 
     @property
@@ -218,18 +221,19 @@ class PriorObjective:
 
     def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
         """The prior's loss with every caption and all of the network kept, in nats per slot."""
-        latents = self._latents(frozen, batch)
+        made = batch_latents(self.encode, frozen, self.tokenizer, batch)
         rule: Any = self.prior.rule
         kept: dict[str, Any] = {"drop_path": ()} if hasattr(rule, "drop_path") else {}
         rule = dataclasses.replace(rule, condition_dropout=0.0, **kept)
         prior, condition = dataclasses.replace(self.prior, rule=rule), self.condition(batch, frozen)
-        return prior.loss(variables["params"], latents, condition, keys, self._codec(frozen))[0]
+        latents, codec = self._grouped(made), self._codec(frozen)
+        total, _ = prior.loss(variables["params"], latents, condition, keys, codec)
+        return spoiled_by_codes(total, made.codes)
 
     def _codec(self, frozen):
         return None if self.codec is None else self.codec(frozen[self.tokenizer])
 
-    def _latents(self, frozen: Variables, batch: Batch) -> Latents:
-        latents = batch_latents(self.encode, frozen, self.tokenizer, batch)
+    def _grouped(self, latents: Latents) -> Latents:
         return latents if self.grouping is None else Latents(codes=self.grouping.merge(latents.codes))
 
     def update_collections(self, collections: Variables, statistics: Variables, key: jax.Array) -> Variables:
@@ -281,4 +285,5 @@ class IndependentEstimator:
         """Negative log-likelihood in nats per slot."""
         del keys
         codes = batch_latents(self.encode, frozen, self.tokenizer, batch).codes
-        return independent_nll(variables["params"]["counts"], codes, batch["label"], self.space)
+        nll = independent_nll(variables["params"]["counts"], codes, batch["label"], self.space)
+        return spoiled_by_codes(nll, codes)

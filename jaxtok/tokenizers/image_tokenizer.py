@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxtok.codes import CodeSpace, Condition, Latents, Layout, Reconstruction
+from jaxtok.codes import NO_CODE, CodeSpace, Condition, Latents, Layout, Reconstruction
 from jaxtok.nn.images import to_float
 
 Images = Shaped[jax.Array | np.ndarray, "B H W C"]  # uint8, or float in [-1, 1]
@@ -80,14 +80,20 @@ class ImageTokenizer(nn.Module):
     def encode(self, images: Images) -> Latents:
         """Codes and their embeddings of uint8 or float [-1, 1] images [B, H, W, C]; values only where latents
         are continuous, codes only where several of them make a value (scales).
+
+        Features that are not finite have no nearest code: their codes are `NO_CODE`, their values NaN.
         """
         features = self.features(images)
         if self.space is None:
             return Latents(values=self.quantizer.latents(features))
-        codes = self.quantizer.encode(features)
+        finite = jnp.all(jnp.isfinite(features), axis=-1, keepdims=True)
+        if self.layout.scales:  # a code of a scale is of many cells
+            finite = jnp.all(finite, axis=1, keepdims=True)
+        codes = jnp.where(finite, self.quantizer.encode(features), NO_CODE)
         if self.layout.scales:
             return Latents(codes=codes)
-        return Latents(codes=codes, values=self.quantizer.decode(codes))
+        values = self.quantizer.decode(jnp.maximum(codes, 0))
+        return Latents(codes=codes, values=jnp.where(finite, values, jnp.nan))
 
     def embed(self, codes: jax.Array | np.ndarray) -> Float[jax.Array, "B N D"]:
         """Embeddings of codes int32 [B, N, Q] (or float bits, for interpolation)."""

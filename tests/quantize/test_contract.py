@@ -149,6 +149,13 @@ class Case:
         return {name: self._masked(fill(padding), KEYS[:PART], MASK) for name, padding in PADDING.items()}
 
     @functools.cached_property
+    def spoiled(self):
+        """The first micro-batch with a NaN in a real token of its first example."""
+        z = np.array(Z[:PART])
+        z[0, 1, 0] = np.nan  # MASK says that this token is real
+        return self._masked(jnp.asarray(z), KEYS[:PART], MASK)
+
+    @functools.cached_property
     def coded(self):
         """Many features, near and far, those of drawn codes, and the latter rounded to bfloat16."""
         space, rows = self.quantizer.space, 1024
@@ -277,6 +284,14 @@ def test_masked_tokens_have_no_effect(case):
     if not case.pools:
         whole = case.whole["evaluation"].codes[:PART]
         np.testing.assert_array_equal(whole[MASK], expected["evaluation"].codes[MASK])
+
+
+def test_features_that_are_not_finite_make_values_that_are_not(case):
+    """The nearest code of NaN is some code; what is made of it is found by the next check."""
+    for phase in PHASES:
+        values = case.spoiled[phase].values
+        assert not np.all(np.isfinite(values[0])), phase
+    assert np.all(np.isfinite(case.spoiled["evaluation"].values[1]))  # another example
 
 
 def test_the_gradient_reaches_the_features_and_the_parameters(case):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtok.codes import Latents
+from jaxtok.codes import NO_CODE, Latents
 from jaxtok.nn.caption_ids import caption_ids
 from jaxtok.nn.images import model_images, to_uint8
 from jaxtok.priors.contract import Codec
@@ -44,9 +44,17 @@ class ImageSystem:
             be seen to lie in [-1, 1], so floats without a negative value are refused.
 
         Raises:
-          ValueError: another dtype, shape or range.
+          ValueError: another dtype, shape or range; or the encoder makes features that are not finite.
         """
-        return self._encode(self._part("tokenizer"), model_images(images, self.model.channels, value_range))
+        images = model_images(images, self.model.channels, value_range)
+        latents = self._encode(self._part("tokenizer"), images)
+        fine = latents.codes != NO_CODE if latents.codes is not None else jnp.isfinite(latents.values)
+        if broken := np.flatnonzero(~np.asarray(fine).reshape(len(images), -1).all(axis=1)).tolist():
+            raise ValueError(
+                f"the encoder makes features that are not finite of images {broken[:10]} of {len(images)}; "
+                "its weights are damaged or too large for the dtype that it computes in"
+            )
+        return latents
 
     def decode(
         self,
