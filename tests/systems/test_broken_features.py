@@ -42,14 +42,17 @@ def test_a_prior_has_no_loss_over_them():
     objective = PriorObjective(prior, encode, SMALL.batch_condition)
     example = prior.example(), SMALL.example_condition()
     params = random_like(jax.eval_shape(prior.init, jax.random.key(0), *example))
-    images, keys = np.zeros((8, 8, 8, 1), np.uint8), jax.random.split(jax.random.key(0), 8)
+    batch, keys = (
+        {**small_batch(), "image": np.zeros((8, 8, 8, 1), np.uint8)},
+        jax.random.split(jax.random.key(0), 8),
+    )
 
     @jax.jit
-    def losses(images):
-        batch, frozen = {**small_batch(), "image": images}, {"tokenizer": {}}
+    def losses(batch):
+        frozen = {"tokenizer": {}}
         loss = objective.loss({"params": params}, batch, frozen, keys, jnp.int32(0)).total
         return loss, objective.held_out({"params": params}, batch, frozen, keys)
 
-    assert all(np.isfinite(loss) for loss in losses(images))
-    images[2, 1] = 255
-    assert all(np.isnan(loss) for loss in losses(images))
+    assert all(np.isfinite(loss) for loss in losses(batch))
+    batch["image"][2, 1] = 255
+    assert all(np.isnan(loss) for loss in losses(batch))
