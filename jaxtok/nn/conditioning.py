@@ -92,8 +92,9 @@ class PooledTextConditioner(nn.Module):
     def __call__(self, condition: Condition) -> PooledFeatures:
         features = self.encoder(condition.features["text"], condition.mask)[-1]
         mask = _mask(condition, features[None])
-        real = mask[..., None].astype(features.dtype)
-        return features, jnp.sum(features * real, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1), mask
+        total = jnp.sum(jnp.where(mask[..., None], features, 0), axis=1)
+        count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1).astype(features.dtype)
+        return features, total / count, mask
 
 
 def check_condition(condition: Condition | None, needed: bool) -> None:

@@ -127,7 +127,8 @@ class Masked:
         weight = weight * present
         axes = (1, 2) if self.weights == "sample" else (0, 1, 2)
         total = jnp.sum(weight, axis=axes)
-        loss = jnp.mean(-jnp.sum(likelihood * weight, axis=axes) / jnp.maximum(total, 1e-8))
+        counted = jnp.where(weight > 0, likelihood, 0.0) * weight
+        loss = jnp.mean(-jnp.sum(counted, axis=axes) / jnp.maximum(total, 1e-8))
         right = jnp.stack(
             [jnp.argmax(slot, axis=-1) for slot in slot_logits(logits, self.space)], axis=-1
         ) == jnp.asarray(latents.codes)

@@ -134,7 +134,7 @@ class MaskedValues:
         predicted, variance = apply(params, x, index, repeated(z), method="denoise")
         terms = diffusion_terms(course, index, data, noise, predicted, variance)
         weight = jnp.tile(masked / count[:, None], (1, self.repeats)) / (self.repeats * batch)
-        error, bound = (jnp.sum(term * weight) for term in terms)
+        error, bound = (jnp.sum(jnp.where(weight > 0, term, 0.0) * weight) for term in terms)
         return error + bound, {"noise_error": error, "variance_bound": bound}
 
     def sample(

@@ -111,6 +111,7 @@ class NextScale:
         counts = (
             jnp.ones_like(nll) if latents.mask is None else latents.mask[:, : last.stop].astype(nll.dtype)
         )
+        nll = jnp.where(counts > 0, nll, 0.0)
         weights = np.ones((last.stop, 1), np.float32)
         weights[last] = self.newest_weight
         # As officially: a batch of fewer scales, or of a light one, has a smaller loss.

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import Array
 from jaxtok.kernels.nearest_code.api import Metric, unit
+from jaxtok.quantize.routing import masked
 
 
 def similarities(
@@ -93,7 +94,7 @@ def diversity(
     soft = jnp.mean(jax.nn.softmax(temperature * similarity, axis=-1), axis=-2)
     weights = jnp.ones(similarity.shape[:2]) if mask is None else mask.astype(jnp.float32)
     total = jnp.sum(weights, axis=0)
-    mean = jnp.sum(soft * weights[..., None], axis=0) / jnp.maximum(total, 1.0)[:, None]
+    mean = jnp.sum(masked(soft, mask), axis=0) / jnp.maximum(total, 1.0)[:, None]
     entropy = -jnp.sum(mean * jnp.log(jnp.maximum(mean, 1e-20)), axis=-1)
     real = (total > 0).astype(jnp.float32)
     return -jnp.sum(entropy * real) / jnp.maximum(jnp.sum(real), 1.0)

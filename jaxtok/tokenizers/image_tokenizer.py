@@ -125,7 +125,7 @@ class ImageTokenizer(nn.Module):
         else:
             values = jnp.asarray(latents.values) if latents.codes is None else self.embed(latents.codes)
             if latents.mask is not None:
-                values = values * jnp.all(latents.mask, axis=-1, keepdims=True)
+                values = jnp.where(jnp.all(latents.mask, axis=-1, keepdims=True), values, 0.0)
         height, width = self.image_size if size is None else size
         images, features = self.decoder(values, (height, width), **_text(text))
         if images is None:

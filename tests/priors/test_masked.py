@@ -211,7 +211,12 @@ def test_the_loss_is_a_weighted_smoothed_cross_entropy():
         assert metrics["masked_accuracy"] == pytest.approx(right[masked].mean(), rel=1e-5)
     # Absent slots have no weight.
     present = np.random.default_rng(8).random((3, TOKENS, 2)) < 0.7
-    loss, _ = rule.weighted_loss(LOGITS, Latents(CODES, mask=jnp.asarray(present)), jnp.asarray(masked))
+    present[0, 1] = False
+    latents = Latents(CODES, mask=jnp.asarray(present))
+    loss, _ = rule.weighted_loss(LOGITS, latents, jnp.asarray(masked))
+    absent = ~present.any(axis=-1)
+    padded, _ = rule.weighted_loss(LOGITS.at[absent].set(jnp.nan), latents, jnp.asarray(masked))
+    assert padded == loss  # whatever stands where nothing is
     assert loss == pytest.approx((total * w * present).sum() / (w * present).sum(), rel=1e-5)
 
 

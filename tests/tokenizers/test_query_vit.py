@@ -127,6 +127,15 @@ def test_masked_tokens_are_dropped(evaluation, decode):
     np.testing.assert_allclose(decode(off, ALL), dropped, atol=1e-5)
 
 
+def test_masked_values_are_dropped_whatever_they_hold(variables):
+    values, mask = np.ones((4, TOKENS, ENCODER.width), np.float32), ALL[..., :1].copy()
+    mask[:, 1:] = False
+    run = jax.jit(lambda values: MODEL.apply(variables, Latents(values=values, mask=mask), method="decode"))
+    dropped = run(values)
+    values[:, 1:] = np.nan
+    np.testing.assert_array_equal(run(values), dropped)
+
+
 def test_values_and_interpolated_bits_can_be_decoded(variables):
     values, bits = (
         np.zeros((4, TOKENS, ENCODER.width), np.float32),
