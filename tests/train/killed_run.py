@@ -6,9 +6,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtok import keys as random
 from jaxtok.data.config import Data
+from jaxtok.evaluate.protocol import Result
 from jaxtok.losses.terms import Terms
 from jaxtok.train.fingerprint import fingerprint
 from jaxtok.train.gradient import gradient
@@ -45,6 +47,17 @@ class MovingCodes:
         return {}
 
 
+class View:
+    """Evaluates to a number that every parameter moves."""
+
+    def evaluate(self, trained):
+        leaves = jax.tree.leaves(trained.variables["params"])
+        return [Result("size", sum(float(abs(np.asarray(leaf, np.float64)).sum()) for leaf in leaves))]
+
+    def figures(self, trained):
+        return {}
+
+
 def main(workdir: str, objective: str, steps: int, save_every: int) -> None:
     # It imports PyTorch, and the digits import scikit-learn: most of the time of a start.
     sys.modules["tensorboardX"] = None
@@ -57,8 +70,8 @@ def main(workdir: str, objective: str, steps: int, save_every: int) -> None:
         update = tokenizer_update(SMALL_VQ, settings)
     else:
         update = gradient(MovingCodes(), settings)
-    run = Run(workdir=workdir, log_every=1, save_every=save_every)
-    state, _ = fit(Stage("tokenizer", update, data, steps), run, {})
+    run = Run(workdir=workdir, log_every=1, save_every=save_every, evaluate_every=3 * save_every)
+    state, _ = fit(Stage("tokenizer", update, data, steps, view=View()), run, {})
     print(json.dumps({path: fingerprint(leaf) for path, leaf in leaves_by_path(state).items()}))
 
 

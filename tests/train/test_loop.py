@@ -423,3 +423,6 @@ def test_killed_at_random_moments_and_started_again_ends_bitwise_equal(tmp_path,
     again, whole = runs.finish("killed"), runs.finish("whole")
     assert f"tokenizer 1/{steps}" in whole and f"tokenizer 1/{steps}" not in again, "it started over"
     assert again.splitlines()[-1] == whole.splitlines()[-1]  # hashes of every array of the state
+    metrics = without_notes(tmp_path / "whole")
+    assert without_notes(tmp_path / "killed") == metrics
+    assert sum("eval/size" in row for row in metrics) == -(-steps // 21)  # and at the end
