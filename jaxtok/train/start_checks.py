@@ -1,5 +1,6 @@
 """What can be seen before the first step of a run: that data and model fit, and which labels there are."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,9 @@ _SHOWN = 5
 def check_stages(model: Any, stages: Sequence[Stage], before: Mapping[str, Variables] | None = None) -> None:
     """Traces a step of every stage after the first with the shapes of its batches; nothing is compiled.
 
-    Otherwise a stage that cannot be trained on its data says so after those before it have been trained. The
-    first is traced by its own step.
+    Otherwise a stage that cannot be trained on its data says so after those before it have been trained, or
+    when the first batch of another resolution comes. The first stage's step at the largest resolution is not
+    traced here: that is what its training begins with.
 
     Args:
       model: sizes of the system.
@@ -28,14 +30,16 @@ def check_stages(model: Any, stages: Sequence[Stage], before: Mapping[str, Varia
     """
     variables = dict(before or {})
     for stage in stages:
-        check_channels(model, stage)
+        check_images(model, stage)
+        check_text(model, stage)
     for number, stage in enumerate(stages):
         batch, key = abstract_batch(stage.data), jax.random.key(0)
         try:
             frozen = {name: variables[name] for name in stage.frozen}
             frozen |= {name: network_shapes(load) for name, load in stage.networks.items()}
             state = jax.eval_shape(stage.update.init, key, batch, frozen)
-            if number:
+            for side in sorted(set(stage.data.image_sizes), reverse=True)[0 if number else 1 :]:
+                batch = abstract_batch(dataclasses.replace(stage.data, image_sizes=(side,)))
                 jax.eval_shape(stage.update, state, batch, frozen, key)
         except (ValueError, TypeError) as error:
             shapes = {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in batch.items()}
@@ -45,17 +49,38 @@ def check_stages(model: Any, stages: Sequence[Stage], before: Mapping[str, Varia
         variables[stage.name] = {"params": state["params"], **collections_of(state)}
 
 
-def check_channels(model: Any, stage: Stage) -> None:
-    """Images of other channels than the model's would be broadcast in its losses.
+def check_images(model: Any, stage: Stage) -> None:
+    """Images of other channels than the model's would be broadcast in its losses; of other sizes it would be
+    trained, and evaluated and sampled at its own.
 
     Raises:
-      ValueError: they differ.
+      ValueError: channels differ, or the model's size is none of the data's.
     """
     own = getattr(model, "channels", stage.data.channels)
     if stage.data.channels != own:
         raise ValueError(
             f"data.channels is {stage.data.channels}, but model.channels is {own} (stage {stage.name!r}). "
             "Set both to 1 for grey or 3 for colour."
+        )
+    side = getattr(model, "image_size", None) or getattr(getattr(model, "codec", None), "image_size", None)
+    if side and side not in stage.data.image_sizes:
+        raise ValueError(
+            f"data.image_sizes is {stage.data.image_sizes}, without the {side} pixels of the model (stage "
+            f"{stage.name!r}). Set both alike."
+        )
+
+
+def check_text(model: Any, stage: Stage) -> None:
+    """Captions that are read longer or shorter than the model samples from.
+
+    Raises:
+      ValueError: lengths differ.
+    """
+    length = getattr(model, "text_length", None) or getattr(getattr(model, "text", None), "length", None)
+    if length and stage.data.text_length and length != stage.data.text_length:
+        raise ValueError(
+            f"data.text_length is {stage.data.text_length}, but the model reads texts of {length} tokens "
+            f"(stage {stage.name!r}). Set both alike."
         )
 
 

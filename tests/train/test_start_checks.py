@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.image import titok
+from experiments.image import instella_t2i, titok
 from jaxtok.data.config import Data
 from jaxtok.data.records import ArraySource
 from jaxtok.losses import reconstruction
@@ -29,6 +29,27 @@ def test_the_smallest_run_passes():
 def test_other_channels_than_the_models_are_refused():
     with pytest.raises(ValueError, match=r"data\.channels is 3, but model\.channels is 1"):
         check_stages(*stages(channels=3))
+
+
+def test_sizes_without_the_models_are_refused():
+    with pytest.raises(ValueError, match=r"data\.image_sizes is \(16,\), without the 8 pixels of the model"):
+        check_stages(*stages(image_sizes=(16,)))
+
+
+def test_every_resolution_is_traced():
+    """Not only the largest: a small one would be refused when its first batch comes."""
+    sizes = (8, 10, 12)  # in cells of 4 pixels
+    data = dataclasses.replace(instella_t2i.TINY.data, image_sizes=sizes)
+    config = dataclasses.replace(instella_t2i.TINY, data=data)
+    with pytest.raises(ValueError, match=r"batches of .*10,10.* both sides must divide by 4"):
+        check_stages(config.model, list(instella_t2i.stages(config))[:1])
+
+
+def test_texts_of_another_length_than_the_models_are_refused():
+    data = dataclasses.replace(instella_t2i.TINY.data, text_length=7)
+    config = dataclasses.replace(instella_t2i.TINY, data=data)
+    with pytest.raises(ValueError, match=r"data\.text_length is 7, but the model reads texts of \d+ tokens"):
+        check_stages(config.model, list(instella_t2i.stages(config)))
 
 
 def test_losses_refuse_unequal_shapes():
