@@ -27,7 +27,7 @@ class JointTransformer(nn.Module):
     """Embedded tokens to features, given a condition.
 
     Attributes:
-      layers: blocks, at least 2.
+      layers: blocks, at least 1; in the last one the text is only read.
       heads, head_dim: size; the width D is their product.
       hidden: inner width of the feed-forward halves.
       conditioner: turns a `Condition` into text features, features of the whole text, and a mask.
@@ -61,16 +61,14 @@ class JointTransformer(nn.Module):
         return self.heads * self.head_dim
 
     def setup(self):
-        if self.layers < 2:
-            raise ValueError(
-                f"layers={self.layers}; two streams need at least 2, the last of which is special"
-            )
+        if self.layers < 1:
+            raise ValueError(f"layers={self.layers} must be at least 1, the last block")
         shape, kernel = (self.heads, self.head_dim, self.hidden), self.kernel_init
         self.context = Dense(self.width, dtype=self.dtype, kernel_init=kernel)
         self.vector = Dense(self.width, dtype=self.dtype, kernel_init=kernel)
         block = JointBlock(*shape, kernel_init=kernel, dtype=self.dtype, parent=None)
         repeated = self.layers - 1
-        self.stack = Stack(block, repeated, self.remat, min(self.unroll, repeated))
+        self.stack = Stack(block, repeated, self.remat, min(self.unroll, repeated)) if repeated else None
         self.last = JointBlock(*shape, last=True, kernel_init=kernel, dtype=self.dtype)
         self.norm = AdaptiveLayerNorm(self.dtype, kernel_init=self.final_init)
 
@@ -98,6 +96,7 @@ class JointTransformer(nn.Module):
         text, mask, vector = told
         joined = jnp.concatenate([text.astype(self.dtype), x.astype(self.dtype)], axis=1)
         shared = {"segments": (text.shape[1], x.shape[1]), "modulation": vector, "mask": mask}
-        joined, _ = self.stack(joined, None, shared)
+        if self.stack is not None:
+            joined, _ = self.stack(joined, None, shared)
         tokens, _ = self.last(joined, {}, shared)
         return self.norm(tokens, vector)

@@ -37,7 +37,8 @@ VALUES = {
     "losses": {"diffloss_d": 2, "diffloss_w": 12},
 }
 # For `test_every_system.py`.
-OFFICIAL = {"codes": CODES, "values": VALUES}
+ONE_BLOCK = {**SMALL, "maskgen": {**SMALL["maskgen"], "decoder_depth": 1, "micro_condition": False}}
+OFFICIAL = {"codes": CODES, "values": VALUES, "one block, no score": {"model": ONE_BLOCK}}
 
 
 def elements(tree):
@@ -306,7 +307,7 @@ def test_official_arguments_become_our_sizes():
         ({"vq_model": {"quantize_mode": "soft"}}, "quantize_mode='soft'"),
         ({"maskgen": {"mask_schedule_strategy": "root"}}, "mask_schedule_strategy='root'"),
         ({"maskgen": {"decoder_num_heads": 3}}, "width=1024 must divide by heads=3"),
-        ({"maskgen": {"decoder_depth": 1}}, "layers=1"),
+        ({"maskgen": {"decoder_depth": 0}}, "layers=0 must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(lambda c=change: from_official({"model": c}).shapes() and None)

@@ -55,7 +55,7 @@ def from_official(config: Mapping[str, Any]) -> MaskGenerator:
         length=codec.get("text_context_length", published.text.length),
         width=codec.get("text_embed_dim", published.text.width),
     )
-    scored = official.get("micro_condition", True)
+    score_width = official.get("micro_condition_embed_dim", published.score_width)
     return dataclasses.replace(
         published,
         tokens=codec.get("num_latent_tokens", published.tokens),
@@ -66,7 +66,7 @@ def from_official(config: Mapping[str, Any]) -> MaskGenerator:
         heads=official.get("decoder_num_heads", published.heads),
         width=official.get("decoder_embed_dim", published.width),
         text=text,
-        score_width=official.get("micro_condition_embed_dim", published.score_width) if scored else 0,
+        score_width=score_width if official.get("micro_condition", True) else 0,
         score=official.get("sample_aesthetic_score", 6.0),
         condition_dropout=official.get("text_drop_prob", published.condition_dropout),
         settings=settings,
@@ -151,10 +151,8 @@ def _norm(theirs: str, ours: str, layers: range | None = None) -> list[Entry]:
 
 def _blocks(theirs: str, depth: int) -> list[Entry]:
     repeated, last = range(depth - 1), depth - 1
-    return [
-        *_block(f"{theirs}.{{i}}", "backbone/stack/block", repeated),
-        *_block(f"{theirs}.{last}", "backbone/last", None),
-    ]
+    stack = _block(f"{theirs}.{{i}}", "backbone/stack/block", repeated) if repeated else []
+    return [*stack, *_block(f"{theirs}.{last}", "backbone/last", None)]
 
 
 def _block(theirs: str, ours: str, layers: range | None) -> list[Entry]:
