@@ -176,7 +176,13 @@ def _components(system: str, config: Mapping[str, Any] | None) -> dict[str, Offi
     if config is None:
         return system_class(system).official_components(None)
     tracked = OfficialConfig(config)
-    components = system_class(system).official_components(tracked)
+    try:
+        components = system_class(system).official_components(tracked)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{_CONFIG} of {system} makes no network ({type(error).__name__}: {error}): a size is 0, or a "
+            f"value is of another kind than the official code takes. {_GIVE}"
+        ) from error
     tracked.refuse_unread(system)
     return components
 

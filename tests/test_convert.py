@@ -169,3 +169,14 @@ def test_tensors_are_saved_in_the_dtype_that_they_had():
     for name, tensor in mixed.items():
         assert saved[name].dtype == tensor.dtype, name
         np.testing.assert_array_equal(saved[name], tensor, err_msg=name)
+
+
+@pytest.mark.parametrize("value", [0, -1, "x", None, [], {}, 1.5])
+def test_values_that_make_no_network_are_one_plain_error(official, value):
+    config, tensors = official
+    for section, name in (("bae", "encoder_num_heads"), ("bae", "patch_size"), ("prior", "heads")):
+        changed = {**config, section: {**config[section], name: value}}
+        with pytest.raises(ValueError, match=r".{10}"):
+            load("instella_t2i", tensors, changed)
+    with pytest.raises(ValueError, match="the official configuration"):
+        load("instella_t2i", tensors, "[1]")
