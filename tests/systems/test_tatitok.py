@@ -7,6 +7,7 @@ import pytest
 
 from jaxtok.keys import example_keys
 from jaxtok.nn.caption_ids import caption_ids
+from jaxtok.systems.image.image_system import ImageSystem
 from jaxtok.systems.image.tatitok import TATiTok
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
 from jaxtok.tokenizers.latent_vit import LatentViTShape
@@ -73,3 +74,16 @@ def test_text_of_another_kind_is_named():
         variables = model.shapes_of("tokenizer")
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(lambda v, m=model, t=text: m.decode(v, codes, text=t), variables)
+
+
+def test_a_system_decodes_with_captions_or_says_that_nothing_reads_them():
+    model = dataclasses.replace(MODEL, image_size=8, patch=8, decoder_patch=8)
+    system = ImageSystem(model, {"tokenizer": draw_like(model.shapes_of("tokenizer"))})
+    codes = np.zeros((2, model.tokens, 1), np.int32)
+    red, blue = (system.decode(codes, captions=[text, text]) for text in ("red", "a blue one"))
+    assert red.shape == (2, 8, 8, 3) and np.any(red != blue)
+    with pytest.raises(ValueError, match="reads text_length=10"):
+        system.decode(codes)
+    plain = dataclasses.replace(model, text_length=0)
+    with pytest.raises(ValueError, match="this decoder reads no captions; leave them out"):
+        ImageSystem(plain, {"tokenizer": {}}).decode(codes, captions=["a", "b"])

@@ -67,14 +67,29 @@ class ImageSystem:
         Args:
           latents: of B images.
           size: in pixels.
-          captions: B texts, for a decoder that reads them (MaskGen).
+          captions: B texts, for a decoder that reads them (TA-TiTok, MaskGen).
+
+        Raises:
+          ValueError: captions for a decoder that reads none, or none for one that does.
         """
         if not isinstance(latents, Latents):
             latents = Latents(codes=jnp.asarray(latents))
-        text = None
-        if captions is not None and hasattr(self.model, "decoder_text"):
-            text = self.model.decoder_text(*self._told(captions), self._networks)
+        text = None if captions is None else self._decoder_text(captions)
+        if captions is not None and text is None:
+            raise ValueError("this decoder reads no captions; leave them out")
         return np.asarray(self._decode(self._part("tokenizer"), latents, size, text))
+
+    def _decoder_text(self, captions: Sequence[Any]) -> Any:
+        """What the decoder reads of captions; None if it reads none."""
+        if not hasattr(self.model, "decoder_text") or not getattr(self.model, "text_length", True):
+            return None
+        return self.model.decoder_text(*self._caption_ids(captions), self._networks)
+
+    def _caption_ids(self, captions: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
+        text = getattr(self.model, "text", None)
+        length = self.model.text_length if text is None else text.length
+        ids, mask = caption_ids([str(caption) for caption in captions], length, getattr(text, "path", ""))
+        return jnp.asarray(ids), jnp.asarray(mask)
 
     def reconstruct(
         self,
@@ -122,8 +137,8 @@ class ImageSystem:
         sample, told = self._sampler(prior, chosen), self._told(captions)
         frozen = {**self._networks, "tokenizer": self._part("tokenizer")} if self._codec else self._networks
         latents = sample(params, frozen, told, jax.random.key(seed), given)
-        read = None if self._has_classes else [str(caption) for caption in captions]
-        return self.decode(latents, captions=read), latents
+        text = None if self._has_classes else self._decoder_text(captions)
+        return np.asarray(self._decode(self._part("tokenizer"), latents, None, text)), latents
 
     @property
     def _has_classes(self) -> bool:
@@ -138,8 +153,7 @@ class ImageSystem:
     def _told(self, captions: Sequence[str | int]) -> tuple[jax.Array, ...]:
         """What the condition is made of: labels, or ids and mask of captions."""
         if not self._has_classes:
-            ids, mask = caption_ids([str(c) for c in captions], self.model.text.length, self.model.text.path)
-            return jnp.asarray(ids), jnp.asarray(mask)
+            return self._caption_ids(captions)
         known = {str(label) for label in range(self.model.classes)}
         if unknown := [caption for caption in captions if str(caption) not in known]:
             raise ValueError(

@@ -359,6 +359,20 @@ class TiTok:
         Raises:
           ValueError: the decoder reads features, or the batch has no captions.
         """
+        if self.text_length and self._reads_bytes and "text" not in batch:
+            raise ValueError("the decoder reads captions, but the batches have none; set --data.text-length")
+        return self.decoder_text(batch.get("text"), batch.get("text_mask"), frozen)
+
+    def decoder_text(self, ids: Any, mask: Any, frozen: Mapping[str, Any] | None = None) -> Condition | None:
+        """What the decoder reads of captions, for `decode`; None if it reads nothing.
+
+        Args:
+          ids, mask: int32 and bool [B, T] from `jaxtok.nn.caption_ids`.
+          frozen: not used.
+
+        Raises:
+          ValueError: the decoder reads features of an encoder that whoever uses it brings along.
+        """
         del frozen
         if not self.text_length:
             return None
@@ -367,9 +381,7 @@ class TiTok:
                 "the text of this decoder is features of an encoder that is not here; set "
                 "text_source='bytes' to train on captions"
             )
-        if "text" not in batch:
-            raise ValueError("the decoder reads captions, but the batches have none; set --data.text-length")
-        return self.caption_condition(batch["text"], batch["text_mask"])
+        return self.caption_condition(ids, mask)
 
     def class_condition(self, labels: jax.Array) -> Condition:
         """What the priors are told by labels int32 [B], with their null class; the same for both."""
