@@ -7,7 +7,8 @@ life continues from the newest whole checkpoint. Measured from outside, once a s
   seconds after its first step to its end: mean of the second half over mean of the first;
 * step time: steps per second in each life, and processor seconds per step, which other work on the machine
   hardly changes, so that a run that slows down with steps, restarts or checkpoints shows;
-* descriptors and threads: the largest number after `--settle` less the number then;
+* descriptors and threads, which come and go with every save: median of the second half less median of the
+  first, and the largest number;
 * progress: no life may begin before the last whole checkpoint of the one before.
 
     python -m experiments.benchmarks.soak --out experiments/benchmarks/soak.json     # half an hour
@@ -173,7 +174,9 @@ class Life:
             record["memory_growth"] = late / early - 1
             handles = [counts for t, counts in self.handles if t - start >= settle and counts[0]]
             for name, counts in zip(("descriptors", "threads"), zip(*handles)):
-                record[name], record[f"{name}_growth"] = counts[0], max(counts) - counts[0]
+                half = len(counts) // 2
+                early, late = statistics.median(counts[:half]), statistics.median(counts[half:])
+                record |= {name: early, f"{name}_growth": late - early, f"{name}_largest": max(counts)}
         return record
 
 
