@@ -208,6 +208,18 @@ def test_evaluation_files_are_not_trained_on(tmp_path):
     assert len(evaluation) == 2
 
 
+def test_a_shard_that_was_cut_between_two_members_is_refused(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [(f"{number}.png", picture(number)) for number in range(3)])
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[2].offset
+    whole = path.read_bytes()
+    path.write_bytes(whole[:last])
+    with pytest.raises(ValueError, match=r"x\.tar cannot be read .* no end mark, so it was cut short"):
+        opened("webdataset", path)
+    path.write_bytes(whole)
+    assert len(opened("webdataset", path)) == 3
+
+
 def test_shards_for_both_splits_are_refused(tmp_path):
     path = write_tar(tmp_path / "x.tar", [("a.png", picture(1))])
     with pytest.raises(ValueError, match=r"x\.tar is in data\.path and in data\.eval_path"):

@@ -182,6 +182,18 @@ def test_damaged_newest_is_skipped_and_set_aside(copied, damage, caplog):
     assert (copied / "damaged-2").exists()
 
 
+def test_a_step_can_be_damaged_twice(copied):
+    for attempt in range(2):
+        _data_file(copied / "2").unlink()
+        with Checkpoints(copied) as checkpoints:
+            assert checkpoints.restore(_state())[1]["position"] == 10
+            checkpoints.save(2, _state(), {"position": 3 + attempt})
+            checkpoints.wait()
+            assert checkpoints.steps() == [1, 2]
+            assert checkpoints.restore(_state())[1] == {"position": 3 + attempt}
+    assert len(list(copied.glob("damaged-*"))) == 1
+
+
 def test_none_whole_is_an_error(copied):
     for step in (1, 2):
         _data_file(copied / str(step)).unlink()
