@@ -103,7 +103,7 @@ def _integers(labels: np.ndarray, path: str) -> np.ndarray:
             f"the labels in {path} are {labels.dtype} of shape {labels.shape}, but must be integers [N] "
             "or [N, 1], or one-hot [N, K]. Convert them and save them again."
         )
-    return labels.astype(np.int64)
+    return np.minimum(labels, np.iinfo(np.int64).max).astype(np.int64)  # uint64 would wrap around
 
 
 @functools.lru_cache(maxsize=4)  # by file and not in the source, so that a worker process opens its own

@@ -55,6 +55,12 @@ class Folder(Source):
             listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
             notice(f"{len(others)} files in {path} are no images and are skipped: {listed}")
         present = _first_folders(self.files)
+        if present and all(name.count(os.sep) > 1 for name in self.files):
+            notice(
+                f"{path}: its sub-folders ({', '.join(present[:8])}{', ...' * (len(present) > 8)}) are the "
+                "classes, and all images lie in folders further down. If those are the classes, set "
+                "data.path to the folder above them"
+            )
         other = training and os.path.realpath(_folder(training)) != os.path.realpath(self.root)
         self.classes = class_folders(training) if other else present
         if unknown := set(present) - set(self.classes):

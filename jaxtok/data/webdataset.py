@@ -58,6 +58,23 @@ class WebDataset(Source):
         self._extents = np.array(
             extents, np.int64
         )  # [samples, fields, (offset, size)]; size -1: no such member
+        self._notice_other_json()
+
+    def _notice_other_json(self) -> None:
+        """Says of the first `.json` if nothing in it is read: captions may go by another name there."""
+        described = np.flatnonzero(self._extents[:, _FIELDS.index("json"), 1] > 0)
+        if not described.size:
+            return
+        try:
+            key, parts = self._read(int(described[0]), ("json",))
+            about = _about(parts, key)
+        except BadRecord:
+            return  # said when it is read
+        if about and not {"caption", "label"} & about.keys():
+            notice(
+                f"{key}: of .json members only 'caption' and 'label' are read, and this one holds "
+                f"{', '.join(sorted(about))[:200]}. Rename the field, or write .txt members."
+            )
 
     def __len__(self) -> int:
         return len(self._shards)

@@ -73,6 +73,13 @@ def test_missing_captions_in_json_are_empty(shared):
     assert found[:3] == ["cap 0", "", "cap 2"] and not {"None", "nan"} & set(found)
 
 
+def test_json_in_which_nothing_is_read_is_named(tmp_path, caplog):
+    members = [("0.png", picture(0)), ("0.json", b'{"prompt": "a", "url": "b"}')]
+    opened("webdataset", write_tar(tmp_path / "x.tar", [*members, ("1.png", picture(1))]))
+    assert "x.tar 0: of .json members only 'caption' and 'label' are read" in caplog.text
+    assert "holds prompt, url" in caplog.text
+
+
 def test_several_images_that_only_dots_tell_apart_are_refused(tmp_path):
     path = write_tar(tmp_path / "x.tar", [("a.1.png", picture(1)), ("a.2.png", picture(2))])
     with pytest.raises(ValueError, match=r"a\.1\.png and a\.2\.png"):
@@ -139,6 +146,19 @@ def test_folders_without_images_are_no_classes(shared):
     source = opened("folder", shared("cases/folder/macos-zip"))
     assert source.classes == ("cat", "dog") and len(source) == 8
     assert {source[index]["label"] for index in range(8)} == {0, 1}
+
+
+def test_folders_of_folders_are_named(tmp_path, caplog):
+    for name in ("train/cat/1.png", "train/dog/2.png", "val/cat/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture(len(name)))
+    assert opened("folder", tmp_path).classes == ("train", "val")
+    assert (
+        "its sub-folders (train, val) are the classes, and all images lie in folders further" in caplog.text
+    )
+    caplog.clear()
+    opened("folder", tmp_path / "train")
+    assert "further down" not in caplog.text
 
 
 def test_other_files_of_a_folder_are_named(tmp_path, caplog):
