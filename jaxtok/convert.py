@@ -17,23 +17,8 @@ from jaxtok.json_files import check_object, parse_json
 from jaxtok.param_trees import merge_collections, split_collections
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.official_config import OfficialConfig
-from jaxtok.systems.registry import system_class
+from jaxtok.systems.registry import system_class, system_modules
 from jaxtok.weights import Table, load_table, read_tensors, save_table
-
-# Systems with official weights.
-SYSTEMS = (
-    "flextok",
-    "instella_t2i",
-    "llamagen",
-    "maskgen",
-    "maskgit_vqgan",
-    "rar",
-    "tatitok",
-    "titok",
-    "titok_maskgit",
-    "var",
-    "vector_quantize_pytorch",
-)
 
 # What messages call a configuration that is text, and what they advise.
 _CONFIG, _GIVE = "the official configuration", "Give the official arguments as `config`."
@@ -74,7 +59,7 @@ def load(
     """Loads an official checkpoint, strictly.
 
     Args:
-      system: name of the system, one of `SYSTEMS`.
+      system: name of a system with official weights, see `official_systems`.
       tensors: mapping of official tensor names to arrays, or a path to a safetensors, npz or (with PyTorch
         installed, `weights_only`) .pt file. Several components in one file stand behind prefixes ("bae.",
         "diff.", "ar."); a file of one component without prefix is recognised.
@@ -89,8 +74,7 @@ def load(
         missing, unexpected or mis-shaped tensors, all listed; or, beside several components, tensors of none
         (other than `RECORDED` ones).
     """
-    if system not in SYSTEMS:
-        raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
+    _check_system(system)
     arrays, metadata = read_tensors(tensors)
     config = metadata.get("config") if config is None else config
     if isinstance(config, str):
@@ -148,7 +132,7 @@ def export(
     """Official state dict of variables that were trained here, for those who use the official code.
 
     Args:
-      system: name of the system, one of `SYSTEMS`.
+      system: name of a system with official weights, see `official_systems`.
       variables: {"params": ...} and further collections by the checkpoint's components, such as "model"; the
         names of several stand before their tensors, as in `load`.
       config: official constructor arguments of the model that was trained; default: the published ones.
@@ -157,8 +141,7 @@ def export(
       ValueError: an unknown system or component, or variables of another configuration; all differences are
         listed.
     """
-    if system not in SYSTEMS:
-        raise ValueError(f"no converter for {system!r}; there are converters for {sorted(SYSTEMS)}")
+    _check_system(system)
     components = _components(system, config)
     if unknown := sorted(variables.keys() - components):
         raise ValueError(f"{system} has no components {unknown}; it has {sorted(components)}")
@@ -169,6 +152,16 @@ def export(
         prefix = f"{name}." if len(components) > 1 else ""
         state |= {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
     return state
+
+
+def official_systems() -> list[str]:
+    """Names of the systems that have official weights: their classes say what those are. Imports them all."""
+    return [name for name in system_modules() if hasattr(system_class(name), "official_components")]
+
+
+def _check_system(name: str) -> None:
+    if name not in system_modules() or not hasattr(system_class(name), "official_components"):
+        raise ValueError(f"no converter for {name!r}; there are converters for {official_systems()}")
 
 
 def _components(system: str, config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:

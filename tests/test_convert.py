@@ -4,9 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from jaxtok.convert import export, load, save
+from jaxtok.convert import export, load, official_systems, save
 from jaxtok.systems.image.instella_t2i import InstellaT2I, official_components
-from jaxtok.systems.quantizers.zoo import VectorQuantizePytorch
+from jaxtok.systems.quantizers.vector_quantize_pytorch import VectorQuantizePytorch
+from jaxtok.systems.registry import system_class, system_modules
 from jaxtok.weights import flatten, read_tensors, save_table, write_tensors
 from tests.filled import draw_like
 from tests.systems.test_instella_t2i import small_official
@@ -180,3 +181,12 @@ def test_values_that_make_no_network_are_one_plain_error(official, value):
             load("instella_t2i", tensors, changed)
     with pytest.raises(ValueError, match="the official configuration"):
         load("instella_t2i", tensors, "[1]")
+
+
+def test_systems_are_found_by_their_files():
+    assert {"titok", "maskgen", "vector_quantize_pytorch"} <= set(official_systems())
+    assert "maskgit" in system_modules() and "maskgit" not in official_systems()
+    with pytest.raises(ValueError, match=r"no converter for 'maskgit'; there are converters for \['flextok'"):
+        load("maskgit", {})
+    with pytest.raises(ValueError, match="no system 'titok_table'"):
+        system_class("titok_table")

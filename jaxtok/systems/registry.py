@@ -1,22 +1,33 @@
-"""The systems by name: what a file on disk calls them and where they stand."""
+"""The systems by name: `systems/<group>/<name>.py` is one if it ends with `SYSTEM = TheClass`."""
 
+import functools
 import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-_CLASSES = {
-    "flextok": "jaxtok.systems.image.flextok:FlexTok",
-    "instella_t2i": "jaxtok.systems.image.instella_t2i:InstellaT2I",
-    "llamagen": "jaxtok.systems.image.llamagen:LlamaGen",
-    "maskgen": "jaxtok.systems.image.maskgen:MaskGen",
-    "maskgit": "jaxtok.systems.image.maskgit:MaskGIT",
-    "maskgit_vqgan": "jaxtok.systems.image.maskgit_vqgan:MaskGITVQGAN",
-    "rar": "jaxtok.systems.image.rar:RAR",
-    "tatitok": "jaxtok.systems.image.tatitok:TATiTok",
-    "titok": "jaxtok.systems.image.titok:TiTok",
-    "titok_maskgit": "jaxtok.systems.image.titok_maskgit:TiTokMaskGIT",
-    "var": "jaxtok.systems.image.var:VAR",
-    "vector_quantize_pytorch": "jaxtok.systems.quantizers.zoo:VectorQuantizePytorch",
-}
+_DECLARED = re.compile(r"^SYSTEM = \w+$", re.MULTILINE)
+
+
+@functools.cache
+def system_modules() -> Mapping[str, str]:
+    """Name -> module of every system; none of them is imported.
+
+    Raises:
+      ValueError: two systems have one name.
+    """
+    root, found = Path(__file__).parent, {}
+    for file in sorted(root.glob("*/*.py")):
+        if not _DECLARED.search(file.read_text(encoding="utf-8")):
+            continue  # a part of systems
+        module = f"{__package__}.{file.parent.name}.{file.stem}"
+        if file.stem in found:
+            raise ValueError(
+                f"two systems are called {file.stem!r}: {found[file.stem]} and {module}; rename one"
+            )
+        found[file.stem] = module
+    return found
 
 
 def system_class(name: str) -> Any:
@@ -25,7 +36,7 @@ def system_class(name: str) -> Any:
     Raises:
       ValueError: an unknown system.
     """
-    if name not in _CLASSES:
-        raise ValueError(f"no system {name!r}; there are {sorted(_CLASSES)}")
-    module, _, attribute = _CLASSES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    modules = system_modules()
+    if name not in modules:
+        raise ValueError(f"no system {name!r}; there are {sorted(modules)}")
+    return importlib.import_module(modules[name]).SYSTEM

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtok import convert
-from jaxtok.systems.quantizers.zoo import VectorQuantizePytorch
+from jaxtok.systems.quantizers.vector_quantize_pytorch import VectorQuantizePytorch
 
 RVQ = {"dim": 8, "num_quantizers": 2, "codebook_size": 16}
 RFSQ = {"dim": 8, "num_quantizers": 2, "levels": [5, 4]}

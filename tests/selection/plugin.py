@@ -12,8 +12,6 @@ from tests.selection.history import PARTS, commit_times, git, recent_files, turn
 from tests.selection.imports import ImportGraph
 
 ROOT = Path(__file__).parents[2]
-# A name that is not that of the system's file.
-OTHER_NAMES = {"vector_quantize_pytorch": "jaxtok/systems/quantizers/zoo.py"}
 _REPORT = pytest.StashKey[list[str]]()
 
 
@@ -32,7 +30,7 @@ def repository(root: Path = ROOT) -> ImportGraph:
     paths = [path for path in listed if (root / path).is_file()]
     read = lambda path: (root / path).read_text(encoding="utf-8") if path.endswith((".py", ".ipynb")) else ""
     systems = {Path(path).stem: path for path in paths if fnmatch(path, "jaxtok/systems/*/*.py")}
-    return ImportGraph({path: read(path) for path in paths}, systems | OTHER_NAMES)
+    return ImportGraph({path: read(path) for path in paths}, systems)
 
 
 def _candidate(item: pytest.Item) -> Candidate:

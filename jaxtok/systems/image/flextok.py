@@ -393,3 +393,6 @@ class FlexTok:
     def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
         """What `jaxtok.convert` needs to know; what `config` leaves out is as in d18-d28."""
         return official_components(config, FlexTok.published("d18-d28"))
+
+
+SYSTEM = FlexTok

@@ -549,3 +549,6 @@ def _prior_table(model: InstellaT2I, causal: bool) -> Table:
         *_linear("norm_out.linear", "norm/modulation/linear"),
     ]
     return Table(tuple(entries))
+
+
+SYSTEM = InstellaT2I

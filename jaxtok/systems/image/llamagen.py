@@ -447,3 +447,6 @@ def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialC
             "tokenizer", model.tokenizer(), shapes["tokenizer"], table, "quant_conv.weight"
         )
     }
+
+
+SYSTEM = LlamaGen

@@ -259,3 +259,6 @@ def _check_captions(batch):
 
 def _alphabet(tokens: CodeSpace | int) -> str:
     return f"{tokens} channels" if isinstance(tokens, int) else f"levels {tokens.levels}"
+
+
+SYSTEM = MaskGen

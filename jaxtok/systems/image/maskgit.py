@@ -168,3 +168,6 @@ class MaskGIT:
         for name in PRIORS:
             shapes[name] = {"params": jax.eval_shape(self.prior_named(name).init, key, codes, condition)}
         return shapes
+
+
+SYSTEM = MaskGIT

@@ -162,3 +162,6 @@ def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialC
             "quantize.embedding.weight",
         )
     }
+
+
+SYSTEM = MaskGITVQGAN

@@ -124,3 +124,6 @@ class RAR:
     def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
         """What `jaxtok.convert` needs to know, see `official_components`."""
         return official_components(config)
+
+
+SYSTEM = RAR

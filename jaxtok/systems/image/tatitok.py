@@ -83,3 +83,6 @@ class TATiTok(TiTok):
     def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:
         """What `jaxtok.convert` needs to know, see `jaxtok.systems.image.titok_table`."""
         return official_components(config, TATiTok.bl128_vq())
+
+
+SYSTEM = TATiTok

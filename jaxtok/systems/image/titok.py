@@ -467,3 +467,6 @@ def titok(name: str) -> TiTok:
     if method not in sizes:
         raise ValueError(f"no TiTok of size {name!r}; there are {', '.join(sizes)}")
     return getattr(TiTok, method)()
+
+
+SYSTEM = TiTok

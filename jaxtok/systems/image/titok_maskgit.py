@@ -230,3 +230,6 @@ def _block(theirs: str, ours: str, layers: range | None) -> list[Entry]:
         *_linear(f"{theirs}.mlp.fc1", f"{ours}/feed_forward/up", layers),
         *_linear(f"{theirs}.mlp.fc2", f"{ours}/feed_forward/down", layers),
     ]
+
+
+SYSTEM = TiTokMaskGIT

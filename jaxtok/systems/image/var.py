@@ -432,3 +432,6 @@ def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialC
         "next_scale", network, shapes["next_scale"], table, "blocks.0.attn.mat_qkv.weight"
     )
     return {"model": transformer, "vae": tokenizer}
+
+
+SYSTEM = VAR

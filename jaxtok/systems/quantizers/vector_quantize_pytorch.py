@@ -71,3 +71,6 @@ def _component(config: Mapping[str, Any]) -> OfficialComponent:
     file = "reparametrised" if config.get("args", {}).get("vq_bridge") else _MODULES[name]
     module = importlib.import_module(f"jaxtok.systems.quantizers.{file}")
     return module.component(config)
+
+
+SYSTEM = VectorQuantizePytorch
