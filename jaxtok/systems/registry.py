@@ -23,9 +23,7 @@ def system_modules() -> Mapping[str, str]:
             continue  # a part of systems
         module = f"{__package__}.{file.parent.name}.{file.stem}"
         if file.stem in found:
-            raise ValueError(
-                f"two systems are called {file.stem!r}: {found[file.stem]} and {module}; rename one"
-            )
+            raise ValueError(f"{found[file.stem]} and {module} are systems of one name; rename one of them")
         found[file.stem] = module
     return found
 
