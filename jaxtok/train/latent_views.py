@@ -18,7 +18,6 @@ from jaxtok.evaluate.rates import entropy_coded_rates, nominal_rates
 from jaxtok.evaluate.streaming import first_images
 from jaxtok.train.distributed import to_host
 from jaxtok.train.image_views import TokenizerView
-from jaxtok.train.judges import Judge
 from jaxtok.train.sample_views import SampleView
 from jaxtok.train.stage import Trained
 
@@ -44,6 +43,10 @@ class LatentOptions:
     images: int = 4096
 
 
+_MEASURES = ("slots", "language", "probes", "rates", "clip")
+_NEEDS = "slots, language: a tokenizer of codes; rates: that or a likelihood; probes: labels; clip: captions of images"
+
+
 class LatentMeasures:
     """Measures as the options say.
 
@@ -59,6 +62,7 @@ class LatentMeasures:
         if options.images < 1:
             raise ValueError(f"images={options.images}: measures of latents need at least one image")
         self.options, self._scorer = options, None
+        self._served: set[str] = set()
         if options.clip:
             from jaxtok.evaluate.clip_score import ClipScorer
 
@@ -68,7 +72,32 @@ class LatentMeasures:
         """The same view, with CLIP as one more judge of its images."""
         if self._scorer is None or not isinstance(view, TokenizerView | SampleView):
             return view
-        return dataclasses.replace(view, judge=functools.partial(_with_clip, view.judge, self._scorer))
+        own, scorer = view.judge, self._scorer
+
+        def judge(images: np.ndarray, labels: np.ndarray, captions: Sequence[str]) -> list[Result]:
+            scored = scorer.results(captions, images) if captions else []
+            self._served |= {"clip"} if scored else set()
+            return [*([] if own is None else own(images, labels, captions)), *scored]
+
+        return dataclasses.replace(view, judge=judge)
+
+    def check_served(self) -> None:
+        """To be called when every stage was measured.
+
+        Raises:
+          ValueError: some of the options found no stage that they apply to, or no data for it.
+        """
+        asked = {name for name in _MEASURES if getattr(self.options, name)}
+        if missing := sorted(asked - self._served):
+            flags = ", ".join(f"--latents.{name}" for name in missing)
+            raise ValueError(
+                f"{flags} measured nothing: no stage of this run has what it needs ({_NEEDS}). The other "
+                "results were written; leave it out"
+            )
+
+    def _of(self, name: str, results: Sequence[Result]) -> Sequence[Result]:
+        self._served |= {name} if results else set()
+        return results
 
     def results(self, view: Any, trained: Trained, data: Data, found: Sequence[Result]) -> list[Result]:
         """What the options ask for of a stage.
@@ -80,7 +109,7 @@ class LatentMeasures:
           found: what the view has measured: the rate of a prior comes from its likelihood.
         """
         if isinstance(view, SampleView):
-            return _rates(view, found) if self.options.rates else []
+            return list(self._of("rates", _rates(view, found))) if self.options.rates else []
         if not isinstance(view, TokenizerView):
             return []
         options, space = self.options, view.model.space
@@ -95,28 +124,22 @@ class LatentMeasures:
         results = []
         if space is not None and options.rates:
             side = max(data.image_sizes)
-            results += nominal_rates(space, latents.shape[1], side, side)
+            results += self._of("rates", nominal_rates(space, latents.shape[1], side, side))
         if space is not None and options.slots:
-            statistics = CodeStatistics(space, latents.shape[1])
-            statistics.update(latents)
-            results += statistics.slot_results(**shared, split="eval")
+            counts = CodeStatistics(space, latents.shape[1])
+            counts.update(latents)
+            results += self._of("slots", counts.slot_results(**shared, split="eval"))
         if space is not None and options.language:
             from jaxtok.evaluate.language.table import language_statistics  # SciPy is slow to import
 
             grid = _grid(view.model, latents.shape[1])
-            results += language_statistics(latents, space, grid=grid, **shared, split="eval")
+            statistics = language_statistics(latents, space, grid=grid, **shared, split="eval")
+            results += self._of("language", statistics)
         if options.probes:
             training = _encoded(view, trained, Pipeline(data, "train").evaluation_batches(), options.images)
             if training is not None:
-                results += _probes(space, training, (latents, labels), shared)
+                results += self._of("probes", _probes(space, training, (latents, labels), shared))
         return results
-
-
-def _with_clip(
-    judge: Judge | None, scorer: Any, images: np.ndarray, labels: np.ndarray, captions: Sequence[str]
-) -> list[Result]:
-    own = [] if judge is None else judge(images, labels, captions)
-    return [*own, *(scorer.results(captions, images) if captions else [])]
 
 
 @functools.lru_cache(maxsize=8)

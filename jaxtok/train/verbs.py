@@ -191,6 +191,7 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
     out = Path(options.out or workdir / "results.json")
     write_results(out, flat)
     print(f"with their protocols in {out}")
+    latents.check_served()
 
 
 def sample_verb(experiment: Experiment, options: Sample) -> None:

@@ -32,6 +32,15 @@ def test_nothing_is_measured_unasked():
         LatentMeasures(LatentOptions(images=0))
 
 
+def test_what_no_stage_can_be_measured_by_is_an_error():
+    measures = LatentMeasures(LatentOptions(slots=True, rates=True))
+    measures.results(TokenizerView(Values(), frozen=("teacher",)), trained(), DATA, [])  # no codes
+    with pytest.raises(ValueError, match=r"--latents\.rates, --latents\.slots measured nothing: no stage"):
+        measures.check_served()
+    measures.results(TokenizerView(Pixels()), trained(), DATA, [])
+    measures.check_served()
+
+
 def test_codes_of_held_out_images():
     results = measured(TokenizerView(GridOfPixels()), slots=True, language=True, images=50)
     assert results["code_usage_slot_0"].protocol["images"] == 50
