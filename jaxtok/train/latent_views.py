@@ -44,7 +44,7 @@ class LatentOptions:
 
 
 _MEASURES = ("slots", "language", "probes", "rates", "clip")
-_NEEDS = "slots, language: a tokenizer of codes; rates: that or a likelihood; probes: labels; clip: captions of images"
+_NEEDS = "slots, language: a tokenizer of codes; rates: that or a likelihood; probes: labels; clip: captions"
 
 
 class LatentMeasures:
