@@ -18,13 +18,11 @@ from jaxtok.weights import Entry, Table, dense, save_table
 
 def torch_tokenizer(model: InstellaT2I) -> Tokenizer:
     """The tokenizer of a configuration, with fresh weights."""
-    cells = model.image_size // model.patch
+    cells, finest = model.image_size // model.patch, Coordinates(model.scale, model.rope_layout)
 
-    def half(shape: ViTShape, halvings: list[int]) -> dict[str, Any]:
-        coordinates = Coordinates(model.scale, model.rope_layout)
-        grids = [(cells // 2**n, cells // 2**n) for n in halvings]
+    def half(shape: ViTShape, grids: list[tuple[int, Coordinates]]) -> dict[str, Any]:
         tables = [
-            coordinates.tables(model.tokens, grid, n, shape.axes_dims) for grid, n in zip(grids, halvings)
+            coordinates.tables(model.tokens, (side, side), shape.axes_dims) for side, coordinates in grids
         ]
         return {
             "layers": shape.layers,
@@ -35,13 +33,11 @@ def torch_tokenizer(model: InstellaT2I) -> Tokenizer:
         }
 
     halvings, doublings = len(model.encoder.resample_after), len(model.decoder.resample_after)
-    encoder = Encoder(
-        model.tokens, model.patch, model.channels, **half(model.encoder, list(range(halvings + 1)))
-    )
-    coarse = cells // 2**doublings
-    decoder = Decoder(
-        model.encoder.width, (coarse, coarse), **half(model.decoder, list(range(doublings, -1, -1)))
-    )
+    encoded = [(cells // 2**n, finest.halved(n)) for n in range(halvings + 1)]
+    encoder = Encoder(model.tokens, model.patch, model.channels, **half(model.encoder, encoded))
+    coarse, coarsest = cells // 2**doublings, finest.halved(doublings)
+    decoded = [(coarse * 2**n, coarsest.doubled(n)) for n in range(doublings + 1)]
+    decoder = Decoder(model.encoder.width, (coarse, coarse), **half(model.decoder, decoded))
     return Tokenizer(encoder, decoder, model.bits, model.patch, model.channels)
 
 
