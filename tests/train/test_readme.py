@@ -128,7 +128,8 @@ def test_missing_comments(text, tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", '{"claims": []}', '{"claims": [{}]}'])
 def test_another_format(content, root):
     (root / "experiments/image/toy.claims.json").write_text(content)
-    with pytest.raises(ValueError, match="not what the verb `verify` writes"):
+    message = r"toy\.claims\.json (cannot|holds|lacks) .* Write it again with the verb `verify` and --out"
+    with pytest.raises(ValueError, match=message):
         rewrite(EMPTY, root)
 
 

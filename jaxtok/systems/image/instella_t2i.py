@@ -111,7 +111,7 @@ class InstellaT2I:
     temperature: float = 0.1
     encoder: ViTShape = ViTShape(12, 12, resample_after=(7,))
     decoder: ViTShape = ViTShape(16, 16, resample_after=(7,))
-    scale: float | None = 64.0
+    scale: float | int | None = 64
     rope_layout: RopeLayout = "half"
     align_after: int | None = None
     align_width: int = 1024
@@ -150,7 +150,7 @@ class InstellaT2I:
             bits=bits,
             encoder=vit,
             decoder=vit,
-            scale=image_size / 4,
+            scale=image_size // 4,
             prior=PriorShape(6, 4, 64),
             text=TextShape(length=text_length, layers=3, heads=4),
         )
@@ -162,7 +162,7 @@ class InstellaT2I:
         """
         vit = ViTShape(2, 4, 32, axes_dims=(8, 12, 12), unroll=2)
         small = cls.small(text_length=text_length)
-        return dataclasses.replace(small, patch=8, scale=4.0, encoder=vit, decoder=vit)
+        return dataclasses.replace(small, patch=8, scale=4, encoder=vit, decoder=vit)
 
     @classmethod
     def bae_1024(cls, bits: int = 64) -> "InstellaT2I":
