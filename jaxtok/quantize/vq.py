@@ -36,7 +36,7 @@ from jaxtok.quantize import affine as affine_map
 from jaxtok.quantize import vq_losses, vq_state
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.revival import Unit
-from jaxtok.quantize.routing import directional, masked, masked_mean, route
+from jaxtok.quantize.routing import directional, masked, masked_mean, route, spoiled
 from jaxtok.quantize.soft_assignment import assignment_entropies
 
 
@@ -262,11 +262,12 @@ class VectorQuantizer(nn.Module):
           scores: [K] in [0, 1), which codes the orthogonal term takes, see `vq_losses.subset`.
         """
         chosen = self._chosen(codes)
-        routed = chosen
         if self.routing != "directional":
             routed = route(self.routing)(x, chosen)
         elif noise is not None:
             routed = directional(x, chosen, noise, self.perturbation)
+        else:
+            routed = spoiled(chosen, x)
         if self.optimistic:
             routed = routed + self.optimistic * (routed - jax.lax.stop_gradient(routed))
         sample = None
