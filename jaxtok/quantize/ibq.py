@@ -32,7 +32,7 @@ from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup, nearest_code
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
-from jaxtok.quantize.routing import masked, masked_mean, spoiled
+from jaxtok.quantize.routing import masked, masked_mean, propagate_nonfinite
 from jaxtok.quantize.soft_assignment import assignment_entropies, propagate_indices
 
 
@@ -95,7 +95,7 @@ class IBQ(FixedStateQuantizer):
         z, codebook = masked(z.astype(jnp.float32), mask), jnp.asarray(self.codebook)
         codes = self._choose(z)
         flat = propagate_indices(z.reshape(-1, self.width), codebook, codes.reshape(-1))
-        values, chosen = spoiled(flat.reshape(z.shape), z), lookup(codebook, codes[..., 0])
+        values, chosen = propagate_nonfinite(flat.reshape(z.shape), z), lookup(codebook, codes[..., 0])
         stop = jax.lax.stop_gradient
         losses = {
             "index": self.index_weight * masked_mean(jnp.square(values - z), mask),

@@ -26,7 +26,7 @@ from jaxtok.codes import CodeSpace, Layout, Quantized
 from jaxtok.kernels import lookup
 from jaxtok.quantize import depth_dropout
 from jaxtok.quantize.pyramid import Pyramid
-from jaxtok.quantize.routing import masked, masked_mean, spoiled, straight_through
+from jaxtok.quantize.routing import masked, masked_mean, propagate_nonfinite, straight_through
 from jaxtok.quantize.stack import QuantizerStack, initialise_next, inner_width
 
 
@@ -152,7 +152,7 @@ class MultiScaleQuantizer(QuantizerStack):
             statistics.append(out.statistics)
         summed = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *statistics)
         return Quantized(
-            masked(straight_through(x, total) if whole else spoiled(total, x), mask),
+            masked(straight_through(x, total) if whole else propagate_nonfinite(total, x), mask),
             jnp.concatenate(codes, axis=1),
             losses,
             {**summed, "scales": tuple(statistics)},

@@ -29,11 +29,11 @@ def rotation_trick(z: Float[jax.Array, "*batch D"], q: Float[jax.Array, "*batch 
     R and the ratio of lengths are constants; norms are at least 1e-6. No gradient reaches q. Where z is not
     finite the value is NaN.
     """
-    return spoiled(q, z)
+    return propagate_nonfinite(q, z)
 
 
 def _rotation_forward(z, q):
-    return spoiled(q, z), (z, q)
+    return propagate_nonfinite(q, z), (z, q)
 
 
 def _rotation_backward(saved, gradient):
@@ -86,7 +86,9 @@ def route(kind: Routing) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return routers[kind]
 
 
-def spoiled(q: Float[jax.Array, "*batch D"], z: Float[jax.Array, "*batch D"]) -> Float[jax.Array, "*batch D"]:
+def propagate_nonfinite(
+    q: Float[jax.Array, "*batch D"], z: Float[jax.Array, "*batch D"]
+) -> Float[jax.Array, "*batch D"]:
     """q with NaN where the features z of a token are not finite: the nearest code of NaN is some code, and
     what is made of it must not look as if it meant something.
     """

@@ -36,7 +36,7 @@ from jaxtok.quantize import affine as affine_map
 from jaxtok.quantize import vq_losses, vq_state
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.revival import Unit
-from jaxtok.quantize.routing import directional, masked, masked_mean, route, spoiled
+from jaxtok.quantize.routing import directional, masked, masked_mean, propagate_nonfinite, route
 from jaxtok.quantize.soft_assignment import assignment_entropies
 
 
@@ -267,7 +267,7 @@ class VectorQuantizer(nn.Module):
         elif noise is not None:
             routed = directional(x, chosen, noise, self.perturbation)
         else:
-            routed = spoiled(chosen, x)
+            routed = propagate_nonfinite(chosen, x)
         if self.optimistic:
             routed = routed + self.optimistic * (routed - jax.lax.stop_gradient(routed))
         sample = None

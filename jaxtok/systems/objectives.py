@@ -172,7 +172,7 @@ def batch_latents(
     return jax.lax.stop_gradient(encode(frozen[tokenizer], batch["image"]))
 
 
-def spoiled_by_codes(loss: jax.Array, codes: jax.Array | None) -> jax.Array:
+def nan_without_codes(loss: jax.Array, codes: jax.Array | None) -> jax.Array:
     """The loss, or NaN where a code is `NO_CODE`, so that the next check of the loop finds it."""
     return loss if codes is None else jnp.where(jnp.any(codes == NO_CODE), jnp.nan, loss)
 
@@ -211,7 +211,7 @@ class PriorObjective:
         made, prior = batch_latents(self.encode, frozen, self.tokenizer, batch), self.prior.at(step)
         latents, condition = self._grouped(made), self.condition(batch, frozen)
         total, metrics = prior.loss(variables["params"], latents, condition, keys, self._codec(frozen))
-        total = spoiled_by_codes(total, made.codes)
+        total = nan_without_codes(total, made.codes)
         return Terms(total, {"loss/nll": total, **metrics}, {}, {})
 
     @property
@@ -228,7 +228,7 @@ class PriorObjective:
         prior, condition = dataclasses.replace(self.prior, rule=rule), self.condition(batch, frozen)
         latents, codec = self._grouped(made), self._codec(frozen)
         total, _ = prior.loss(variables["params"], latents, condition, keys, codec)
-        return spoiled_by_codes(total, made.codes)
+        return nan_without_codes(total, made.codes)
 
     def _codec(self, frozen):
         return None if self.codec is None else self.codec(frozen[self.tokenizer])
@@ -286,4 +286,4 @@ class IndependentEstimator:
         del keys
         codes = batch_latents(self.encode, frozen, self.tokenizer, batch).codes
         nll = independent_nll(variables["params"]["counts"], codes, batch["label"], self.space)
-        return spoiled_by_codes(nll, codes)
+        return nan_without_codes(nll, codes)

@@ -149,7 +149,7 @@ class Case:
         return {name: self._masked(fill(padding), KEYS[:PART], MASK) for name, padding in PADDING.items()}
 
     @functools.cached_property
-    def spoiled(self):
+    def nonfinite(self):
         """The first micro-batch with a NaN in a real token of its first example."""
         z = np.array(Z[:PART])
         z[0, 1, 0] = np.nan  # MASK says that this token is real
@@ -289,9 +289,9 @@ def test_masked_tokens_have_no_effect(case):
 def test_features_that_are_not_finite_make_values_that_are_not(case):
     """The nearest code of NaN is some code; what is made of it is found by the next check."""
     for phase in PHASES:
-        values = case.spoiled[phase].values
+        values = case.nonfinite[phase].values
         assert not np.all(np.isfinite(values[0])), phase
-    assert np.all(np.isfinite(case.spoiled["evaluation"].values[1]))  # another example
+    assert np.all(np.isfinite(case.nonfinite["evaluation"].values[1]))  # another example
 
 
 def test_the_gradient_reaches_the_features_and_the_parameters(case):

@@ -20,7 +20,7 @@ from jaxtok.nn.images import to_float
 from jaxtok.quantize.health import health
 from jaxtok.quantize.vq_losses import cross_entropy
 from jaxtok.systems.image.titok import TiTok
-from jaxtok.systems.objectives import Batch, TokenizerObjective, Variables, spoiled_by_codes
+from jaxtok.systems.objectives import Batch, TokenizerObjective, Variables, nan_without_codes
 from jaxtok.tokenizers.proxy import adopt
 
 # What the second stage leaves as the first one made it, for `Fit.groups`.
@@ -60,7 +60,7 @@ class ProxyObjective:
         target = codes[..., 0]
         out = self.tokenizer.apply(variables, images, train=True, key=keys)
         logits = out.features["logits"]
-        total = proxy = spoiled_by_codes(jnp.mean(cross_entropy(logits, target)), codes)
+        total = proxy = nan_without_codes(jnp.mean(cross_entropy(logits, target)), codes)
         metrics = {"loss/proxy": proxy, "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == target)}
         for name, value in out.quantized.losses.items():
             metrics[f"loss/{name}"] = value
