@@ -303,6 +303,8 @@ def test_official_arguments_become_our_sizes():
     assert untied.shapes()["params"]["out"]["kernel"].shape == (16, 11)
     no_score = from_official({"model": {**SMALL, "maskgen": {**SMALL["maskgen"], "micro_condition": False}}})
     assert no_score.shapes()["params"]["backbone"]["vector"]["kernel"].shape == (6, 16)
+    with pytest.raises(ValueError, match=r"has losses\.difloss_d \(did you mean diffloss_d"):
+        convert.load("maskgen", {}, {**VALUES, "losses": {"difloss_d": 2, "diffloss_w": 12}})
     for change, message in (
         ({"vq_model": {"quantize_mode": "soft"}}, "quantize_mode='soft'"),
         ({"maskgen": {"mask_schedule_strategy": "root"}}, "mask_schedule_strategy='root'"),

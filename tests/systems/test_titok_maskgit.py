@@ -185,6 +185,9 @@ def test_official_arguments_become_our_sizes():
     sampler |= {"guidance_decay": "power-cosine", "softmax_temperature_annealing": True}
     settings = from_official({"generator": {**generator, **sampler}}).settings
     assert settings == dataclasses.replace(TiTokMaskGIT.s128().settings, softmax_annealed=True)
+    misspelt = {"model": {"vq_model": {"codebok_size": 24}, "generator": generator}}
+    with pytest.raises(ValueError, match=r"model\.vq_model\.codebok_size \(did you mean codebook_size\?\)"):
+        convert.load("titok_maskgit", {}, misspelt)
     with pytest.raises(ValueError, match="model_type='GPT'"):
         from_official({"generator": {"model_type": "GPT"}})
     with pytest.raises(ValueError, match="width=768 must divide by heads=7"):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtok.systems.image.maskgen_generator import MaskGenerator
+from jaxtok.systems.image.titok_table import TOKENIZER_KEYS
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.official_config import OF_A_RUN, set_aside
 from jaxtok.weights import Entry, Table, dense, squeeze_leading
@@ -20,9 +21,11 @@ def from_official(config: Mapping[str, Any]) -> MaskGenerator:
         heads do not divide.
     """
     model, losses = config.get("model", config), config.get("losses", {})
-    set_aside(config, *OF_A_RUN)
-    set_aside(model, "vq_model")  # the tokenizer's, but for what is read here
     codec, official = model.get("vq_model", {}), model.get("maskgen", {})
+    set_aside(config, *(section for section in OF_A_RUN if section != "losses"))
+    set_aside(losses, "label_smoothing", "loss_weight_unmasked_token", "num_sampling_steps")
+    set_aside(losses, "diffloss_d", "diffloss_w")  # of the other kind of generator
+    set_aside(codec, *TOKENIZER_KEYS)
     mode = codec.get("quantize_mode", "vq")
     if mode not in ("vq", "vae"):
         raise ValueError(f"quantize_mode={mode!r}; choose 'vq' or 'vae'")

@@ -18,6 +18,7 @@ from jaxtok.nn.permuted_transformer import PermutedTransformer
 from jaxtok.nn.transformer import Remat
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.permuted import Permuted, PermutedSettings
+from jaxtok.systems.image.titok_table import TOKENIZER_KEYS
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.official_config import OF_A_RUN, set_aside
 from jaxtok.weights import Entry, Table, dense, squeeze_leading
@@ -153,7 +154,7 @@ def from_official(config: Mapping[str, Any]) -> RARGenerator:
     set_aside(config, *OF_A_RUN)
     # How it was trained: recomputation, and when the orders of tokens became the usual one.
     set_aside(generator, "use_checkpoint", "randomness_anneal_start", "randomness_anneal_end")
-    set_aside(model, "vq_model")  # the tokenizer's, but for what is read here
+    set_aside(model.get("vq_model", {}), *TOKENIZER_KEYS)
     if (kind := generator.get("model_type", "rar")) != "rar":
         raise ValueError(f"model_type={kind!r} of the generator; this system is 'rar'")
     return dataclasses.replace(

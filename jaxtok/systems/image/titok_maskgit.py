@@ -18,6 +18,7 @@ from jaxtok.nn.transformer import Remat
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import Masked, MaskedSettings
 from jaxtok.systems.image.prior_shape import PriorShape, masked_network
+from jaxtok.systems.image.titok_table import TOKENIZER_KEYS
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.official_config import OF_A_RUN, set_aside
 from jaxtok.weights import Entry, Table, dense, squeeze_leading
@@ -123,7 +124,7 @@ def from_official(config: Mapping[str, Any]) -> TiTokMaskGIT:
     model = config.get("model", config)
     generator, published = model.get("generator", {}), TiTokMaskGIT.l32()
     set_aside(config, *OF_A_RUN)
-    set_aside(model, "vq_model")  # the tokenizer's, but for what is read here
+    set_aside(model.get("vq_model", {}), *TOKENIZER_KEYS)
     kinds: dict[str, Form] = {"ViT": "bert", "UViT": "unet"}
     kind = generator.get("model_type", "ViT")
     layers = generator.get("num_hidden_layers", published.layers)

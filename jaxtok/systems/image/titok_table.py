@@ -12,6 +12,14 @@ from jaxtok.systems.quantizers.vector import without_offsets
 from jaxtok.tokenizers.latent_vit import LatentViTShape
 from jaxtok.weights import Entry, Table, conv, dense, patch_dense, squeeze_leading
 
+# Keys of the tokenizer's section, which stands in the files of the generators too.
+TOKENIZER_KEYS = (
+    *("quantize_mode", "codebook_size", "token_size", "use_l2_norm", "commitment_cost", "clustering_vq"),
+    *("vit_enc_model_size", "vit_dec_model_size", "vit_enc_patch_size", "vit_dec_patch_size"),
+    *("num_latent_tokens", "finetune_decoder", "is_legacy", "text_context_length", "text_embed_dim"),
+    *("scale_factor", "pretrained_tokenizer_weight"),
+)
+
 
 def from_official(config: Mapping[str, Any], published: Any) -> Any:
     """Our configuration, a `TiTok`, from an official one.
