@@ -22,11 +22,11 @@ _PLAIN_ERRORS = (ValueError, OSError, ImportError, RuntimeError, FloatingPointEr
 _VERBS = {
     "train": "train all stages, or continue where they stopped (the default)",
     "evaluate": "measure a run on held-out data",
-    "sample": "draw images of captions",
+    "sample": "sample images for captions",
     "encode": "turn a data set into token files",
     "decode": "turn token files back into images",
     "verify": "train the arms of the claims and say which hold",
-    "plan": "compile for a pod that is not there: memory, arithmetic, messages, what fits",
+    "plan": "compile for a topology that is not attached: memory, arithmetic, messages, what fits",
     "sweep": "search hyper-parameters, in as many processes as you start",
 }
 
@@ -58,8 +58,8 @@ def main(
     _prepare_jax()
     import jax
 
+    from jaxtok.run.experiment import Experiment
     from jaxtok.train.distributed import finish
-    from jaxtok.train.experiment import Experiment
     from jaxtok.train.loop import Stopped
 
     experiment = Experiment(name, doc or "", presets, stages, claims, space or {})
@@ -79,9 +79,9 @@ def main(
     except Exception as error:
         plain = isinstance(error, _PLAIN_ERRORS) and not isinstance(error, jax.errors.JaxRuntimeError)
         if jax.distributed.is_initialized():
-            from jaxtok.train.process_failure import leave_because_of
+            from jaxtok.train.process_failure import abort
 
-            leave_because_of(error, trace=debug or not plain)
+            abort(error, trace=debug or not plain)
         if debug or not plain:
             raise
         print(f"error: {_printable(str(error))}", file=sys.stderr)
@@ -124,7 +124,7 @@ def _prepare_jax() -> None:
 def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str]) -> None:
     import jax
 
-    from jaxtok.train import verbs
+    from jaxtok.run import verbs
     from jaxtok.train.distributed import initialize
     from jaxtok.train.run import Run
 
@@ -138,7 +138,7 @@ def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str
         initialize(run.distributed)
         verbs.train_verb(experiment, config, run)
     elif verb == "plan":
-        from jaxtok.train.planning.verb import Plan, plan_verb
+        from jaxtok.run.plan.verb import Plan, plan_verb
 
         # Nothing runs, so no accelerator of this machine is touched.
         jax.config.update("jax_platforms", "cpu")
@@ -152,8 +152,8 @@ def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str
         verbs.verify_verb(experiment, config, options, preset)
     elif verb == "sweep":
         try:
-            from jaxtok.train.sweeping.options import Sweep
-            from jaxtok.train.sweeping.verb import sweep_verb
+            from jaxtok.run.sweep.options import Sweep
+            from jaxtok.run.sweep.verb import sweep_verb
         except ModuleNotFoundError as error:
             if error.name != "optuna":
                 raise
@@ -170,7 +170,7 @@ def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str
 
 def _take_config(experiment: Any, arguments: list[str]) -> tuple[str, Any, list[str]]:
     """What `--preset name` or `--config file` names: its name, the configuration, and the other arguments."""
-    from jaxtok.train.config import from_json
+    from jaxtok.config_files import from_json
 
     taken: dict[str, str] = {}
     rest, words = [], iter(arguments)

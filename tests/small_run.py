@@ -12,8 +12,8 @@ import pytest
 
 from experiments.image import instella_t2i
 from jaxtok import cli
+from jaxtok.run.claims import Claim
 from jaxtok.train import loop
-from jaxtok.train.claims import Claim
 from jaxtok.train.sharding import MeshShape, make_mesh
 from tests.small_system import SMALL
 

@@ -14,7 +14,7 @@ from jaxtok.systems.image.instella_t2i import InstellaT2I, PriorShape, TextShape
 from jaxtok.systems.objectives import PriorObjective, TokenizerObjective
 from jaxtok.tokenizers.query_vit import ViTShape
 from jaxtok.train.gradient import gradient
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import MeshShape, Rule, make_mesh, shardings, to_global
 
 _VIT = ViTShape(1, 1, 16, axes_dims=(8, 4, 4))
@@ -38,7 +38,7 @@ SMALL = InstellaT2I(
 SMALL_VQ = dataclasses.replace(SMALL, quantizer="vq")
 
 # Adam divides a gradient by its own size, so where it is almost zero a rounding error would count fully.
-FIT = Fit(steps=10, learning_rate=1e-2, warmup_steps=0, eps=1e-3, ema_decay=0.9)
+FIT = TrainConfig(steps=10, learning_rate=1e-2, warmup_steps=0, eps=1e-3, ema_decay=0.9)
 
 
 def small_batch(size: int = 8, side: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
@@ -53,11 +53,11 @@ def small_batch(size: int = 8, side: int = 8, seed: int = 0) -> dict[str, np.nda
     }
 
 
-def tokenizer_update(model: InstellaT2I = SMALL, fit: Fit = FIT) -> Any:
+def tokenizer_update(model: InstellaT2I = SMALL, fit: TrainConfig = FIT) -> Any:
     return gradient(TokenizerObjective(model.tokenizer(), temperature=model.temperature), fit)
 
 
-def prior_update(name: str, model: InstellaT2I = SMALL, fit: Fit = FIT) -> Any:
+def prior_update(name: str, model: InstellaT2I = SMALL, fit: TrainConfig = FIT) -> Any:
     return gradient(PriorObjective(model.prior_named(name), model.encode, model.batch_condition), fit)
 
 

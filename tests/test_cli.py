@@ -15,9 +15,9 @@ from experiments.image import instella_t2i
 from jaxtok import cli
 from jaxtok.data.sources import open_source
 from jaxtok.evaluate.protocol import read_results
-from jaxtok.train import pretrained
-from jaxtok.train.claims import Arm, Claim
-from jaxtok.train.pretrained import load
+from jaxtok.run import pretrained
+from jaxtok.run.claims import Arm, Claim
+from jaxtok.run.pretrained import load
 from tests.small_run import SMALL_CONFIG, small_cli, train_small
 
 STAGES = ["tokenizer", "independent", "independent_by_class", "diffusion", "autoregressive"]
@@ -216,7 +216,7 @@ def test_every_flag_has_a_description():
 def test_help_of_verbs_and_presets():
     assert "runs/instella_t2i-shapes" in help_of("--preset", "shapes", "--help")
     text = help_of("sample", "--help")
-    assert "Draws images of captions" in text and "--prior" in text and "Attributes" not in text
+    assert "Samples images for captions" in text and "--prior" in text and "Attributes" not in text
     assert "--tokenizer.steps" in help_of("verify", "--help")
 
 
@@ -285,7 +285,7 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_what_training_was_stopped_at_is_no_error(monkeypatch, tmp_path):
-    from jaxtok.train import verbs
+    from jaxtok.run import verbs
     from jaxtok.train.loop import Stopped
 
     def stopped(*_):
@@ -296,7 +296,7 @@ def test_what_training_was_stopped_at_is_no_error(monkeypatch, tmp_path):
 
 
 def test_presets_are_changed_by_flags(monkeypatch, tmp_path):
-    from jaxtok.train import verbs
+    from jaxtok.run import verbs
 
     seen = []
     monkeypatch.setattr(verbs, "train_verb", lambda experiment, config, run: seen.append((config, run)))

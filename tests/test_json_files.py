@@ -5,24 +5,24 @@ import random
 
 import pytest
 
+from jaxtok.config_files import from_json
 from jaxtok.data.token_shards import TokenShards
 from jaxtok.evaluate.protocol import Result, read_results, write_results
 from jaxtok.inspect.run_folder import read_run
 from jaxtok.json_files import read_json, read_object
 from jaxtok.nn.clip_config import ClipConfig
 from jaxtok.nn.llama_config import LlamaConfig
+from jaxtok.run.pretrained import from_pretrained, read_config
+from jaxtok.run.sweep.study import open_study
 from jaxtok.systems.image.titok import TiTok
-from jaxtok.train.config import from_json
-from jaxtok.train.pretrained import from_pretrained, read_config
 from jaxtok.train.readme import _claims, _read_claims
-from jaxtok.train.sweeping.study import open_study
 
 TEXTS = {
     "config": {"experiment": "titok", "config": {"model": {"tokens": 4}, "data": {"path": "x"}}, "seed": 0},
     "pretrained": {"system": "titok", "model": {"tokens": 4}, "components": ["tokenizer"], "record": {}},
     "manifest": {
         "levels": [2, 2], "tokens": 3, "tokenizer": "a", "data": "b", "source": {"seed": 0}, "split": "eval",
-        "images": 9, "crops": 0, "block": 4, "shard_size": 8, "version": 2,
+        "images": 9, "augmentations": 0, "block": 4, "shard_size": 8, "version": 2,
     },
     "results": [{"name": "psnr", "value": 1.5, "protocol": {"images": 3}}],
     "llama": {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9},

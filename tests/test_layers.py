@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # From the top of the design's list to its bottom: a module may import from its own layer and those before it.
 LAYERS = (
-    ("_lazy", "codes", "keys", "packing"),
-    ("weights", "json_files", "tensor_files", "param_trees"),
+    ("_lazy", "aliases", "codes", "keys", "packing"),
+    ("weights", "json_files", "config_files", "tensor_files", "param_trees"),
     ("kernels",),
     ("quantize",),
     ("nn",),
@@ -28,6 +28,7 @@ LAYERS = (
     ("evaluate",),
     ("inspect",),
     ("train",),
+    ("run",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

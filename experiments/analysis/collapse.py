@@ -35,15 +35,15 @@ from dataclasses import dataclass
 
 from jaxtok import cli
 from jaxtok.data.config import Data
+from jaxtok.run.claims import Arm, Claim
+from jaxtok.run.evaluators.codes import CodeEvaluator, ComparisonEvaluator
 from jaxtok.systems.analysis.collapse import DROPOUT, SINGLE, CodeCounter, Collapse
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
 from jaxtok.systems.usage_history import UsageHistory
-from jaxtok.train.claims import Arm, Claim
-from jaxtok.train.cluster import cluster
-from jaxtok.train.code_views import CodeView, ComparisonView
 from jaxtok.train.gradient import gradient
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.stage import Stage
+from jaxtok.train.streaming_estimator import streaming_estimator
 
 COMPARISON = "comparison"
 
@@ -64,8 +64,10 @@ class Config:
 
     data: Data
     model: Collapse
-    weights: TokenizerWeights = TokenizerWeights(pixels="l2")
-    fit: Fit = Fit(steps=400, learning_rate=5e-3, warmup_steps=50, weight_decay=0.0, ema_decay=0.0)
+    weights: TokenizerWeights = TokenizerWeights(reconstruction="l2")
+    fit: TrainConfig = TrainConfig(
+        steps=400, learning_rate=5e-3, warmup_steps=50, weight_decay=0.0, ema_decay=0.0
+    )
     window: int = 10
     evaluation_images: int = 512
     training_batches: int = 16
@@ -93,20 +95,20 @@ def stages(config: Config) -> Iterator[Stage]:
             arm.tokenizer(), config.weights, temperature=0.0, codebook_from_data=model.from_data(name)
         )
         history = UsageHistory(objective, config.window, max(1, config.fit.steps // config.window))
-        view = CodeView(arm, config.evaluation_images)
-        yield Stage(name, gradient(history, config.fit), data, config.fit.steps, view=view)
+        evaluator = CodeEvaluator(arm, config.evaluation_images)
+        yield Stage(name, gradient(history, config.fit), data, config.fit.steps, evaluator=evaluator)
 
     models = tuple((name, model.arm(name)) for name in SINGLE)
     stacks = tuple((name, model.arm(name)) for name in model.residual)
     tokens = config.window * data.batch_size * model.tokens
-    view = ComparisonView(models, stacks, config.evaluation_images, tokens, MARK)
+    evaluator = ComparisonEvaluator(models, stacks, config.evaluation_images, tokens, MARK)
     yield Stage(
         COMPARISON,
-        cluster(CodeCounter(models)),
+        streaming_estimator(CodeCounter(models)),
         data,
         config.training_batches,
         frozen=model.arms,
-        view=view,
+        evaluator=evaluator,
     )
 
 

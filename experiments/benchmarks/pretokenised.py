@@ -26,12 +26,12 @@ from experiments.benchmarks.timing import take_turns, times_as_fast
 from experiments.image import instella_t2i
 from jaxtok.data.config import Data
 from jaxtok.data.pipeline import Pipeline
+from jaxtok.run.token_files import encode_data, token_data
 from jaxtok.systems.image.image_system import ImageSystem
 from jaxtok.train.loop import device_batch, iter_closing
 from jaxtok.train.sharding import MeshShape, make_mesh, to_global
 from jaxtok.train.stage import Stage, inference_variables
 from jaxtok.train.step import make_step
-from jaxtok.train.token_files import encode_data, token_data
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I
 from jaxtok.systems.objectives import PriorObjective, TokenizerObjective
 from jaxtok.train.gradient import gradient
 from jaxtok.train.optimizer import optimizer
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 
 GUIDANCE, DIFFUSION_STEPS = 3.0, 20
 TOLERANCE = 1e-4
 # AdamW alone, as PyTorch's: no schedule, clipping or running average.
-PLAIN = Fit(schedule="constant", warmup_steps=0, clip_norm=0.0, ema_decay=0.0)
+PLAIN = TrainConfig(schedule="constant", warmup_steps=0, clip_norm=0.0, ema_decay=0.0)
 SIZES = {
     "tiny": (InstellaT2I.tiny(), 64),
     "small": (InstellaT2I.small(), 32),
@@ -135,7 +135,7 @@ class _PriorSetting:
         self.condition = model.caption_condition(jnp.asarray(ids), jnp.asarray(mask))
         init = jax.jit(lambda key: self.prior.init(key, self.latents, self.condition))
         self.params = _perturbed(init(jax.random.key(0)))
-        rule: Any = self.prior.rule
+        rule: Any = self.prior.method
         self.theirs = torch_prior(model, self.timed, rule.condition_dropout)
         self.theirs.load_state_dict(torch_names(model, name, self.params))
         self.text = (torch.from_numpy(ids), torch.from_numpy(mask))
@@ -244,7 +244,7 @@ def _jax_training(loss: Callable[..., jax.Array], params: Any, batch: Any) -> Si
 
 def _jax_update(objective: Any, params: Any, batch: Any) -> Side:
     """The update of the library's loop: also a schedule, clipping, a running average, norms and metrics."""
-    update, params = gradient(objective, Fit()), jax.tree.map(jnp.copy, params)
+    update, params = gradient(objective, TrainConfig()), jax.tree.map(jnp.copy, params)
     state = {"step": jnp.int32(0), "params": params, "optimizer": optimizer(update.fit).init(params)}
     state["ema"] = jax.tree.map(jnp.copy, params)
     key = jax.random.key(0)

@@ -30,18 +30,18 @@ from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.config import Data
+from jaxtok.run.claims import Arm, Claim
+from jaxtok.run.evaluators.prefixes import PrefixEvaluator
+from jaxtok.run.evaluators.samplers import PriorSampler
+from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.evaluators.scorers import scorer_named
 from jaxtok.systems.flow_objective import FlowObjective, FlowWeights
 from jaxtok.systems.image.flextok import SIZES, FlexTok
 from jaxtok.systems.objectives import PriorObjective
 from jaxtok.tokenizers.nested_dropout import prefix_lengths
-from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.gradient import gradient
-from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
-from jaxtok.train.prefix_views import PrefixView
-from jaxtok.train.sample_views import SampleView
-from jaxtok.train.samplers import PriorSampler
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes
 
@@ -56,7 +56,7 @@ class Config:
       weights: of the tokenizer's loss, and its times.
       tokenizer: how the tokenizer is trained.
       prior: how the prior is trained.
-      judge: what says whether samples show their class.
+      scorer: what says whether samples show their class.
       precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
         bfloat16 on accelerators.
     """
@@ -64,9 +64,9 @@ class Config:
     data: Data
     model: FlexTok
     weights: FlowWeights = FlowWeights()
-    tokenizer: Fit = Fit()
-    prior: Fit = Fit()
-    judge: Literal["digits", "none"] = "none"
+    tokenizer: TrainConfig = TrainConfig()
+    prior: TrainConfig = TrainConfig()
+    scorer: Literal["digits", "none"] = "none"
     precision: Precision = "auto"
 
 
@@ -76,11 +76,11 @@ TINY = Config(
     weights=FlowWeights("uniform"),
     # A fresh flow decoder reads no tokens yet. An encoder that moves as fast as it, on what little gradient
     # that leaves, ends up with one code for all images.
-    tokenizer=Fit(
+    tokenizer=TrainConfig(
         steps=1200, learning_rate=3e-3, warmup_steps=100, ema_decay=0.99, groups=((r"^encoder/", 0.2),)
     ),
-    prior=Fit(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
-    judge="digits",
+    prior=TrainConfig(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    scorer="digits",
 )
 
 
@@ -89,8 +89,17 @@ def published(size: str) -> Config:
     return Config(
         data=Data("folder", image_sizes=(256,), channels=3, batch_size=1024, flip=True),
         model=FlexTok.published(size),
-        tokenizer=Fit(500_000, 1e-4, warmup_steps=10_000, weight_decay=0.02, ema_decay=0.9999),
-        prior=Fit(300_000, 2e-4, warmup_steps=10_000, weight_decay=0.05, betas=(0.9, 0.95), ema_decay=0.9999),
+        tokenizer=TrainConfig(
+            steps=500_000, learning_rate=1e-4, warmup_steps=10_000, weight_decay=0.02, ema_decay=0.9999
+        ),
+        prior=TrainConfig(
+            steps=300_000,
+            learning_rate=2e-4,
+            warmup_steps=10_000,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            ema_decay=0.9999,
+        ),
     )
 
 
@@ -105,7 +114,7 @@ PRESETS = {"tiny": TINY, "tiny-text": TINY_TEXT, **{size: published(size) for si
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, prior."""
-    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    model, dtype, scorer = config.model, compute_dtype(config.precision), scorer_named(config.scorer)
     networks = model.tokenizer_networks()
     objective = FlowObjective(model.tokenizer(dtype), config.weights, model.read, tuple(networks))
     yield Stage(
@@ -115,14 +124,14 @@ def stages(config: Config) -> Iterator[Stage]:
         config.tokenizer.steps,
         networks=networks,
         rules=TOKENIZER_RULES,
-        view=PrefixView(model, judge),
+        evaluator=PrefixEvaluator(model, scorer),
     )
     prior = model.autoregressive(dtype)
     objective = PriorObjective(prior, model.encode, model.batch_condition, grouping=model.grouping)
     captions = model.reads_captions
     condition = model.caption_condition if captions else model.class_condition
     sampler = PriorSampler(prior, condition, classes=not captions)
-    count = (model.classes, 50) if judge else (200, 1)
+    count = (model.classes, 50) if scorer else (200, 1)
     yield Stage(
         "autoregressive",
         gradient(objective, config.prior),
@@ -130,7 +139,7 @@ def stages(config: Config) -> Iterator[Stage]:
         config.prior.steps,
         frozen=("tokenizer",),
         rules=PRIOR_RULES,
-        view=SampleView(model, config.data, judge, *count, sampler, objective),
+        evaluator=SampleEvaluator(model, config.data, scorer, *count, sampler, objective),
         codes=StageCodes(model.space, model.tokens),
         classes=0 if captions or model.told == "nothing" else model.classes,
     )

@@ -26,6 +26,13 @@ from jaxtok import cli
 from jaxtok.data.config import Data
 from jaxtok.losses.discriminators import PatchGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
+from jaxtok.run.claims import Arm, Claim, vary
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
+from jaxtok.run.evaluators.samplers import IndependentSampler, PriorSampler
+from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.stages import tokenizer_stage
+from jaxtok.run.sweep.space import Range
 from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I
 from jaxtok.systems.objectives import (
     IndependentEstimator,
@@ -33,20 +40,13 @@ from jaxtok.systems.objectives import (
     TokenizerObjective,
     TokenizerWeights,
 )
-from jaxtok.train.adversarial import AdversaryWeights
-from jaxtok.train.claims import Arm, Claim, vary
-from jaxtok.train.cluster import cluster
+from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_stages import tokenizer_stage
-from jaxtok.train.image_views import TokenizerView
-from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
-from jaxtok.train.sample_views import SampleView
-from jaxtok.train.samplers import IndependentSampler, PriorSampler
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes
-from jaxtok.train.sweeping.space import Range
+from jaxtok.train.streaming_estimator import streaming_estimator
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Config:
       model: sizes.
       weights: of the tokenizer's loss.
       perceptual: which frozen network compares images, where its weight is not 0.
-      adversary: discriminator of the tokenizer; off where its weight is 0.
+      discriminator: discriminator of the tokenizer; off where its weight is 0.
       tokenizer: how the tokenizer is trained.
       prior: how each prior is trained.
       baseline_steps: batches that the baselines of independent bits count, of all images and of each class.
       classes: number of classes in the labels, 0 for none.
-      judge: what says whether samples show their caption.
+      scorer: what says whether samples show their caption.
       precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
         bfloat16 on accelerators.
     """
@@ -72,22 +72,22 @@ class Config:
     model: InstellaT2I
     weights: TokenizerWeights = TokenizerWeights()
     perceptual: PerceptualNetwork = PerceptualNetwork()
-    adversary: AdversaryWeights = AdversaryWeights()
-    tokenizer: Fit = Fit()
-    prior: Fit = Fit()
+    discriminator: DiscriminatorWeights = DiscriminatorWeights()
+    tokenizer: TrainConfig = TrainConfig()
+    prior: TrainConfig = TrainConfig()
     baseline_steps: int = 24
     classes: int = 0
-    judge: Literal["digits", "shapes", "none"] = "none"
+    scorer: Literal["digits", "shapes", "none"] = "none"
     precision: Precision = "auto"
 
 
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=24),
     model=InstellaT2I.tiny(),
-    tokenizer=Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=Fit(steps=600, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    prior=TrainConfig(steps=600, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
     classes=10,
-    judge="digits",
+    scorer="digits",
 )
 
 PRESETS = {
@@ -95,17 +95,17 @@ PRESETS = {
     "shapes": Config(
         data=Data("shapes", image_sizes=(32,), channels=3, batch_size=128, text_length=72),
         model=InstellaT2I.small(text_length=72),
-        tokenizer=Fit(steps=20_000, learning_rate=5e-4, warmup_steps=500),
-        prior=Fit(steps=30_000, learning_rate=3e-4, warmup_steps=500),
-        judge="shapes",
+        tokenizer=TrainConfig(steps=20_000, learning_rate=5e-4, warmup_steps=500),
+        prior=TrainConfig(steps=30_000, learning_rate=3e-4, warmup_steps=500),
+        scorer="shapes",
     ),
     "cifar10": Config(
         data=Data(
             "parquet", image_sizes=(32,), channels=3, batch_size=32, text_length=48, flip=True, held_out=1000
         ),
         model=InstellaT2I.shallow(text_length=48),
-        tokenizer=Fit(steps=6_000, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-        prior=Fit(steps=30_000, learning_rate=3e-4, warmup_steps=500),
+        tokenizer=TrainConfig(steps=6_000, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+        prior=TrainConfig(steps=30_000, learning_rate=3e-4, warmup_steps=500),
         classes=10,
     ),
     # The paper's sizes and the recipe of the released priors; weights of the tokenizer's loss are not
@@ -120,8 +120,8 @@ PRESETS = {
             crop="random_resized",
         ),
         model=InstellaT2I.bae_1024(),
-        tokenizer=Fit(steps=500_000, learning_rate=1e-4, warmup_steps=1000, schedule="constant"),
-        prior=Fit(
+        tokenizer=TrainConfig(steps=500_000, learning_rate=1e-4, warmup_steps=1000, schedule="constant"),
+        prior=TrainConfig(
             steps=2_000_000,
             learning_rate=1e-4,
             warmup_steps=1000,
@@ -136,12 +136,12 @@ PRESETS = {
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, baselines of independent bits, diffusion prior, autoregressive prior."""
-    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    model, dtype, scorer = config.model, compute_dtype(config.precision), scorer_named(config.scorer)
     data = dataclasses.replace(config.data, text_model=model.text.path)
     yield tokenizer_stage(
         dataclasses.replace(config, data=data),
         model.tokenizer(dtype),
-        TokenizerView(model, judge),
+        TokenizerEvaluator(model, scorer),
         PatchGAN.of_size(min(data.image_sizes)),
         "decoder/pixels/kernel",
         TOKENIZER_RULES,
@@ -150,20 +150,27 @@ def stages(config: Config) -> Iterator[Stage]:
 
     # With classes a few captions are drawn often; without, many captions once.
     captions, per_caption = (config.classes, 50) if config.classes else (200, 1)
-    look = SampleView(model, data, judge, captions, per_caption)
+    look = SampleEvaluator(model, data, scorer, captions, per_caption)
     read = {"data": data, "frozen": ("tokenizer",), "codes": StageCodes(model.space, model.tokens)}
     sampler = IndependentSampler(model.space)
     for name, classes in (("independent", 1), ("independent_by_class", config.classes)):
         if classes:
             estimator = IndependentEstimator(model.space, model.tokens, classes, model.encode)
-            view = dataclasses.replace(look, sampler=sampler, objective=estimator)
+            evaluator = dataclasses.replace(look, sampler=sampler, objective=estimator)
             named = {"classes": 0 if classes == 1 else classes, "null_class": False}
-            yield Stage(name, cluster(estimator), steps=config.baseline_steps, view=view, **read, **named)
+            yield Stage(
+                name,
+                streaming_estimator(estimator),
+                steps=config.baseline_steps,
+                evaluator=evaluator,
+                **read,
+                **named,
+            )
     for name in model.priors:
         prior = model.prior_named(name, dtype)
         objective = PriorObjective(prior, model.encode, model.batch_condition)
         sampler = PriorSampler(prior, model.caption_condition)
-        view = dataclasses.replace(look, sampler=sampler, objective=objective)
+        evaluator = dataclasses.replace(look, sampler=sampler, objective=objective)
         update = gradient(objective, config.prior)
         yield Stage(
             name,
@@ -171,7 +178,7 @@ def stages(config: Config) -> Iterator[Stage]:
             steps=config.prior.steps,
             networks=model.networks(dtype),
             rules=PRIOR_RULES,
-            view=view,
+            evaluator=evaluator,
             **read,
         )
 

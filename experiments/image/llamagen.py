@@ -28,23 +28,23 @@ from jaxtok import cli
 from jaxtok.data.config import Data
 from jaxtok.losses.discriminators import PatchGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
+from jaxtok.run.claims import Arm, Claim
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
+from jaxtok.run.evaluators.samplers import IndependentSampler
+from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.stages import class_prior_stage, tokenizer_stage
 from jaxtok.systems.image.llamagen import LlamaGen
 from jaxtok.systems.objectives import (
     IndependentEstimator,
     TokenizerWeights,
 )
-from jaxtok.train.adversarial import AdversaryWeights
-from jaxtok.train.claims import Arm, Claim
-from jaxtok.train.cluster import cluster
-from jaxtok.train.image_stages import class_prior_stage, tokenizer_stage
-from jaxtok.train.image_views import TokenizerView
-from jaxtok.train.judges import judge_named
+from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.precision import Precision, compute_dtype
-from jaxtok.train.sample_views import SampleView
-from jaxtok.train.samplers import IndependentSampler
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import CODEBOOK_RULES
 from jaxtok.train.stage import Stage, StageCodes
+from jaxtok.train.streaming_estimator import streaming_estimator
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Config:
       model: sizes.
       weights: of the tokenizer's loss.
       perceptual: which frozen network compares images, where its weight is not 0.
-      adversary: discriminator of the tokenizer; off where its weight is 0.
+      discriminator: discriminator of the tokenizer; off where its weight is 0.
       tokenizer: how the tokenizer is trained.
       prior: how the language model is trained.
       baseline_steps: batches that the baseline of independent codes of each class counts.
-      judge: what says whether samples show their class.
+      scorer: what says whether samples show their class.
       precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
         bfloat16 on accelerators.
     """
@@ -69,21 +69,21 @@ class Config:
     model: LlamaGen
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
-    adversary: AdversaryWeights = AdversaryWeights()
-    tokenizer: Fit = Fit()
-    prior: Fit = Fit()
+    discriminator: DiscriminatorWeights = DiscriminatorWeights()
+    tokenizer: TrainConfig = TrainConfig()
+    prior: TrainConfig = TrainConfig()
     baseline_steps: int = 24
-    judge: Literal["digits", "none"] = "none"
+    scorer: Literal["digits", "none"] = "none"
     precision: Precision = "auto"
 
 
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
     model=LlamaGen.tiny(),
-    tokenizer=Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    # Longer, this language model learns the 1,500 digits by heart: 600 steps were worse on held-out ones.
-    prior=Fit(steps=250, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
-    judge="digits",
+    tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    # Longer, this language model learns the 1,500 digits completely: 600 steps were worse on held-out ones.
+    prior=TrainConfig(steps=250, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    scorer="digits",
 )
 
 
@@ -97,9 +97,25 @@ def published(size: str) -> Config:
         model=dataclasses.replace(
             model, encoder=half(model.encoder), decoder=half(model.decoder), prior=deep
         ),
-        adversary=AdversaryWeights(weight=0.5, start=20_000, adaptive_limit=0.0),
-        tokenizer=Fit(400_000, 1e-4, "constant", 0, weight_decay=0.05, betas=(0.9, 0.95), ema_decay=0.9999),
-        prior=Fit(1_500_000, 1e-4, "constant", 0, weight_decay=0.05, betas=(0.9, 0.95), ema_decay=0.9999),
+        discriminator=DiscriminatorWeights(weight=0.5, start=20_000, adaptive_limit=0.0),
+        tokenizer=TrainConfig(
+            steps=400_000,
+            learning_rate=1e-4,
+            schedule="constant",
+            warmup_steps=0,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            ema_decay=0.9999,
+        ),
+        prior=TrainConfig(
+            steps=1_500_000,
+            learning_rate=1e-4,
+            schedule="constant",
+            warmup_steps=0,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            ema_decay=0.9999,
+        ),
     )
 
 
@@ -108,23 +124,26 @@ PRESETS = {"tiny": TINY, **{size.lower(): published(size) for size in ("B", "L",
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, baseline of independent codes, language model."""
-    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
-    adversary, view = PatchGAN.of_size(min(config.data.image_sizes)), TokenizerView(model, judge)
-    yield tokenizer_stage(
-        config, model.tokenizer(dtype), view, adversary, "decoder/conv_out/kernel", CODEBOOK_RULES
+    model, dtype, scorer = config.model, compute_dtype(config.precision), scorer_named(config.scorer)
+    discriminator, evaluator = (
+        PatchGAN.of_size(min(config.data.image_sizes)),
+        TokenizerEvaluator(model, scorer),
     )
-    look = SampleView(model, config.data, judge, model.classes if judge else 200, 50 if judge else 1)
-    if judge:
+    yield tokenizer_stage(
+        config, model.tokenizer(dtype), evaluator, discriminator, "decoder/conv_out/kernel", CODEBOOK_RULES
+    )
+    look = SampleEvaluator(model, config.data, scorer, model.classes if scorer else 200, 50 if scorer else 1)
+    if scorer:
         estimator = IndependentEstimator(model.space, model.tokens, model.classes, model.encode)
         sampler = IndependentSampler(model.space)
-        view = dataclasses.replace(look, sampler=sampler, objective=estimator)
+        evaluator = dataclasses.replace(look, sampler=sampler, objective=estimator)
         yield Stage(
             "independent_by_class",
-            cluster(estimator),
+            streaming_estimator(estimator),
             config.data,
             config.baseline_steps,
             frozen=("tokenizer",),
-            view=view,
+            evaluator=evaluator,
             codes=StageCodes(model.space, model.tokens),
             classes=model.classes,
             null_class=False,

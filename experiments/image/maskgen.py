@@ -30,18 +30,18 @@ from jaxtok import cli
 from jaxtok.data.config import Data
 from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
+from jaxtok.run.claims import Arm, Claim
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
+from jaxtok.run.evaluators.samplers import OtherCaptions, PriorSampler
+from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.stages import tokenizer_stage
 from jaxtok.systems.image.maskgen import SIZES, MaskGen
 from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
-from jaxtok.train.adversarial import AdversaryWeights
-from jaxtok.train.claims import Arm, Claim
+from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_stages import tokenizer_stage
-from jaxtok.train.image_views import TokenizerView
-from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
-from jaxtok.train.sample_views import SampleView
-from jaxtok.train.samplers import OtherCaptions, PriorSampler
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import TIED_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes
 
@@ -55,10 +55,10 @@ class Config:
       model: sizes.
       weights: of the tokenizer's loss.
       perceptual: which frozen network compares images, where its weight is not 0.
-      adversary: discriminator of the tokenizer; off where its weight is 0.
+      discriminator: discriminator of the tokenizer; off where its weight is 0.
       tokenizer: how the tokenizer is trained.
       prior: how the generator is trained.
-      judge: what says whether pictures show what the captions say.
+      scorer: what says whether pictures show what the captions say.
       precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
         bfloat16 on accelerators.
     """
@@ -67,19 +67,19 @@ class Config:
     model: MaskGen
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
-    adversary: AdversaryWeights = AdversaryWeights()
-    tokenizer: Fit = Fit()
-    prior: Fit = Fit()
-    judge: Literal["digits", "shapes", "none"] = "none"
+    discriminator: DiscriminatorWeights = DiscriminatorWeights()
+    tokenizer: TrainConfig = TrainConfig()
+    prior: TrainConfig = TrainConfig()
+    scorer: Literal["digits", "shapes", "none"] = "none"
     precision: Precision = "auto"
 
 
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=20),
     model=MaskGen.tiny(),
-    tokenizer=Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
-    prior=Fit(steps=300, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
-    judge="digits",
+    tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
+    prior=TrainConfig(steps=300, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
+    scorer="digits",
 )
 
 
@@ -87,9 +87,18 @@ def published(name: str) -> Config:
     """The recipe of a published size."""
     model = MaskGen.published(name)
     generator = replace(model.generator, remat="dots" if name.endswith("-l") else "full")
-    prior = Fit(500_000, 4e-4, warmup_steps=10_000, weight_decay=0.03, betas=(0.9, 0.96))
+    prior = TrainConfig(
+        steps=500_000, learning_rate=4e-4, warmup_steps=10_000, weight_decay=0.03, betas=(0.9, 0.96)
+    )
     if generator.kind == "kl":
-        prior = Fit(1_000_000, 1e-4, "constant", 50_000, weight_decay=0.02, betas=(0.9, 0.95))
+        prior = TrainConfig(
+            steps=1_000_000,
+            learning_rate=1e-4,
+            schedule="constant",
+            warmup_steps=50_000,
+            weight_decay=0.02,
+            betas=(0.9, 0.95),
+        )
     return Config(
         data=Data(
             "webdataset",
@@ -102,9 +111,11 @@ def published(name: str) -> Config:
         ),
         model=replace(model, generator=generator),
         # Pixels span 2 here and 1 in the official code, so its squares are a quarter of ours.
-        weights=TokenizerWeights("l2", pixel_weight=0.25),
-        adversary=AdversaryWeights(weight=0.1, start=200_000, lecam_weight=0.001, adaptive_limit=0.0),
-        tokenizer=Fit(650_000, 1e-4, warmup_steps=10_000, betas=(0.9, 0.999), weight_decay=1e-4),
+        weights=TokenizerWeights("l2", reconstruction_weight=0.25),
+        discriminator=DiscriminatorWeights(weight=0.1, start=200_000, lecam_weight=0.001, adaptive_limit=0.0),
+        tokenizer=TrainConfig(
+            steps=650_000, learning_rate=1e-4, warmup_steps=10_000, betas=(0.9, 0.999), weight_decay=1e-4
+        ),
         prior=prior,
     )
 
@@ -118,14 +129,14 @@ PRESETS = {
 
 def stages(config: Config) -> Iterator[Stage]:
     """The tokenizer, the generator."""
-    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    model, dtype, scorer = config.model, compute_dtype(config.precision), scorer_named(config.scorer)
     networks: dict[str, Any] = {**model.networks(dtype)}
     reads = model.codec.text_length > 0
     text = model.batch_text if reads else None
     yield tokenizer_stage(
         config,
         model.tokenizer(dtype),
-        TokenizerView(model, judge, text=text),
+        TokenizerEvaluator(model, scorer, text=text),
         BlurGAN.of_size(min(config.data.image_sizes)),
         "decoder/smooth/kernel",
         TOKENIZER_RULES,
@@ -135,8 +146,8 @@ def stages(config: Config) -> Iterator[Stage]:
     prior = model.prior_named("masked", dtype)
     objective = PriorObjective(prior, model.encode, model.batch_condition)
     sampler = PriorSampler(prior, model.caption_condition)
-    view = SampleView(model, config.data, judge, 10, 20 if judge else 1, sampler, objective)
-    others = (("other_captions", OtherCaptions(sampler)),) if judge else ()
+    evaluator = SampleEvaluator(model, config.data, scorer, 10, 20 if scorer else 1, sampler, objective)
+    others = (("other_captions", OtherCaptions(sampler)),) if scorer else ()
     yield Stage(
         "masked",
         gradient(objective, config.prior),
@@ -145,7 +156,7 @@ def stages(config: Config) -> Iterator[Stage]:
         frozen=("tokenizer",),
         networks=networks,
         rules=TIED_RULES,
-        view=replace(view, others=others, text=model.decoder_text if reads else None),
+        evaluator=replace(evaluator, others=others, text=model.decoder_text if reads else None),
         codes=None if model.space is None else StageCodes(model.space, model.tokens),
     )
 

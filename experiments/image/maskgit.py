@@ -35,17 +35,17 @@ from jaxtok import cli
 from jaxtok.data.config import Data
 from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
+from jaxtok.run.claims import Arm, Claim
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
+from jaxtok.run.evaluators.samplers import PriorSampler
+from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.stages import class_prior_stage, tokenizer_stage
 from jaxtok.systems.image.maskgit import PRIORS, MaskGIT
 from jaxtok.systems.objectives import TokenizerWeights
-from jaxtok.train.adversarial import AdversaryWeights
-from jaxtok.train.claims import Arm, Claim
-from jaxtok.train.image_stages import class_prior_stage, tokenizer_stage
-from jaxtok.train.image_views import TokenizerView
-from jaxtok.train.judges import judge_named
+from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.precision import Precision, compute_dtype
-from jaxtok.train.sample_views import SampleView
-from jaxtok.train.samplers import PriorSampler
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import CODEBOOK_RULES
 from jaxtok.train.stage import Stage
 
@@ -59,10 +59,10 @@ class Config:
       model: sizes.
       weights: of the tokenizer's loss.
       perceptual: which frozen network compares images, where its weight is not 0.
-      adversary: discriminator of the tokenizer; off where its weight is 0.
+      discriminator: discriminator of the tokenizer; off where its weight is 0.
       tokenizer: how the tokenizer is trained.
       prior: how each prior is trained.
-      judge: what says whether samples show their class.
+      scorer: what says whether samples show their class.
       samples: how many of each class are drawn to measure a prior.
       compare: whether the masked prior is also measured with other numbers of steps, and in other orders.
       precision: of the computation; "auto" is bfloat16 on accelerators.
@@ -72,10 +72,10 @@ class Config:
     model: MaskGIT
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
-    adversary: AdversaryWeights = AdversaryWeights()
-    tokenizer: Fit = Fit()
-    prior: Fit = Fit()
-    judge: Literal["digits", "digits_frechet", "none"] = "none"
+    discriminator: DiscriminatorWeights = DiscriminatorWeights()
+    tokenizer: TrainConfig = TrainConfig()
+    prior: TrainConfig = TrainConfig()
+    scorer: Literal["digits", "digits_frechet", "none"] = "none"
     samples: int = 50
     compare: bool = False
     precision: Precision = "auto"
@@ -84,9 +84,9 @@ class Config:
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
     model=MaskGIT.tiny(),
-    tokenizer=Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=Fit(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
-    judge="digits_frechet",
+    tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    prior=TrainConfig(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    scorer="digits_frechet",
 )
 
 
@@ -103,10 +103,24 @@ def published(model: MaskGIT) -> Config:
         ),
         model=model,
         # Pixels span 2 here and 1 in the official code, so its squares are a quarter of ours.
-        weights=TokenizerWeights("l2", pixel_weight=0.25),
-        adversary=AdversaryWeights(weight=0.1, loss="nonsaturating", adaptive_limit=0.0),
-        tokenizer=Fit(1_000_000, 1e-4, "constant", 0, weight_decay=0.0, betas=(0.0, 0.99)),
-        prior=Fit(2_000_000, 1e-4, "constant", 5_000, weight_decay=0.045, betas=(0.9, 0.96)),
+        weights=TokenizerWeights("l2", reconstruction_weight=0.25),
+        discriminator=DiscriminatorWeights(weight=0.1, loss="nonsaturating", adaptive_limit=0.0),
+        tokenizer=TrainConfig(
+            steps=1_000_000,
+            learning_rate=1e-4,
+            schedule="constant",
+            warmup_steps=0,
+            weight_decay=0.0,
+            betas=(0.0, 0.99),
+        ),
+        prior=TrainConfig(
+            steps=2_000_000,
+            learning_rate=1e-4,
+            schedule="constant",
+            warmup_steps=5_000,
+            weight_decay=0.045,
+            betas=(0.9, 0.96),
+        ),
         samples=1,
     )
 
@@ -120,14 +134,17 @@ PRESETS = {
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, masked prior, autoregressive prior."""
-    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
-    adversary, view = BlurGAN.of_size(min(config.data.image_sizes)), TokenizerView(model, judge)
+    model, dtype, scorer = config.model, compute_dtype(config.precision), scorer_named(config.scorer)
+    discriminator, evaluator = (
+        BlurGAN.of_size(min(config.data.image_sizes)),
+        TokenizerEvaluator(model, scorer),
+    )
     yield tokenizer_stage(
-        config, model.tokenizer(dtype), view, adversary, "decoder/conv_out/kernel", CODEBOOK_RULES
+        config, model.tokenizer(dtype), evaluator, discriminator, "decoder/conv_out/kernel", CODEBOOK_RULES
     )
     for name in PRIORS:
         others = tuple(variants(config)) if config.compare and name == "masked" else ()
-        look = SampleView(model, config.data, judge, model.classes, config.samples, others=others)
+        look = SampleEvaluator(model, config.data, scorer, model.classes, config.samples, others=others)
         yield class_prior_stage(name, model.prior_named(name, dtype), model, config.data, config.prior, look)
 
 

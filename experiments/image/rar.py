@@ -23,16 +23,16 @@ from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.config import Data
+from jaxtok.run.claims import Arm, Claim
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
+from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.stages import class_prior_stage
 from jaxtok.systems.image.rar import RAR
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
-from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_stages import class_prior_stage
-from jaxtok.train.image_views import TokenizerView
-from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
-from jaxtok.train.sample_views import SampleView
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import CODEBOOK_RULES
 from jaxtok.train.stage import Stage
 
@@ -49,7 +49,7 @@ class Config:
       prior: how the generator is trained.
       random_until: part of the generator's training in which every order is random.
       raster_from: part of it from which none is; between the two the probability falls linearly.
-      judge: what says whether samples show their class.
+      scorer: what says whether samples show their class.
       precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
         bfloat16 on accelerators.
     """
@@ -57,11 +57,11 @@ class Config:
     data: Data
     model: RAR
     weights: TokenizerWeights = TokenizerWeights()
-    tokenizer: Fit = Fit()
-    prior: Fit = Fit()
+    tokenizer: TrainConfig = TrainConfig()
+    prior: TrainConfig = TrainConfig()
     random_until: float = 0.5
     raster_from: float = 0.75
-    judge: Literal["digits", "none"] = "none"
+    scorer: Literal["digits", "none"] = "none"
     precision: Precision = "auto"
 
     def __post_init__(self):
@@ -76,9 +76,9 @@ TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
     model=RAR.tiny(),
     weights=TokenizerWeights("l2"),
-    tokenizer=Fit(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=Fit(steps=400, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
-    judge="digits",
+    tokenizer=TrainConfig(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    prior=TrainConfig(steps=400, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    scorer="digits",
 )
 
 
@@ -92,8 +92,17 @@ def published(size: str) -> Config:
             "folder", image_sizes=(256,), channels=3, batch_size=2048, flip=True, crop="random_resized"
         ),
         model=RAR(codec, generator),
-        tokenizer=Fit(1_000_000, 1e-4, warmup_steps=5000, betas=(0.9, 0.999), ema_decay=0.999),
-        prior=Fit(250_000, 4e-4, warmup_steps=62_500, weight_decay=0.03, betas=(0.9, 0.96), ema_decay=0.0),
+        tokenizer=TrainConfig(
+            steps=1_000_000, learning_rate=1e-4, warmup_steps=5000, betas=(0.9, 0.999), ema_decay=0.999
+        ),
+        prior=TrainConfig(
+            steps=250_000,
+            learning_rate=4e-4,
+            warmup_steps=62_500,
+            weight_decay=0.03,
+            betas=(0.9, 0.96),
+            ema_decay=0.0,
+        ),
     )
 
 
@@ -102,19 +111,21 @@ PRESETS = {"tiny": TINY, **{size.lower(): published(size) for size in ("B", "L",
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer, generator."""
-    model, judge, dtype = config.model, judge_named(config.judge), compute_dtype(config.precision)
+    model, scorer, dtype = config.model, scorer_named(config.scorer), compute_dtype(config.precision)
     yield Stage(
         "tokenizer",
         gradient(TokenizerObjective(model.tokenizer(dtype), config.weights), config.tokenizer),
         config.data,
         config.tokenizer.steps,
         rules=CODEBOOK_RULES,
-        view=TokenizerView(model, judge),
+        evaluator=TokenizerEvaluator(model, scorer),
     )
     annealing = (round(part * config.prior.steps) for part in (config.random_until, config.raster_from))
     prior = model.generator.prior(dtype, *annealing)
-    view = SampleView(model, config.data, judge, model.classes if judge else 200, 50 if judge else 1)
-    yield class_prior_stage("autoregressive", prior, model, config.data, config.prior, view)
+    evaluator = SampleEvaluator(
+        model, config.data, scorer, model.classes if scorer else 200, 50 if scorer else 1
+    )
+    yield class_prior_stage("autoregressive", prior, model, config.data, config.prior, evaluator)
 
 
 NLL = "autoregressive/nll_nats_per_slot"  # of held-out codes, row by row

@@ -20,14 +20,14 @@ from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.config import Data
+from jaxtok.run.claims import Arm, Claim
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
+from jaxtok.run.evaluators.scorers import scorer_named
 from jaxtok.systems.image.tatitok import TATiTok
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
-from jaxtok.train.claims import Arm, Claim
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_views import TokenizerView
-from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import TOKENIZER_RULES
 from jaxtok.train.stage import Stage
 
@@ -41,7 +41,7 @@ class Config:
       model: sizes.
       weights: of the tokenizer's loss.
       tokenizer: how it is trained.
-      judge: what says whether reconstructions show what the captions say.
+      scorer: what says whether reconstructions show what the captions say.
       precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
         bfloat16 on accelerators.
     """
@@ -49,23 +49,23 @@ class Config:
     data: Data
     model: TATiTok
     weights: TokenizerWeights = TokenizerWeights("l2")
-    tokenizer: Fit = Fit()
-    judge: Literal["digits", "shapes", "none"] = "none"
+    tokenizer: TrainConfig = TrainConfig()
+    scorer: Literal["digits", "shapes", "none"] = "none"
     precision: Precision = "auto"
 
 
-FIT = Fit(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98)
+FIT = TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98)
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=20),
     model=TATiTok.tiny(),
     tokenizer=FIT,
-    judge="digits",
+    scorer="digits",
 )
 SHAPES = Config(
     data=Data("shapes", image_sizes=(32,), channels=3, batch_size=64, text_length=72),
     model=TATiTok.scenes(),
     tokenizer=replace(FIT, steps=20_000, learning_rate=1e-3),
-    judge="shapes",
+    scorer="shapes",
 )
 
 PRESETS = {"tiny": TINY, "shapes": SHAPES}
@@ -78,14 +78,14 @@ def stages(config: Config) -> Iterator[Stage]:
     objective = TokenizerObjective(
         model.tokenizer(compute_dtype(config.precision)), config.weights, text=text
     )
-    view = TokenizerView(model, judge_named(config.judge), text=text)
+    evaluator = TokenizerEvaluator(model, scorer_named(config.scorer), text=text)
     yield Stage(
         "tokenizer",
         gradient(objective, config.tokenizer),
         config.data,
         config.tokenizer.steps,
         rules=TOKENIZER_RULES,
-        view=view,
+        evaluator=evaluator,
     )
 
 

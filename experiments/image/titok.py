@@ -32,18 +32,18 @@ from jaxtok import cli
 from jaxtok.data.config import Data
 from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
+from jaxtok.run.claims import Arm, Claim, vary
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
+from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.stages import class_prior_stage, tokenizer_stage
 from jaxtok.systems.image.titok import TiTok, titok
 from jaxtok.systems.image.titok_stages import FROZEN, DecoderTuning, ProxyImages, ProxyObjective
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
-from jaxtok.train.adversarial import AdversaryWeights
-from jaxtok.train.claims import Arm, Claim, vary
+from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.gradient import gradient
-from jaxtok.train.image_stages import class_prior_stage, tokenizer_stage
-from jaxtok.train.image_views import TokenizerView
-from jaxtok.train.judges import judge_named
 from jaxtok.train.precision import Precision, compute_dtype
-from jaxtok.train.sample_views import SampleView
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import TOKENIZER_RULES
 from jaxtok.train.stage import Stage
 
@@ -57,12 +57,12 @@ class Config:
       model: sizes.
       weights: of the tokenizer's loss.
       perceptual: which frozen network compares images, where its weight is not 0.
-      adversary: discriminator of the tokenizer; off where its weight is 0.
+      discriminator: discriminator of the tokenizer; off where its weight is 0.
       teacher: how the teacher is trained, where it is.
       proxy: how the first stage is trained, where there is one.
       tokenizer: how the tokenizer is trained: as a whole, or its decoder in the second stage.
       prior: how the prior is trained.
-      judge: what says whether samples show their class.
+      scorer: what says whether samples show their class.
       precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
         bfloat16 on accelerators.
     """
@@ -71,18 +71,18 @@ class Config:
     model: TiTok
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
-    adversary: AdversaryWeights = AdversaryWeights()
-    teacher: Fit = Fit()
-    proxy: Fit = Fit()
-    tokenizer: Fit = Fit()
-    prior: Fit = Fit()
-    judge: Literal["digits", "none"] = "none"
+    discriminator: DiscriminatorWeights = DiscriminatorWeights()
+    teacher: TrainConfig = TrainConfig()
+    proxy: TrainConfig = TrainConfig()
+    tokenizer: TrainConfig = TrainConfig()
+    prior: TrainConfig = TrainConfig()
+    scorer: Literal["digits", "none"] = "none"
     precision: Precision = "auto"
 
 
-def short(steps: int, learning_rate: float = 2e-3) -> Fit:
+def short(steps: int, learning_rate: float = 2e-3) -> TrainConfig:
     """A small stage."""
-    return Fit(steps=steps, learning_rate=learning_rate, warmup_steps=50, ema_decay=0.99)
+    return TrainConfig(steps=steps, learning_rate=learning_rate, warmup_steps=50, ema_decay=0.99)
 
 
 TINY = Config(
@@ -92,24 +92,26 @@ TINY = Config(
     proxy=short(600),
     tokenizer=short(1000),
     prior=short(400, 1e-3),
-    judge="digits",
+    scorer="digits",
 )
 
 # Pixels span 2 here and 1 in the official code, so its squares are a quarter of ours.
-WEIGHTS = TokenizerWeights("l2", pixel_weight=0.25)
+WEIGHTS = TokenizerWeights("l2", reconstruction_weight=0.25)
 IMAGES = Data("folder", image_sizes=(256,), channels=3, batch_size=256, flip=True)
 
 
-def recipe(steps: int, warmup: int, beta: float = 0.999) -> Fit:
+def recipe(steps: int, warmup: int, beta: float = 0.999) -> TrainConfig:
     """What the published tokenizers share."""
-    return Fit(steps, 1e-4, warmup_steps=warmup, betas=(0.9, beta), weight_decay=1e-4)
+    return TrainConfig(
+        steps=steps, learning_rate=1e-4, warmup_steps=warmup, betas=(0.9, beta), weight_decay=1e-4
+    )
 
 
 def published(name: str) -> Config:
     """The official recipe of a published size."""
     model = titok(name)
     two = model.head == "codes"
-    adversary = AdversaryWeights(
+    discriminator = DiscriminatorWeights(
         weight=0.01 if two else 0.1,
         start=20_000 if two else 200_000,
         lecam_weight=0.001,
@@ -119,11 +121,13 @@ def published(name: str) -> Config:
         data=IMAGES,
         model=model,
         weights=WEIGHTS,
-        adversary=adversary,
+        discriminator=discriminator,
         teacher=recipe(500_000, 5_000),
         proxy=recipe(1_000_000, 10_000, beta=0.99),
         tokenizer=recipe(500_000, 5_000) if two else recipe(650_000, 10_000),
-        prior=Fit(500_000, 2e-4, warmup_steps=10_000, betas=(0.9, 0.96), weight_decay=0.03),
+        prior=TrainConfig(
+            steps=500_000, learning_rate=2e-4, warmup_steps=10_000, betas=(0.9, 0.96), weight_decay=0.03
+        ),
     )
 
 
@@ -140,23 +144,23 @@ PRESETS = {
 
 def stages(config: Config) -> Iterator[Stage]:
     """With proxy codes teacher and first stage; the tokenizer; the prior."""
-    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
+    model, dtype, scorer = config.model, compute_dtype(config.precision), scorer_named(config.scorer)
     networks = model.teacher_networks()
     if "teacher" in model.stages:
         objective = TokenizerObjective(model.teacher.tokenizer(dtype), config.weights)
-        view, steps = TokenizerView(model.teacher, judge), config.teacher.steps
-        yield Stage("teacher", gradient(objective, config.teacher), config.data, steps, view=view)
+        evaluator, steps = TokenizerEvaluator(model.teacher, scorer), config.teacher.steps
+        yield Stage("teacher", gradient(objective, config.teacher), config.data, steps, evaluator=evaluator)
     if "proxy" in model.stages:
         objective = ProxyObjective(model.proxy(dtype), model.teacher.encode)
-        view = TokenizerView(ProxyImages(model), judge, frozen=("teacher",))
+        evaluator = TokenizerEvaluator(ProxyImages(model), scorer, frozen=("teacher",))
         reads = () if networks else ("teacher",)
         update, steps = gradient(objective, config.proxy), config.proxy.steps
-        yield Stage("proxy", update, config.data, steps, reads, networks, TOKENIZER_RULES, view)
+        yield Stage("proxy", update, config.data, steps, reads, networks, TOKENIZER_RULES, evaluator)
     yield whole_or_decoder(config, networks)
     for name in model.priors:
         prior = model.prior_named(name, dtype)
-        view = SampleView(model, config.data, judge, model.classes, 50)
-        yield class_prior_stage(name, prior, model, config.data, config.prior, view)
+        evaluator = SampleEvaluator(model, config.data, scorer, model.classes, 50)
+        yield class_prior_stage(name, prior, model, config.data, config.prior, evaluator)
 
 
 def whole_or_decoder(config: Config, networks: dict[str, Any]) -> Stage:
@@ -169,7 +173,7 @@ def whole_or_decoder(config: Config, networks: dict[str, Any]) -> Stage:
     return tokenizer_stage(
         config,
         model.tokenizer(compute_dtype(config.precision)),
-        TokenizerView(model, judge_named(config.judge)),
+        TokenizerEvaluator(model, scorer_named(config.scorer)),
         BlurGAN.of_size(min(config.data.image_sizes)),
         "decoder/pixels/conv_out/kernel" if model.head == "codes" else "decoder/smooth/kernel",
         TOKENIZER_RULES,

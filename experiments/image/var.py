@@ -31,16 +31,16 @@ from jaxtok import cli
 from jaxtok.data.config import Data
 from jaxtok.losses.discriminators import PatchGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
+from jaxtok.run.claims import Arm, Claim
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
+from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.stages import class_prior_stage, tokenizer_stage
 from jaxtok.systems.image.var import SIZES, VAR
 from jaxtok.systems.objectives import TokenizerWeights
-from jaxtok.train.adversarial import AdversaryWeights
-from jaxtok.train.claims import Arm, Claim
-from jaxtok.train.image_stages import class_prior_stage, tokenizer_stage
-from jaxtok.train.image_views import TokenizerView
-from jaxtok.train.judges import judge_named
+from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.precision import Precision, compute_dtype
-from jaxtok.train.sample_views import SampleView
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import CODEBOOK_RULES
 from jaxtok.train.stage import Stage
 
@@ -54,10 +54,10 @@ class Config:
       model: sizes.
       weights: of the tokenizer's loss.
       perceptual: which frozen network compares images, where its weight is not 0.
-      adversary: discriminator of the tokenizer; off where its weight is 0.
+      discriminator: discriminator of the tokenizer; off where its weight is 0.
       tokenizer: how the tokenizer is trained.
       prior: how the prior is trained.
-      judge: what says whether samples show their class.
+      scorer: what says whether samples show their class.
       precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
         bfloat16 on accelerators.
     """
@@ -66,19 +66,19 @@ class Config:
     model: VAR
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
-    adversary: AdversaryWeights = AdversaryWeights()
-    tokenizer: Fit = Fit()
-    prior: Fit = Fit()
-    judge: Literal["digits", "none"] = "none"
+    discriminator: DiscriminatorWeights = DiscriminatorWeights()
+    tokenizer: TrainConfig = TrainConfig()
+    prior: TrainConfig = TrainConfig()
+    scorer: Literal["digits", "none"] = "none"
     precision: Precision = "auto"
 
 
 TINY = Config(
     data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
     model=VAR.tiny(),
-    tokenizer=Fit(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=Fit(steps=250, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
-    judge="digits",
+    tokenizer=TrainConfig(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    prior=TrainConfig(steps=250, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    scorer="digits",
 )
 
 
@@ -95,10 +95,25 @@ def published(size: str) -> Config:
         model=dataclasses.replace(
             model, encoder=half(model.encoder), decoder=half(model.decoder), prior=deep
         ),
-        adversary=AdversaryWeights(weight=0.5, start=20_000, adaptive_limit=0.0),
-        tokenizer=Fit(400_000, 1e-4, "constant", 0, weight_decay=0.05, betas=(0.9, 0.95), ema_decay=0.9999),
-        prior=Fit(
-            417_000, 3e-4, "linear", 2_000, weight_decay=0.05, betas=(0.9, 0.95), clip_norm=2.0, ema_decay=0.0
+        discriminator=DiscriminatorWeights(weight=0.5, start=20_000, adaptive_limit=0.0),
+        tokenizer=TrainConfig(
+            steps=400_000,
+            learning_rate=1e-4,
+            schedule="constant",
+            warmup_steps=0,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            ema_decay=0.9999,
+        ),
+        prior=TrainConfig(
+            steps=417_000,
+            learning_rate=3e-4,
+            schedule="linear",
+            warmup_steps=2_000,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            clip_norm=2.0,
+            ema_decay=0.0,
         ),
     )
 
@@ -108,12 +123,15 @@ PRESETS = {"tiny": TINY, **{size: published(size) for size in SIZES}}
 
 def stages(config: Config) -> Iterator[Stage]:
     """Tokenizer; then the prior "next_scale", or "raster" where there is but one scale."""
-    model, dtype, judge = config.model, compute_dtype(config.precision), judge_named(config.judge)
-    adversary, view = PatchGAN.of_size(min(config.data.image_sizes)), TokenizerView(model, judge)
-    yield tokenizer_stage(
-        config, model.tokenizer(dtype), view, adversary, "decoder/conv_out/kernel", CODEBOOK_RULES
+    model, dtype, scorer = config.model, compute_dtype(config.precision), scorer_named(config.scorer)
+    discriminator, evaluator = (
+        PatchGAN.of_size(min(config.data.image_sizes)),
+        TokenizerEvaluator(model, scorer),
     )
-    look = SampleView(model, config.data, judge, model.classes if judge else 200, 50 if judge else 1)
+    yield tokenizer_stage(
+        config, model.tokenizer(dtype), evaluator, discriminator, "decoder/conv_out/kernel", CODEBOOK_RULES
+    )
+    look = SampleEvaluator(model, config.data, scorer, model.classes if scorer else 200, 50 if scorer else 1)
     for name in model.priors:
         prior, codec = model.prior_named(name, dtype), model.codec if name == "next_scale" else None
         yield class_prior_stage(name, prior, model, config.data, config.prior, look, codec)

@@ -53,23 +53,23 @@ class EncodingBatch:
     Attributes:
       source: The records.
       data: The configuration.
-      crops: Versions of each record; 0 for one without augmentation.
+      augmentations: Versions of each record; 0 for one without augmentation.
     """
 
     source: Source
     data: Data
-    crops: int
+    augmentations: int
 
     def __call__(self, step: int) -> tuple[Batch, Failures]:
         sizes, records = self.data.image_sizes, len(self.source)
-        size = size_at(step, sizes, self.data.seed) if self.crops else max(sizes)
+        size = size_at(step, sizes, self.data.seed) if self.augmentations else max(sizes)
         made, failures, captions = [], [], []
         for entry in range(step * self.data.batch_size, (step + 1) * self.data.batch_size):
-            if entry >= records * max(self.crops, 1):
+            if entry >= records * max(self.augmentations, 1):
                 row = (-1, _PADDING, self.source.blank(size), False)
             else:
                 index, record = _read_or_replace(self.source, entry % records, failures)
-                if self.crops:
+                if self.augmentations:
                     generator = augmentation_generator(entry, self.data.seed)
                     content = _augmented(record, size, self.data, generator)
                 else:

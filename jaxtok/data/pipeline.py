@@ -129,15 +129,15 @@ class Pipeline:
         size = size or max(self.data.image_sizes)
         return self._read(steps, EvaluationBatch(self.source, self.data, self._rows, size))
 
-    def encoding_batches(self, crops: int, first: int, last: int) -> Iterator[Batch]:
-        """Steps `first` to `last` (exclusive) of a pass in order over `crops` augmented versions of every
-        record (0: one without augmentation), with all rows on this host and "caption", the texts.
+    def encoding_batches(self, augmentations: int, first: int, last: int) -> Iterator[Batch]:
+        """Steps `first` to `last` (exclusive) of a pass in order over all versions of every record
+        (0: one without augmentation), with all rows on this host and "caption", the texts.
 
         The last batch is filled up with rows whose "mask" is False. A record that cannot be decoded is
         replaced as in training; "index" says by which.
         """
         steps = grain.MapDataset.range(first, last)
-        return self._read(steps, EncodingBatch(self.source, self.data, crops))
+        return self._read(steps, EncodingBatch(self.source, self.data, augmentations))
 
     def _read(
         self, steps: grain.MapDataset, make: Callable[[int], tuple[Batch, Failures]]

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxtok.aliases import current_fields
 from jaxtok.codes import CodeSpace
 from jaxtok.data.arrayrecord import SUFFIX, open_shards
 from jaxtok.data.errors import BadRecord, import_extra
-from jaxtok.json_files import read_object
+from jaxtok.json_files import check_object, read_object
 
 MANIFEST = "manifest.json"
 LEAST_RECORD = 2**16  # bytes: smaller records cost more in bookkeeping than they hold
@@ -35,7 +36,7 @@ _VERSION = 2
 _AGAIN = "Encode the images again with the verb `encode`."
 _FIELDS = {
     "levels": list, "tokens": int, "tokenizer": str, "data": str, "source": dict, "split": str, "images": int,
-    "crops": int, "block": int, "shard_size": int, "version": int,
+    "augmentations": int, "block": int, "shard_size": int, "version": int,
 }  # fmt: skip
 
 
@@ -51,7 +52,7 @@ class Manifest:
       source: the configuration that made the images, JSON.
       split: "train" or "eval".
       images: records of the split.
-      crops: augmented versions of each; 0 for one without augmentation.
+      augmentations: augmented versions of each; 0 for one without augmentation.
       block: entries per record of the token files.
       shard_size: entries per file, a multiple of `block`.
     """
@@ -63,7 +64,7 @@ class Manifest:
     source: Mapping[str, Any]
     split: str
     images: int
-    crops: int
+    augmentations: int
     block: int
     shard_size: int
     version: int = _VERSION
@@ -81,7 +82,7 @@ class Manifest:
     @property
     def entries(self) -> int:
         """Number of entries over all shards."""
-        return self.images * max(self.crops, 1)
+        return self.images * max(self.augmentations, 1)
 
     @property
     def shards(self) -> int:
@@ -102,7 +103,7 @@ class Manifest:
             stored, own = _read_json(folder), json.loads(json.dumps(dataclasses.asdict(self)))
             # How the images were configured beyond what their fingerprint says matters to augmentation only.
             changed = [name for name in own if name != "source" and stored.get(name) != own[name]]
-            if self.crops and not changed:
+            if self.augmentations and not changed:
                 drawn_by = ("seed", "batch_size")
                 changed = [name for name in drawn_by if stored["source"].get(name) != own["source"].get(name)]
             if changed:
@@ -132,13 +133,13 @@ def read_manifest(folder: Path) -> Manifest:
             "encode them again"
         )
     path = folder / MANIFEST
-    stored = read_object(path, _FIELDS, _AGAIN)
+    check_object(stored, _FIELDS, str(path), _AGAIN)
     if unknown := sorted(stored.keys() - _FIELDS):
         raise ValueError(f"{path} has unknown fields {unknown}. {_AGAIN}")
     levels = stored["levels"]
     if not levels or not all(type(level) is int and 2 <= level < 2**31 for level in levels):
         raise ValueError(f"{path}: levels is {levels!r:.60}, but must list numbers from 2 on. {_AGAIN}")
-    for name, least in {"tokens": 1, "images": 1, "crops": 0, "block": 1, "shard_size": 1}.items():
+    for name, least in {"tokens": 1, "images": 1, "augmentations": 0, "block": 1, "shard_size": 1}.items():
         if not least <= stored[name] < 2**48:
             raise ValueError(f"{path}: {name} is {stored[name]}, but must be at least {least}. {_AGAIN}")
     manifest = Manifest(**{**stored, "levels": tuple(levels)})
@@ -155,7 +156,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
-    return read_object(folder / MANIFEST, {}, _AGAIN)
+    return current_fields("Manifest", read_object(folder / MANIFEST, {}, _AGAIN))
 
 
 def shard_path(folder: Path, kind: str, shard: int) -> Path:

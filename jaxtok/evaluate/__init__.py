@@ -22,7 +22,7 @@ Import the submodule that you need, for example `from jaxtok.evaluate import ima
   dci         the older measure of the same
   probes      labels from latents by a linear map
   language    token sequences as a language: laws of frequency, entropies, compression, meaning, controls
-  judge       an independent classifier that says whether generated digits show what was asked for
+  scorer       an independent classifier that says whether generated digits show what was asked for
   clip_score  agreement of images and captions by a CLIP model from a local folder
   composition GenEval's rules on objects that any detector has found
   scenes      exact scene accuracy on pictures of coloured shapes

@@ -11,7 +11,7 @@ from jaxtok.evaluate.codes import CodeStatistics
 
 
 class CodeWindow:
-    """The codes of the last `updates` batches, to judge usage while training: one batch has too few codes,
+    """The codes of the last `updates` batches, to scorer usage while training: one batch has too few codes,
     and the whole history has codes that died long ago.
     """
 

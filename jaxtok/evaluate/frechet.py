@@ -170,7 +170,7 @@ def frechet_distance(x: Float[np.ndarray, "A D"], y: Float[np.ndarray, "B E"], *
 
 def digit_frechet(images: UInt8[np.ndarray, "B H W C"]) -> Result:
     """Frechet distance of the pixels, in [0, 1] and 8 x 8, of digits to those of all real training digits."""
-    from jaxtok.evaluate.judge import SIDE, real_digits  # scikit-learn is slow to import
+    from jaxtok.evaluate.digit_classifier import SIDE, real_digits  # scikit-learn is slow to import
 
     def rows(pictures):
         return np.mean(area_resize(pictures, SIDE), axis=-1).reshape(len(pictures), -1) / 255

@@ -33,7 +33,7 @@ def basis(result: Result) -> str:
     if "guidance" in protocol:
         words.append(f"guidance {protocol['guidance']:g}")
     if "judge_accuracy_on_real" in protocol:
-        words.append(f"judge on real images {protocol['judge_accuracy_on_real']:.4g}")
+        words.append(f"scorer on real images {protocol['judge_accuracy_on_real']:.4g}")
     if protocol.get("device", "cpu") != "cpu":
         words.append(str(protocol["device"]))
     if "caution" in protocol:

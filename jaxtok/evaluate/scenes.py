@@ -167,7 +167,7 @@ def scene_results(captions: Sequence[str], images: UInt8[Array, "B S S 3"], **pr
     if len(captions) != len(images) or not captions:
         raise ValueError(f"{len(captions)} captions for {len(images)} images: give one caption per image")
     matches = [scene_matches(caption, image) for caption, image in zip(captions, np.asarray(images))]
-    shared = {"judge": "palette and template fit", "images": len(captions), "size": list(images.shape[1:])}
+    shared = {"scorer": "palette and template fit", "images": len(captions), "size": list(images.shape[1:])}
     return [
         Result(f"scene_{part}", float(np.mean([match[part] for match in matches])), {**shared, **protocol})
         for part in matches[0]

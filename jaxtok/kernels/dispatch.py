@@ -20,7 +20,7 @@ def target_platform() -> str:
     """The platform that a function traced now will run on: "cpu", "tpu", "cuda" or "rocm".
 
     A mesh that is set (`jax.set_mesh`, or an abstract mesh with an abstract device) decides before the
-    default backend, so that programs can be compiled ahead of time for hardware that is not there.
+    default backend, so that programs can be compiled ahead of time for hardware that is not attached.
     """
     mesh = jax.sharding.get_abstract_mesh()
     device = getattr(mesh, "abstract_device", None)

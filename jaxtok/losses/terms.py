@@ -14,7 +14,7 @@ class Terms:
       total: float32 scalar to minimise; a mean over examples, so that micro-batches average.
       metrics: named scalars, means over examples; a name such as `loss/bits` is a group and a name.
       statistics: named sums for the quantizer's `update`, added up over micro-batches and the mesh.
-      outputs: arrays for a builder, such as "real" and "fake" images for an adversary; not kept.
+      outputs: arrays for a builder, such as "real" and "fake" images for a discriminator; not kept.
     """
 
     total: Any

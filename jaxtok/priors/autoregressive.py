@@ -79,7 +79,7 @@ class AutoregressiveSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive:
-    """The rule of a next-token prior; its network is causal and not timed.
+    """The method of a next-token prior; its network is causal and not timed.
 
     Attributes:
       space: alphabet of a token.
@@ -92,7 +92,7 @@ class Autoregressive:
     settings: AutoregressiveSettings = AutoregressiveSettings()
 
     @property
-    def measure(self) -> str:
+    def loss_name(self) -> str:
         """What the loss is: the likelihood."""
         return "nll"
 

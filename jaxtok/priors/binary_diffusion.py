@@ -104,7 +104,7 @@ def step_probability(
 
 @dataclasses.dataclass(frozen=True)
 class BinaryDiffusion:
-    """The rule of a bit-flip diffusion prior; its network is timed and not causal.
+    """The method of a bit-flip diffusion prior; its network is timed and not causal.
 
     Attributes:
       times: "logistic_normal" (sigmoid of a standard normal, most weight on middle times) or "uniform".
@@ -120,7 +120,7 @@ class BinaryDiffusion:
     settings: DiffusionSettings = DiffusionSettings()
 
     @property
-    def measure(self) -> str:
+    def loss_name(self) -> str:
         """What the loss is; it bounds no likelihood."""
         return "denoising_loss"
 

@@ -1,7 +1,7 @@
-"""What every prior is: a network and a rule.
+"""What every prior is: a network and a method.
 
 The network (a Linen module, `jaxtok.nn`) maps latents and a condition to logits and offers `start` and `step`
-for generation. The rule (a frozen dataclass in this package) says how to train and sample it. `Prior` binds
+for generation. The method (a frozen dataclass in this package) says how to train and sample it. `Prior` binds
 the two.
 """
 
@@ -28,7 +28,7 @@ class Codec(Protocol):
 
 
 @runtime_checkable
-class Rule(Protocol):
+class PriorMethod(Protocol):
     """How a distribution over codes is trained and sampled; knows the network only by its functions."""
 
     def loss(
@@ -44,7 +44,7 @@ class Rule(Protocol):
         ...
 
     @property
-    def measure(self) -> str:
+    def loss_name(self) -> str:
         """What the loss is: "nll", or the name of a loss that is not a likelihood."""
         ...
 
@@ -72,11 +72,11 @@ class Rule(Protocol):
 
 
 @runtime_checkable
-class ScheduledRule(Rule, Protocol):
-    """A rule that trains differently early and late."""
+class ScheduledMethod(PriorMethod, Protocol):
+    """A method that trains differently early and late."""
 
-    def at(self, step: jax.Array) -> Rule:
-        """The rule of one optimizer step.
+    def at(self, step: jax.Array) -> PriorMethod:
+        """The method of one optimizer step.
 
         Args:
           step: int32 scalar; traced, so that one compiled update serves all steps.
@@ -86,16 +86,16 @@ class ScheduledRule(Rule, Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Prior:
-    """A network and its rule.
+    """A network and its method.
 
     Attributes:
       network: Linen module with `space`, `tokens`, `__call__`, `start` and `step`; one of continuous latents
         has the space None, and `channels`.
-      rule: how it is trained and sampled.
+      method: how it is trained and sampled.
     """
 
     network: Any
-    rule: Rule
+    method: PriorMethod
 
     @property
     def space(self) -> Any:
@@ -114,14 +114,14 @@ class Prior:
         return Latents(codes=jnp.zeros((batch, self.tokens, self.space.slots), jnp.int32))
 
     def at(self, step: jax.Array) -> "Prior":
-        """The prior as it trains at an optimizer step, see `ScheduledRule`; itself where it never changes."""
-        if not isinstance(self.rule, ScheduledRule):
+        """The prior as it trains at an optimizer step, see `ScheduledMethod`; else itself."""
+        if not isinstance(self.method, ScheduledMethod):
             return self
-        return dataclasses.replace(self, rule=self.rule.at(step))
+        return dataclasses.replace(self, method=self.method.at(step))
 
     def init(self, key: jax.Array, latents: Latents, condition: Condition | None) -> Any:
         """Fresh parameters."""
-        arguments = self.rule.example_inputs(latents)
+        arguments = self.method.example_inputs(latents)
         content = latents.values if self.space is None else latents.codes
         return self.network.init(key, content, condition, *arguments)["params"]
 
@@ -139,13 +139,13 @@ class Prior:
         key: jax.Array,
         codec: Codec | None = None,
     ) -> tuple[jax.Array, Metrics]:
-        """Scalar loss and metrics of a batch, see `Rule.loss`.
+        """Scalar loss and metrics of a batch, see `PriorMethod.loss`.
 
         Raises:
           ValueError: latents of another space or length.
         """
         _check_latents(self, latents)
-        return self.rule.loss(self.apply, params, latents, condition, key, codec)
+        return self.method.loss(self.apply, params, latents, condition, key, codec)
 
     def start(self, params: Any, condition: Condition | None, capacity: int, batch: int | None = None) -> Any:
         """A cache that knows the condition, with room for `capacity` tokens: a pytree with `keep`, such as
@@ -185,7 +185,7 @@ class Prior:
           given: codes (or values) to keep where its mask [B, N, Q] (of values [B, N, 1]) is True. A diffusion
             prior draws the rest given them; an autoregressive one draws each token given those before it, so
             later given tokens do not reach back.
-          settings: the rule's settings; its own defaults if None.
+          settings: the method's settings; its own defaults if None.
           codec: see `Codec`.
 
         Raises:
@@ -196,8 +196,8 @@ class Prior:
         batch = condition.batch if condition is not None else int(batch)  # type: ignore[arg-type]
         if given is not None:
             _check_given(self, given, batch)
-        settings = self.rule.default_settings() if settings is None else settings
-        return self.rule.sample(self, params, condition, key, batch, given, settings, codec)
+        settings = self.method.default_settings() if settings is None else settings
+        return self.method.sample(self, params, condition, key, batch, given, settings, codec)
 
 
 def _check_latents(prior, latents):

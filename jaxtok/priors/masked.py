@@ -25,7 +25,7 @@ __all__ = ["Masked", "MaskedSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class Masked:
-    """The rule of a masked prior; its network is called `(codes, condition, masked)` and sees all tokens.
+    """The method of a masked prior; its network is called `(codes, condition, masked)` and sees all tokens.
 
     Attributes:
       space: alphabet of a token.
@@ -63,7 +63,7 @@ class Masked:
             )
 
     @property
-    def measure(self) -> str:
+    def loss_name(self) -> str:
         """What the loss is; it bounds no likelihood."""
         return "masked_loss"
 

@@ -57,7 +57,7 @@ class MaskedValueSettings:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedValues:
-    """The rule; its network is called `(values, condition, masked)` and has `denoise(x, t, z)`.
+    """The method; its network is called `(values, condition, masked)` and has `denoise(x, t, z)`.
 
     Attributes:
       scale: factor of the latents inside.
@@ -81,7 +81,7 @@ class MaskedValues:
             raise ValueError(f"scale={self.scale} must be positive and repeats={self.repeats} at least 1")
 
     @property
-    def measure(self) -> str:
+    def loss_name(self) -> str:
         """What the loss is; it bounds no likelihood."""
         return "diffusion_loss"
 

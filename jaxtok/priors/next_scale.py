@@ -25,7 +25,7 @@ __all__ = ["NextScale", "NextScaleSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class NextScale:
-    """The rule of a next-scale prior; its network is called `(codes, condition, inputs, branches)`.
+    """The method of a next-scale prior; its network is called `(codes, condition, inputs, branches)`.
 
     Attributes:
       space: alphabet of a token.
@@ -60,7 +60,7 @@ class NextScale:
             raise ValueError(f"drop_path={self.drop_path}: probabilities lie in [0, 1)")
 
     @property
-    def measure(self) -> str:
+    def loss_name(self) -> str:
         """What the loss is: the likelihood, or of the first scales alone a loss."""
         return "first_scales_loss" if self.trained_scales else "nll"
 

@@ -39,7 +39,7 @@ class PermutedSettings(AutoregressiveSettings):
 
 @dataclasses.dataclass(frozen=True)
 class Permuted(Autoregressive):
-    """The rule; its network is called `(codes, condition, orders)`, see `PermutedTransformer`.
+    """The method; its network is called `(codes, condition, orders)`, see `PermutedTransformer`.
 
     Attributes:
       settings: recommended sampler settings.
@@ -61,7 +61,7 @@ class Permuted(Autoregressive):
             )
 
     def at(self, step: jax.Array | int) -> "Permuted":
-        """The rule of one optimizer step, with r(step) as its `random_share`:
+        """The method of one optimizer step, with r(step) as its `random_share`:
 
         r = 1 for step < random_until, 0 for step >= raster_from, and linear between the two.
         """
@@ -130,7 +130,7 @@ class Permuted(Autoregressive):
             return jnp.take_along_axis(jnp.asarray(x), order[..., None], axis=1)
 
         arranged = Latents(codes=arrange(given.codes, orders), mask=arrange(given.mask, orders))
-        ordered = _InOrder(prior.network, prior.rule, orders)
+        ordered = _InOrder(prior.network, prior.method, orders)
         drawn = super().sample(ordered, *rest, arranged, settings, codec)
         back = jnp.argsort(orders, axis=1)
         mask = None if drawn.mask is None else arrange(drawn.mask, back)

@@ -7,7 +7,7 @@ There is nothing to train: features of a frozen encoder are clustered once and t
 `metric="cosine"` compares angles. Three ways to the centres: `initialise` (Lloyd's algorithm on one batch,
 which may be a large sample), `update` (mini-batch k-means: each centre is the running mean of all features
 ever assigned to it, Sculley 2010), or `from_centres`, for centres from elsewhere such as
-`jaxtok.train.cluster.KMeans` or a file.
+`jaxtok.train.streaming_estimator.KMeans` or a file.
 
     >>> import jax
     >>> from jaxtok.quantize.clustering import KMeansQuantizer

@@ -31,8 +31,8 @@ class TokenizerWeights:
     """Weights of the terms of a tokenizer's loss; 0 leaves a term out.
 
     Attributes:
-      pixels: which distance between pixels in [-1, 1].
-      pixel_weight: its weight.
+      reconstruction: which distance between values in [-1, 1].
+      reconstruction_weight: its weight.
       smooth_l1_beta: where smooth-L1 turns from square to absolute.
       quantizer_weight: of all losses of the quantizer but "bits".
       bit_weight: of the bit regulariser mean p (1 - p), which pushes bits to saturation.
@@ -43,8 +43,8 @@ class TokenizerWeights:
       temperature_steps: steps until it has; 0 for no annealing.
     """
 
-    pixels: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
-    pixel_weight: float = 1.0
+    reconstruction: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
+    reconstruction_weight: float = 1.0
     smooth_l1_beta: float = 0.1
     quantizer_weight: float = 1.0
     bit_weight: float = 0.01
@@ -116,11 +116,11 @@ class TokenizerObjective:
             temperature=self._temperature(step),
             **self._told(batch, frozen),
         )
-        pixel_loss = getattr(reconstruction, w.pixels)
-        extra = {"beta": w.smooth_l1_beta} if w.pixels == "smooth_l1" else {}
-        pixels = pixel_loss(out.x_hat, images, **extra)
-        metrics = {f"loss/{w.pixels}": pixels}
-        total = w.pixel_weight * pixels
+        pixel_loss = getattr(reconstruction, w.reconstruction)
+        extra = {"beta": w.smooth_l1_beta} if w.reconstruction == "smooth_l1" else {}
+        distance = pixel_loss(out.x_hat, images, **extra)
+        metrics = {f"loss/{w.reconstruction}": distance}
+        total = w.reconstruction_weight * distance
         for name, value in out.quantized.losses.items():
             metrics[f"loss/{name}"] = value
             total = total + (w.bit_weight if name == "bits" else w.quantizer_weight) * value
@@ -182,7 +182,7 @@ class PriorObjective:
     """Likelihood of a frozen tokenizer's codes under a prior.
 
     Attributes:
-      prior: network and rule.
+      prior: network and method.
       encode: `(frozen variables of the tokenizer, images) -> Latents`.
       condition: `(batch, frozen) -> Condition | None`.
       tokenizer: name of the stage whose variables are frozen.
@@ -215,17 +215,17 @@ class PriorObjective:
         return Terms(total, {"loss/nll": total, **metrics}, {}, {})
 
     @property
-    def measure(self) -> str:
+    def loss_name(self) -> str:
         """What `held_out` gives: a likelihood, or a loss that bounds nothing."""
-        return self.prior.rule.measure
+        return self.prior.method.loss_name
 
     def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
         """The prior's loss with every caption and all of the network kept, in nats per slot."""
         made = batch_latents(self.encode, frozen, self.tokenizer, batch)
-        rule: Any = self.prior.rule
-        kept: dict[str, Any] = {"drop_path": ()} if hasattr(rule, "drop_path") else {}
-        rule = dataclasses.replace(rule, condition_dropout=0.0, **kept)
-        prior, condition = dataclasses.replace(self.prior, rule=rule), self.condition(batch, frozen)
+        method: Any = self.prior.method
+        kept: dict[str, Any] = {"drop_path": ()} if hasattr(method, "drop_path") else {}
+        method = dataclasses.replace(method, condition_dropout=0.0, **kept)
+        prior, condition = dataclasses.replace(self.prior, method=method), self.condition(batch, frozen)
         latents, codec = self._grouped(made), self._codec(frozen)
         total, _ = prior.loss(variables["params"], latents, condition, keys, codec)
         return nan_without_codes(total, made.codes)
@@ -249,7 +249,7 @@ class PriorObjective:
 
 @dataclasses.dataclass(frozen=True)
 class IndependentEstimator:
-    """Counts of codes per class, for the baseline of independent slots; for `jaxtok.train.cluster`.
+    """Counts of codes per class, for the baseline of independent slots; for `streaming_estimator`.
 
     Attributes:
       space: alphabet of a token.
@@ -279,7 +279,7 @@ class IndependentEstimator:
         counts = params["counts"] + count_codes(codes, batch["label"], self.space, self.classes)
         return {"counts": counts}, {"images": jnp.sum(counts) / (self.tokens * self.space.slots)}
 
-    measure = "nll"
+    loss_name = "nll"
 
     def held_out(self, variables: Variables, batch: Batch, frozen: Variables, keys: jax.Array) -> jax.Array:
         """Negative log-likelihood in nats per slot."""

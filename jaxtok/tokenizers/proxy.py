@@ -17,7 +17,7 @@ class ProxyDecoder(nn.Module):
 
         logits = predictor(latents),   image = pixels(softmax(logits) @ codebook)
 
-    Codebook and pixel decoder start as those of the tokenizer whose codes they are, see `adopt`.
+    Codebook and pixel decoder start as those of the tokenizer whose codes they are, see `initialise_from`.
 
     Attributes:
       predictor: `(latents, size, train, text) -> (None, {"logits": [B, cells, K]})`.
@@ -52,7 +52,7 @@ class ProxyDecoder(nn.Module):
         return self.pixels(soft_lookup(codebook, features["logits"]), size, train)[0], features
 
 
-def adopt(params: dict[str, Any], first: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
+def initialise_from(params: dict[str, Any], first: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
     """Parameters of a tokenizer with pixels from those of its first stage and of the teacher.
 
     Args:

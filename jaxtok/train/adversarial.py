@@ -14,7 +14,7 @@ from jaxtok.losses.terms import Terms
 from jaxtok.param_trees import flatten
 from jaxtok.train.gradient import apply_gradients
 from jaxtok.train.optimizer import optimizer
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.stage import Objective, State, collections_of
 
 _LOSSES = {
@@ -24,11 +24,11 @@ _LOSSES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class AdversaryWeights:
+class DiscriminatorWeights:
     """How strongly a discriminator pulls, and from when on.
 
     Attributes:
-      weight: of the generator's adversarial loss; 0 turns the adversary off.
+      weight: of the generator's adversarial loss; 0 turns the discriminator off.
       start: step from which it counts; the discriminator trains from there on too.
       ramp: steps until it counts fully.
       loss: "hinge" or "nonsaturating".
@@ -48,7 +48,7 @@ class AdversaryWeights:
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialUpdate:
-    """`Update` with an adversary, see `adversarial`.
+    """`Update` with a discriminator, see `adversarial`.
 
     Attributes:
       objective: its outputs are "real" and "fake" images.
@@ -60,10 +60,10 @@ class AdversarialUpdate:
     """
 
     objective: Objective
-    fit: Fit
+    fit: TrainConfig
     discriminator: Any
-    discriminator_fit: Fit
-    weights: AdversaryWeights
+    discriminator_fit: TrainConfig
+    weights: DiscriminatorWeights
     last_layer: str
 
     def init(self, key: jax.Array, batch: Any, frozen: Any) -> State:
@@ -75,14 +75,14 @@ class AdversarialUpdate:
                 f"no parameter {self.last_layer!r} for the adaptive weight; there are, among others, {names}"
             )
         images = jnp.zeros_like(batch["image"][:1], jnp.float32)
-        adversary = self.discriminator.init(jax.random.fold_in(key, 1), images)["params"]
+        discriminator = self.discriminator.init(jax.random.fold_in(key, 1), images)["params"]
         state = {
             "step": jnp.int32(0),
             **variables,
             "optimizer": optimizer(self.fit).init(variables["params"]),
-            "adversary": {
-                "params": adversary,
-                "optimizer": optimizer(self.discriminator_fit).init(adversary),
+            "discriminator": {
+                "params": discriminator,
+                "optimizer": optimizer(self.discriminator_fit).init(discriminator),
                 "lecam": losses.lecam_init(),
             },
         }
@@ -97,50 +97,53 @@ class AdversarialUpdate:
         key = jax.random.fold_in(key, state["step"])
         keys = random.example_keys(key, jax.tree.leaves(batch)[0].shape[0])
         discriminator_loss, generator_loss = _LOSSES[self.weights.loss]
-        adversary, w = state["adversary"], self.weights
+        discriminator, w = state["discriminator"], self.weights
         active = losses.start_weight(state["step"], w.start, w.ramp)
 
-        def judge(params, images):
+        def logits(params, images):
             return self.discriminator.apply({"params": params}, images)
 
         def both(params):
             variables = {**collections_of(state), "params": params}
             terms = self.objective.loss(variables, batch, frozen, keys, state["step"])
-            return (terms.total, generator_loss(judge(adversary["params"], terms.outputs["fake"]))), terms
+            return (
+                terms.total,
+                generator_loss(logits(discriminator["params"], terms.outputs["fake"])),
+            ), terms
 
         (total, adversarial_loss), pull, terms = jax.vjp(both, state["params"], has_aux=True)
         gradients, factor = self._generator_gradients(pull, w.weight * active)
-        metrics = {**terms.metrics, "loss/generator": adversarial_loss, "adversary/weight": factor}
+        metrics = {**terms.metrics, "loss/generator": adversarial_loss, "discriminator/weight": factor}
         real, fake = jax.lax.stop_gradient((terms.outputs["real"], terms.outputs["fake"]))
         terms = Terms(total, metrics, terms.statistics, {})
         new_state, metrics = apply_gradients(self.objective, self.fit, state, gradients, terms, key)
 
         def discriminate(params):
-            on_real, on_fake = judge(params, real), judge(params, fake)
+            on_real, on_fake = logits(params, real), logits(params, fake)
             loss = discriminator_loss(on_real, on_fake)
-            lecam = losses.lecam_loss(adversary["lecam"], on_real, on_fake)
+            lecam = losses.lecam_loss(discriminator["lecam"], on_real, on_fake)
             return active * (loss + w.lecam_weight * lecam), (loss, on_real, on_fake)
 
-        gradients, (loss, on_real, on_fake) = jax.grad(discriminate, has_aux=True)(adversary["params"])
+        gradients, (loss, on_real, on_fake) = jax.grad(discriminate, has_aux=True)(discriminator["params"])
         updates, moments = optimizer(self.discriminator_fit).update(
-            gradients, adversary["optimizer"], adversary["params"]
+            gradients, discriminator["optimizer"], discriminator["params"]
         )
         # Weight decay and moments must not move a discriminator that has not started.
         started = jax.tree.map(
             lambda new, old: jnp.where(active > 0, new, old),
             {
-                "params": optax.apply_updates(adversary["params"], updates),
+                "params": optax.apply_updates(discriminator["params"], updates),
                 "optimizer": moments,
-                "lecam": losses.lecam_update(adversary["lecam"], on_real, on_fake),
+                "lecam": losses.lecam_update(discriminator["lecam"], on_real, on_fake),
             },
-            adversary,
+            discriminator,
         )
         metrics |= {
             "loss/discriminator": loss,
-            "adversary/real": jnp.mean(on_real),
-            "adversary/fake": jnp.mean(on_fake),
+            "discriminator/real": jnp.mean(on_real),
+            "discriminator/fake": jnp.mean(on_fake),
         }
-        return {**new_state, "adversary": started}, metrics
+        return {**new_state, "discriminator": started}, metrics
 
     def _generator_gradients(self, pull: Callable[..., Any], weight: jax.Array) -> tuple[Any, jax.Array]:
         one, zero = jnp.float32(1), jnp.float32(0)
@@ -159,11 +162,11 @@ class AdversarialUpdate:
 
 def adversarial(
     objective: Objective,
-    fit: Fit,
+    fit: TrainConfig,
     discriminator: Any,
-    weights: AdversaryWeights,
+    weights: DiscriminatorWeights,
     last_layer: str,
-    discriminator_fit: Fit | None = None,
+    discriminator_fit: TrainConfig | None = None,
 ) -> AdversarialUpdate:
     """The update of a generator and its discriminator in one compiled step.
 
@@ -180,7 +183,7 @@ def adversarial(
     """
     if fit.micro_batches != 1:
         raise ValueError(
-            f"micro_batches={fit.micro_batches} with an adversary; use 1, remat, or a smaller batch"
+            f"micro_batches={fit.micro_batches} with a discriminator; use 1, remat, or a smaller batch"
         )
     own = discriminator_fit or dataclasses.replace(fit, ema_decay=0.0, groups=())
     return AdversarialUpdate(objective, fit, discriminator, own, weights, last_layer)

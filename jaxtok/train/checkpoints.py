@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
+from jaxtok.aliases import current_path
 from jaxtok.param_trees import unflatten
 from jaxtok.train.fingerprint import fingerprint
 from jaxtok.train.tree_paths import leaves_by_path
@@ -195,10 +196,13 @@ class Checkpoints:
         if not isinstance(record, dict) or record.get("checksum") != _checksum(record):
             raise DamagedCheckpoint("its metadata is not what was saved")
         wanted = leaves_by_path(target)
-        _compare(record["hashes"], wanted, partial, f"checkpoint of step {step} in {self.directory}")
-        abstract = unflatten({path: _with_sharding(leaf) for path, leaf in wanted.items()})
-        arrays = leaves_by_path(self._read(step, {"state": abstract}, partial)["state"])
-        changed = [path for path in wanted if fingerprint(arrays[path]) != record["hashes"][path]]
+        stored = {current_path(path): path for path in record["hashes"]}
+        hashes = {path: record["hashes"][name] for path, name in stored.items()}
+        _compare(hashes, wanted, partial, f"checkpoint of step {step} in {self.directory}")
+        abstract = unflatten({stored[path]: _with_sharding(leaf) for path, leaf in wanted.items()})
+        read = leaves_by_path(self._read(step, {"state": abstract}, partial)["state"])
+        arrays = {path: read[stored[path]] for path in wanted}
+        changed = [path for path in wanted if fingerprint(arrays[path]) != hashes[path]]
         if changed:
             raise DamagedCheckpoint(f"the stored bytes of {_listed(changed)} have changed")
         state = jax.tree.unflatten(jax.tree.structure(target), [arrays[path] for path in wanted])

@@ -12,7 +12,7 @@ from jaxtok import keys as random
 from jaxtok.losses.terms import Terms
 from jaxtok.train.diagnostics import module_norms
 from jaxtok.train.optimizer import ema, optimizer
-from jaxtok.train.schedules import Fit, schedule
+from jaxtok.train.schedules import TrainConfig, schedule
 from jaxtok.train.stage import Objective, State, collections_of
 
 GRADIENT_NORM = (
@@ -30,7 +30,7 @@ class GradientUpdate:
     """
 
     objective: Objective
-    fit: Fit
+    fit: TrainConfig
 
     def init(self, key: jax.Array, batch: Any, frozen: Any) -> State:
         """Fresh variables, optimizer state and average."""
@@ -57,7 +57,7 @@ class GradientUpdate:
         return state, metrics
 
 
-def gradient(objective: Objective, fit: Fit) -> GradientUpdate:
+def gradient(objective: Objective, fit: TrainConfig) -> GradientUpdate:
     """The update that minimises `objective` as `fit` says."""
     return GradientUpdate(objective, fit)
 
@@ -107,7 +107,7 @@ def accumulate(loss: Any, params: Any, batch: Any, key: jax.Array, parts: int) -
 
 
 def apply_gradients(
-    objective: Objective, fit: Fit, state: State, gradients: Any, terms: Terms, key: jax.Array
+    objective: Objective, fit: TrainConfig, state: State, gradients: Any, terms: Terms, key: jax.Array
 ) -> tuple[State, dict[str, jax.Array]]:
     """The next state from gradients and summed statistics, and all metrics of the step."""
     params = state["params"]

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxtok.data.config import Data
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result
 from jaxtok.train.checkpoints import Checkpoints, on_any_process
@@ -31,7 +32,6 @@ from jaxtok.train.sharding import make_mesh, sharding_text, to_global
 from jaxtok.train.stage import Stage, State, Trained, Variables, inference_variables
 from jaxtok.train.start_checks import check_labels
 from jaxtok.train.step import make_step, placement_of
-from jaxtok.train.token_files import token_data
 from jaxtok.train.writers import MultiWriter, default_writer, was_evaluated
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ def fit(
     initialise: Initialise | None = None,
     metadata: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
+    data: Data | None = None,
 ) -> tuple[State, list[Result]]:
     """Trains one stage, or continues it from the newest whole checkpoint in `run.workdir`.
 
@@ -66,6 +67,7 @@ def fit(
         resuming.
       metadata: plain JSON to store with each checkpoint (the configuration).
       watch: called after every evaluation; what it raises ends the run.
+      data: trained on in place of the stage's, such as token files of it; the stage is evaluated on its own.
 
     Returns:
       The final state and the results of the final evaluation.
@@ -77,11 +79,8 @@ def fit(
     """
     # -- data and mesh: errors of the user come first --
     mesh = make_mesh(run.mesh)
-    data = stage.data
-    if run.tokens and stage.codes is not None:
-        data = token_data(run.tokens, data, stage.codes, frozen)
     pipeline = Pipeline(
-        data,
+        data or stage.data,
         "train",
         run.seed,
         process_index=jax.process_index(),
@@ -93,7 +92,7 @@ def fit(
     # -- state: shapes, shardings, then either a checkpoint or a fresh one that is born sharded --
     reads = {name: frozen[name] for name in (*stage.frozen, *stage.networks)}
     skip = run.on_nonfinite == "skip"
-    step = make_step(stage, mesh, reads, skip_nonfinite=skip, from_codes=data is not stage.data)
+    step = make_step(stage, mesh, reads, skip_nonfinite=skip, from_codes=data is not None)
     if mesh.size > 1 and jax.process_index() == 0:
         print(f"{stage.name}: {sharding_text(step.state, placement_of(step.state), mesh)}", flush=True)
     frozen = {name: jax.device_put(frozen[name], placement_of(step.frozen[name])) for name in step.frozen}
@@ -129,10 +128,10 @@ def fit(
                 parts = stage, step.update, run, mesh, pipeline, frozen, key, checkpoints, writer, describe
                 loop = _Loop(*parts, watchdog, watch)
                 if missed:
-                    loop.look(state, start)
+                    loop.evaluate(state, start)
                     watchdog.pause()
                 state = loop.train(state, start, stop)
-                results = loop.look(state, stage.steps)
+                results = loop.evaluate(state, stage.steps)
                 if stop.agreed():
                     raise Stopped(
                         f"{stage.name} is trained and evaluated; the same command continues after it"
@@ -194,7 +193,7 @@ class _Loop:
                     f"{stage.name} stopped at step {step} of {stage.steps}; the same command continues there"
                 )
             if is_due(step, run.evaluate_every) and not last:
-                self.look(state, step)
+                self.evaluate(state, step)
         batches.close()
         trace.close(state)
         if stage.steps > start:
@@ -215,13 +214,13 @@ class _Loop:
         for step, values in jax.device_get(self.pending):
             measured = {name: float(value) for name, value in values.items()}
             metrics = {k: v for k, v in measured.items() if not k.startswith(GRADIENT_NORM)}
-            self.judge(step, measured, metrics)
+            self.check_finite(step, measured, metrics)
         self.watchdog.alive()
         if log:
             self.writer.scalars(step, metrics)
         self.pending.clear()
 
-    def judge(self, step: int, measured: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+    def check_finite(self, step: int, measured: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         """Stops the run at a step that is not finite, unless it was skipped and not too many were."""
         if not nonfinite(metrics) and not metrics.get(SKIPPED):
             self.last_finite, self.skipped_in_a_row = step, 0
@@ -230,8 +229,10 @@ class _Loop:
         if metrics.get(SKIPPED):
             self.skipped += 1
             self.skipped_in_a_row += 1
-            told = f"step {step} skipped, not finite: {bad} ({self.skipped} skipped since this run started)"
-            log.warning("%s: %s", self.stage.name, told)
+            message = (
+                f"step {step} skipped, not finite: {bad} ({self.skipped} skipped since this run started)"
+            )
+            log.warning("%s: %s", self.stage.name, message)
             if self.skipped_in_a_row < MOST_SKIPPED_IN_A_ROW:
                 return
         where = self.dump(step, measured)
@@ -256,9 +257,9 @@ class _Loop:
         give_back_freed_memory()
         self.watchdog.alive()
 
-    def look(self, state: State, step: int) -> list[Result]:
-        """Evaluates and draws."""
-        if self.stage.view is None:
+    def evaluate(self, state: State, step: int) -> list[Result]:
+        """Evaluates the stage and writes results and figures."""
+        if self.stage.evaluator is None:
             return []
         trained = Trained(
             inference_variables(state),
@@ -267,10 +268,10 @@ class _Loop:
             jax.random.fold_in(self.key, step),
             "ema" in state,
         )
-        results = self.stage.view.evaluate(trained)
+        results = self.stage.evaluator.evaluate(trained)
         if results:
             self.writer.scalars(step, {f"eval/{result.name}": result.value for result in results})
-        for name, figure in self.stage.view.figures(trained).items():
+        for name, figure in self.stage.evaluator.figures(trained).items():
             self.writer.image(step, name, figure)
         self.watchdog.alive()
         if self.watch is not None:

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtok.train.schedules import Fit, schedule
+from jaxtok.train.schedules import TrainConfig, schedule
 from jaxtok.train.tree_paths import leaves_by_path, map_with_path
 
 Groups = tuple[tuple[str, float], ...]
 
 
-def optimizer(fit: Fit) -> optax.GradientTransformationExtraArgs:
+def optimizer(fit: TrainConfig) -> optax.GradientTransformationExtraArgs:
     """AdamW with the clipping, schedule and groups of `fit`.
 
     Frozen parameters get zero updates, have no moments, and do not count in the norm that is clipped.

@@ -37,7 +37,7 @@ def lost_contact(error: object) -> NoReturn:
     leave(f"It lost contact with another process ({first_line}). {_ADVICE}")
 
 
-def leave_because_of(error: Exception, trace: bool) -> NoReturn:
+def abort(error: Exception, trace: bool) -> NoReturn:
     """Ends this process because of an error; the others cannot go on without it.
 
     Args:

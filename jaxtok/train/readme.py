@@ -64,8 +64,8 @@ def _read_claims(path: Path) -> Mapping[str, Any]:
     about = {"experiment": str, "preset": str, "date": str, "seeds": list, "claims": list}
     outcome = read_object(path, about, remedy)
     for claim in outcome["claims"]:
-        judged = {"name": str, "holds": bool, "arms": list, "margin": (int, float, type(None))}
-        check_object(claim, judged, f"a claim in {path}", remedy)
+        scored = {"name": str, "holds": bool, "arms": list, "margin": (int, float, type(None))}
+        check_object(claim, scored, f"a claim in {path}", remedy)
         if claim["margin"] is not None:
             reached = {"margin_reached": bool, "smallest_mean_difference": (int, float)}
             check_object(claim, reached, f"a claim in {path}", remedy)

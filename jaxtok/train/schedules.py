@@ -6,8 +6,8 @@ from typing import Literal
 import optax
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
     """How long and how a stage trains.
 
     Attributes:
@@ -59,7 +59,7 @@ class Fit:
             raise ValueError("; ".join(problems) + ".")
 
 
-def schedule(fit: Fit) -> optax.Schedule:
+def schedule(fit: TrainConfig) -> optax.Schedule:
     """The learning rate as a function of n, the number of optimizer steps that are finished.
 
     During a warm-up of w steps it is `learning_rate * (n + 1) / w`: the first step already moves. Then, for

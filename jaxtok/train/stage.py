@@ -1,4 +1,4 @@
-"""A stage is data: what is trained, on what, for how long, and how one looks at it."""
+"""A stage is data: what is trained, on what, for how long, and how it is evaluated."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +57,7 @@ class Update(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What evaluations and figures may look at.
+    """What evaluators read.
 
     Attributes:
       variables: of this stage, averaged parameters if there are any.
@@ -75,8 +75,8 @@ class Trained:
 
 
 @runtime_checkable
-class StageView(Protocol):
-    """How a stage is measured and drawn; see `jaxtok.train.image_views` and `sample_views`."""
+class Evaluator(Protocol):
+    """How a stage is measured and drawn; see `jaxtok.run.evaluators`."""
 
     def evaluate(self, trained: Trained) -> list[Result]:
         """Results on held-out data."""
@@ -108,13 +108,13 @@ class Stage:
 
     Attributes:
       name: of the stage, its checkpoints and its metrics.
-      update: how; made by `gradient`, `adversarial` or `cluster`.
+      update: how; made by `gradient`, `adversarial` or `streaming_estimator`.
       data: on what.
       steps: for how long, in optimizer steps.
       frozen: names of earlier stages whose variables it reads.
       networks: frozen networks that are no stage, name -> function that loads their variables.
       rules: how its parameters are split over the mesh.
-      view: how it is measured and drawn; None for not at all.
+      evaluator: how it is measured and drawn; None for not at all.
       codes: what it can read from token files in place of images; None where it needs images.
       classes: how many classes the labels of its batches may name; 0 where it reads no labels.
       null_class: whether it takes images without a label, as those of no class.
@@ -127,14 +127,14 @@ class Stage:
     frozen: tuple[str, ...] = ()
     networks: Mapping[str, Callable[[], Variables]] = dataclasses.field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
-    view: StageView | None = None
+    evaluator: Evaluator | None = None
     codes: StageCodes | None = None
     classes: int = 0
     null_class: bool = True
 
 
 # What a state holds beside the collections of the model.
-_BOOKKEEPING = ("step", "params", "optimizer", "ema", "adversary")
+_BOOKKEEPING = ("step", "params", "optimizer", "ema", "discriminator")
 
 
 def collections_of(state: State) -> Variables:

@@ -1,6 +1,6 @@
 """The compiled step of a stage, and where everything that it takes lives on the mesh.
 
-`jaxtok.train.loop` runs it; `jaxtok.train.planning` compiles it for devices that are not there.
+`jaxtok.train.loop` runs it; `jaxtok.run.plan` compiles it for devices that are not attached.
 """
 
 import dataclasses

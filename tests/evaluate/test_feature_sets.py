@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from jaxtok.evaluate import feature_sets
+from jaxtok.evaluate.digit_classifier import real_digits
 from jaxtok.evaluate.distributions import class_score
 from jaxtok.evaluate.feature_sets import FeatureSet, frechet_results, score_result, set_results
 from jaxtok.evaluate.features.digits import digit_network
 from jaxtok.evaluate.frechet import frechet, moments_of
 from jaxtok.evaluate.headlines import basis
-from jaxtok.evaluate.judge import real_digits
 
 
 @pytest.fixture(scope="module")

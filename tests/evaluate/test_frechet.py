@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from jaxtok.evaluate.digit_classifier import real_digits
 from jaxtok.evaluate.frechet import (
     Frechet,
     Gaussian,
@@ -10,7 +11,6 @@ from jaxtok.evaluate.frechet import (
     frechet_distance,
     moments_of,
 )
-from jaxtok.evaluate.judge import real_digits
 from tests.evaluate.sheet import A, B
 
 RANDOM = np.random.default_rng(0)

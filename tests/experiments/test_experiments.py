@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxtok.train.claims import identity_of, measured_arms
-from jaxtok.train.config import from_json, to_json
+from jaxtok.config_files import from_json, to_json
+from jaxtok.run.claims import identity_of, measured_arms
 from jaxtok.train.sharding import MeshShape, make_mesh, shardings
 from jaxtok.train.stage import Stage, abstract_batch, collections_of, network_shapes
 
@@ -102,24 +102,24 @@ def test_every_stage_of_every_preset_builds(name, preset):
     assert counts_of(seen) == json.loads(COUNTS.read_text())[name][preset], told
 
 
-ADVERSARIAL = [name for name in EXPERIMENTS if hasattr(default(name), "adversary")]
+ADVERSARIAL = [name for name in EXPERIMENTS if hasattr(default(name), "discriminator")]
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_networks_that_compare_and_judge_images_are_there_where_they_have_weight(name):
     module, tiny = module_of(name), default(name)
-    plain, judged = (
+    plain, scored = (
         dataclasses.replace(
             tiny,
-            adversary=dataclasses.replace(tiny.adversary, weight=weight),
+            discriminator=dataclasses.replace(tiny.discriminator, weight=weight),
             weights=dataclasses.replace(tiny.weights, perceptual_weight=weight),
         )
         for weight in (0.0, 0.1)
     )
-    for config, present in ((plain, False), (judged, True)):
+    for config, present in ((plain, False), (scored, True)):
         stages = state_shapes(config, module)  # those after the tokenizer are not asked for
         stage, shapes = next((stage, shapes) for stage, shapes in stages if stage.name == "tokenizer")
-        assert ("adversary" in shapes) == ("perceptual" in stage.networks) == present
+        assert ("discriminator" in shapes) == ("perceptual" in stage.networks) == present
 
 
 @pytest.mark.parametrize("name, preset", PRESETS)
@@ -152,11 +152,11 @@ def test_committed_claims_are_those_of_the_file(name):
     module = module_of(name)
     assert outcome["experiment"] == name and "steps" not in outcome and len(outcome["seeds"]) >= 3
     assert [claim["name"] for claim in outcome["claims"]] == [claim.name for claim in module.CLAIMS]
-    for judged, claim in zip(outcome["claims"], module.CLAIMS, strict=True):
-        assert [arm["label"] for arm in judged["arms"]] == [arm.label for arm in claim.arms]
-        assert [arm["metric"] for arm in judged["arms"]] == [arm.metric for arm in claim.arms]
-        assert all(len(arm["values"]) == len(outcome["seeds"]) for arm in judged["arms"])
-        assert judged["relation"] == claim.relation
+    for scored, claim in zip(outcome["claims"], module.CLAIMS, strict=True):
+        assert [arm["label"] for arm in scored["arms"]] == [arm.label for arm in claim.arms]
+        assert [arm["metric"] for arm in scored["arms"]] == [arm.metric for arm in claim.arms]
+        assert all(len(arm["values"]) == len(outcome["seeds"]) for arm in scored["arms"])
+        assert scored["relation"] == claim.relation
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -176,17 +176,17 @@ def test_the_smallest_run_trains_three_steps(small_run):
 
 def with_few_samples(stage):
     """Two samples of a caption, and not fifty."""
-    if not hasattr(stage.view, "per_caption"):
+    if not hasattr(stage.evaluator, "per_caption"):
         return stage
-    return dataclasses.replace(stage, view=dataclasses.replace(stage.view, per_caption=2))
+    return dataclasses.replace(stage, evaluator=dataclasses.replace(stage.evaluator, per_caption=2))
 
 
 # All claims of Instella-T2I are tried by the tests of the command line, with its smallest model; every arm of
 # "collapse" takes three steps in the tests of that system.
 @pytest.mark.parametrize("name", of_experiments(sorted({*EXPERIMENTS} - {"instella_t2i", "collapse"})))
 def test_the_default_preset_trains_three_steps(name, tmp_path):
-    from jaxtok.train.claims import with_steps
-    from jaxtok.train.experiment import Experiment, train
+    from jaxtok.run.claims import with_steps
+    from jaxtok.run.experiment import Experiment, train
     from jaxtok.train.run import Run
 
     module = module_of(name)

@@ -16,7 +16,7 @@ import pytest
 
 from jaxtok.evaluate.protocol import read_results
 from jaxtok.param_trees import flatten
-from jaxtok.train.pretrained import load
+from jaxtok.run.pretrained import load
 from tests.small_run import small_cli
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxtok.train.planning.devices import uncached
+from jaxtok.run.plan.devices import uncached
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}  # the smallest topology that has the chip
 GPUS = {"cuda": "NVIDIA H200", "rocm": "gfx942"}
@@ -29,7 +29,7 @@ def _devices(topology: str) -> Sequence[Any]:
 
 
 def tpu_mesh(topology: str, axes: dict[str, int]) -> Mesh:
-    """A mesh over the first devices of a topology that is not there; skips the test without libtpu.
+    """A mesh over the first devices of a topology that is not attached; skips the test without libtpu.
 
     Args:
       topology: such as "v5e:4x4", or a chip of `CHIPS`.

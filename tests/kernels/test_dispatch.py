@@ -10,7 +10,7 @@ DEVICES = {"tpu": "TPU v5 lite", "cuda": "NVIDIA H200", "rocm": "gfx942", "cpu":
 
 
 def on(platform: str):
-    """As if tracing for a platform that is not there."""
+    """As if tracing for a platform that is not attached."""
     device = AbstractDevice(device_kind=DEVICES[platform], platform=platform, num_cores=None)
     return jax.sharding.use_abstract_mesh(
         AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)

@@ -87,9 +87,9 @@ def test_samples_have_the_probabilities_of_the_model(drawn):
 
 def test_the_loss_is_the_code_length_under_the_model():
     tokens = SPACE.split(np.array(list(itertools.product(range(6), repeat=2))))
-    rule = dataclasses.replace(PRIOR.rule, condition_dropout=0.0)
+    method = dataclasses.replace(PRIOR.method, condition_dropout=0.0)
     apply = lambda params, *args: Tables().apply(params, *args)
-    run = jax.jit(lambda latents: rule.loss(apply, {}, latents, condition(36), jax.random.key(0)))
+    run = jax.jit(lambda latents: method.loss(apply, {}, latents, condition(36), jax.random.key(0)))
     loss, metrics = run(Latents(tokens))
     nats = -np.log(JOINT.ravel())
     assert loss == pytest.approx(nats.mean() / (TOKENS * 2), rel=1e-5)
@@ -104,10 +104,10 @@ def test_the_loss_is_the_code_length_under_the_model():
 def test_micro_batches_add_up_to_the_batch():
     codes = SPACE.split(np.random.default_rng(0).integers(0, 6, (6, TOKENS)))
     keys = example_keys(jax.random.key(0), 6)
-    rule = dataclasses.replace(PRIOR.rule, condition_dropout=0.5)
+    method = dataclasses.replace(PRIOR.method, condition_dropout=0.5)
     apply = lambda params, *args: Tables().apply(params, *args)
     run = jax.jit(
-        lambda codes, keys: rule.loss(apply, {}, Latents(codes), condition(codes.shape[0]), keys)[0]
+        lambda codes, keys: method.loss(apply, {}, Latents(codes), condition(codes.shape[0]), keys)[0]
     )
     parts = [run(codes[i : i + 3], keys[i : i + 3]) for i in (0, 3)]
     assert np.mean(parts) == pytest.approx(float(run(codes, keys)), abs=1e-6)
@@ -121,8 +121,8 @@ def test_dropped_rows_train_with_the_null_condition(dropout, seen):
         features.extend(np.asarray(condition.features).tolist())
         return jnp.zeros((*codes.shape[:2], 5))
 
-    rule = Autoregressive(SPACE, condition_dropout=dropout)
-    rule.loss(apply, {}, Latents(jnp.zeros((6, TOKENS, 2), jnp.int32)), condition(6), jax.random.key(0))
+    method = Autoregressive(SPACE, condition_dropout=dropout)
+    method.loss(apply, {}, Latents(jnp.zeros((6, TOKENS, 2), jnp.int32)), condition(6), jax.random.key(0))
     assert set(features) == seen and len(features) == 6
 
 

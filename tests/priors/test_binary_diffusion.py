@@ -213,8 +213,8 @@ def test_an_official_protocol_on_a_bent_grid(sample):
 CODES = jnp.asarray(np.random.default_rng(1).integers(0, 2, (6, TOKENS, BITS)), jnp.int32)
 
 
-def oracle_loss(rule, codes, condition, key, mask=None):
-    return rule.loss(
+def oracle_loss(method, codes, condition, key, mask=None):
+    return method.loss(
         lambda params, *args: Oracle().apply(params, *args), {}, Latents(codes, mask=mask), condition, key
     )
 
@@ -228,14 +228,14 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_bits():
 
     output, mask = normal(6, TOKENS, BITS), np.random.default_rng(2).random((6, TOKENS, BITS)) < 0.5
     for target in ("flip", "x0"):
-        rule = BinaryDiffusion(target=target)
-        loss, metrics = rule.loss(apply, output, Latents(CODES), None, jax.random.key(0))
+        method = BinaryDiffusion(target=target)
+        loss, metrics = method.loss(apply, output, Latents(CODES), None, jax.random.key(0))
         clean = np.asarray(CODES)
         targets = clean if target == "x0" else clean ^ seen["noisy"]
         assert loss == pytest.approx(bce(output, targets).mean(), abs=1e-5)
         accuracy = np.mean((np.asarray(output) > 0) == targets)
         assert metrics["bit_accuracy"] == pytest.approx(accuracy, abs=1e-6)
-    masked, _ = rule.loss(apply, output, Latents(CODES, mask=jnp.asarray(mask)), None, jax.random.key(0))
+    masked, _ = method.loss(apply, output, Latents(CODES, mask=jnp.asarray(mask)), None, jax.random.key(0))
     assert masked == pytest.approx(bce(output, clean)[mask].mean(), abs=1e-5)
     assert seen["t"].shape == (6,) and ((seen["t"] > 0) & (seen["t"] < 1)).all()
 
@@ -269,8 +269,8 @@ def test_dropped_rows_train_with_the_null_condition(dropout, seen):
         features.extend(np.asarray(condition.features).tolist())
         return jnp.zeros(noisy.shape)
 
-    rule = BinaryDiffusion(condition_dropout=dropout)
-    rule.loss(apply, {}, Latents(CODES), classes(*[0] * 6), jax.random.key(3))
+    method = BinaryDiffusion(condition_dropout=dropout)
+    method.loss(apply, {}, Latents(CODES), classes(*[0] * 6), jax.random.key(3))
     assert set(features) == seen and len(features) == 6
 
 

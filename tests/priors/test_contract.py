@@ -1,4 +1,4 @@
-"""What `Prior` itself checks and does, whatever its rule."""
+"""What `Prior` itself checks and does, whatever its method."""
 
 import jax
 import jax.numpy as jnp

@@ -133,13 +133,13 @@ def test_given_tokens_stay_and_are_seen(params):
 
 
 def test_progressive_training_has_the_weights_of_the_recipe(params, logits):
-    rule = dataclasses.replace(PRIOR.rule, condition_dropout=0.0)
-    part = dataclasses.replace(rule, trained_scales=2, newest_weight=0.25)
+    method = dataclasses.replace(PRIOR.method, condition_dropout=0.0)
+    part = dataclasses.replace(method, trained_scales=2, newest_weight=0.25)
 
     @jax.jit
     def run(params):
         key = jax.random.key(0)
-        return [r.loss(PRIOR.apply, params, Latents(CODES), CONDITION, key, CODEC) for r in (rule, part)]
+        return [r.loss(PRIOR.apply, params, Latents(CODES), CONDITION, key, CODEC) for r in (method, part)]
 
     (whole, metrics), (some, newest) = run(params)
     log_p = jax.nn.log_softmax(logits[2])
@@ -148,13 +148,13 @@ def test_progressive_training_has_the_weights_of_the_recipe(params, logits):
     np.testing.assert_allclose(some, (nll[0] + 0.25 * nll[1:5].sum()) / 14, rtol=1e-5)
     np.testing.assert_allclose(newest["nll_last_scale"], nll[1:5].mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["bits_per_token"], nll.mean() / np.log(2), rtol=1e-5)
-    assert rule.measure == "nll" and part.measure == "first_scales_loss"
+    assert method.loss_name == "nll" and part.loss_name == "first_scales_loss"
 
 
 def test_skipped_branches_add_nothing(params, logits):
     _, inputs, base = logits
-    rule = dataclasses.replace(PRIOR.rule, drop_path=(0.0, 0.5))
-    branches = np.asarray(jax.jit(rule.draw_branches)(jax.random.split(jax.random.key(0), 400)))
+    method = dataclasses.replace(PRIOR.method, drop_path=(0.0, 0.5))
+    branches = np.asarray(jax.jit(method.draw_branches)(jax.random.split(jax.random.key(0), 400)))
     assert branches.shape == (2, 2, 400) and set(np.unique(branches[1])) == {0.0, 2.0}
     np.testing.assert_array_equal(branches[0], 1.0)
     assert abs(branches[1].mean() - 1) < 0.1
@@ -174,8 +174,8 @@ def test_a_fresh_network_passes_on_what_it_gets():
     @jax.jit
     def run(key):
         params = own.init(key, Latents(CODES), None)
-        rule = dataclasses.replace(own.rule, condition_dropout=0.0)
-        nll = rule.loss(own.apply, params, Latents(CODES), None, key, CODEC)[0]
+        method = dataclasses.replace(own.method, condition_dropout=0.0)
+        nll = method.loss(own.apply, params, Latents(CODES), None, key, CODEC)[0]
         return params["stack"]["block"], nll, shared.init(key, Latents(CODES), None)["stack"]["block"]
 
     block, nll, other = run(jax.random.key(0))
@@ -211,8 +211,8 @@ def test_what_a_prior_cannot_use_is_refused(params):
     with pytest.raises(ValueError, match="this prior needs a condition"):
         jax.eval_shape(lambda p: PRIOR.apply(p, CODES, None, CODEC.next_inputs(CODES)), params)
     with pytest.raises(ValueError, match="trained_scales=4 must lie in 0"):
-        dataclasses.replace(PRIOR.rule, trained_scales=4)
+        dataclasses.replace(PRIOR.method, trained_scales=4)
     with pytest.raises(ValueError, match=r"drop_path=\(1.0,\)"):
-        dataclasses.replace(PRIOR.rule, drop_path=(1.0,))
+        dataclasses.replace(PRIOR.method, drop_path=(1.0,))
     with pytest.raises(ValueError, match="temperature=-1"):
         NextScaleSettings(temperature=-1.0)

@@ -41,8 +41,8 @@ def test_the_random_part_falls_from_one_to_zero():
 def test_every_order_is_as_likely_as_any_other():
     rows = 12_000
     keys = example_keys(jax.random.key(0), rows)
-    rule = dataclasses.replace(RULE, random_share=0.75)
-    orders = np.asarray(jax.jit(lambda keys: rule.draw_orders(keys, 3))(keys))
+    method = dataclasses.replace(RULE, random_share=0.75)
+    orders = np.asarray(jax.jit(lambda keys: method.draw_orders(keys, 3))(keys))
     expected = {order: 0.125 for order in itertools.permutations(range(3))}
     expected[0, 1, 2] += 0.25
     for order, p in expected.items():
@@ -66,7 +66,7 @@ def test_one_compiled_update_serves_all_steps_and_ends_with_plain_next_token_pre
             "loss": terms.total,
             "share": terms.metrics["random_share"],
             "orders": orders,
-            "in those orders": plain.rule.loss(apply, params, Latents(CODES), TOLD, key)[0],
+            "in those orders": plain.method.loss(apply, params, Latents(CODES), TOLD, key)[0],
             "plain": plain.loss(params, Latents(CODES), TOLD, key)[0],
             "held out": objective.held_out(variables, batch, frozen, key),
         }

@@ -10,7 +10,7 @@ from jaxtok.systems.analysis.collapse import DROPOUT, SINGLE, CodeCounter, Colla
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
 from jaxtok.systems.usage_history import UsageHistory
 from jaxtok.train.gradient import gradient
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.stage import inference_variables
 
 SIZES = Collapse(
@@ -34,11 +34,11 @@ def trained(name):
     model = SIZES.arm(name)
     objective = TokenizerObjective(
         model.tokenizer(),
-        TokenizerWeights(pixels="l2"),
+        TokenizerWeights(reconstruction="l2"),
         temperature=0.0,
         codebook_from_data=SIZES.from_data(name),
     )
-    update = gradient(UsageHistory(objective, 3, 1), Fit(steps=3, warmup_steps=0, ema_decay=0.0))
+    update = gradient(UsageHistory(objective, 3, 1), TrainConfig(steps=3, warmup_steps=0, ema_decay=0.0))
     batch, key = {"image": jnp.asarray(IMAGES)}, jax.random.key(0)
 
     @jax.jit

@@ -106,12 +106,12 @@ def test_the_parts_of_the_smallest_preset_fit_together(name):
         assert latents.codes.shape == (2, model.tokens, space.slots) and latents.codes.dtype == jnp.int32
     system = ImageSystem(model, variables)
     for prior in priors_of(name):
-        rule = model.prior_named(prior)
-        assert rule.tokens == model.tokens and rule.space.size == space.size, prior
-        sampler = system._sampler(prior, rule.rule.default_settings())
+        network = model.prior_named(prior)
+        assert network.tokens == model.tokens and network.space.size == space.size, prior
+        sampler = system._sampler(prior, network.method.default_settings())
         frozen, told = {"tokenizer": own}, system._told(["3", "7"])
         drawn = jax.eval_shape(sampler, variables[prior]["params"], frozen, told, jax.random.key(0), None)
-        assert drawn.codes.shape == (2, model.tokens, rule.space.slots), prior
+        assert drawn.codes.shape == (2, model.tokens, network.space.slots), prior
 
         def write(own, batch, drawn):
             text = {"text": model.batch_text(batch, {})} if captioned else {}

@@ -121,7 +121,7 @@ def test_the_official_language_model_gives_the_same(shared, name):
     told = lambda key: model.condition(
         jnp.asarray(io[key].astype(np.int32 if mask is None else np.float32)), mask
     )
-    prior = Prior(loaded.module, dataclasses.replace(model.autoregressive().rule, condition_dropout=0.0))
+    prior = Prior(loaded.module, dataclasses.replace(model.autoregressive().method, condition_dropout=0.0))
     params, apply = loaded.variables["params"], jax.jit(loaded.module.apply)
 
     codes = jnp.asarray(io["tokens"][..., None], jnp.int32)

@@ -18,9 +18,9 @@ def test_published_sizes_train_as_published():
     small, large = MaskGIT.imagenet_256(), MaskGIT.imagenet_512()
     assert (small.tokens, large.tokens, small.space.size) == (256, 1024, 1024)
     assert small.settings == large.settings == MaskedSettings(12, "cosine", guidance=0.0)
-    rule = small.masked().rule
-    assert (rule.schedule, rule.unmasked_weight, rule.weights) == ("cosine", 0.0, "sample")
-    assert rule.condition_dropout == 0
+    method = small.masked().method
+    assert (method.schedule, method.unmasked_weight, method.weights) == ("cosine", 0.0, "sample")
+    assert method.condition_dropout == 0
 
 
 def test_the_published_size_has_the_published_number_of_parameters():

@@ -51,9 +51,9 @@ def test_the_official_code_gives_the_same(shared):
     np.testing.assert_array_equal(np.take_along_axis(codes, orders, axis=1), io["labels_random"])
 
     prior, params = model.prior(), loaded.variables["params"]
-    rule = dataclasses.replace(prior.rule, condition_dropout=0.0)
+    method = dataclasses.replace(prior.method, condition_dropout=0.0)
     for logits, name in ((raster, "raster"), (shuffled, "random")):
-        loss, _ = rule.loss(lambda *_, x=logits: x, {}, Latents(codes[..., None]), told, jax.random.key(0))
+        loss, _ = method.loss(lambda *_, x=logits: x, {}, Latents(codes[..., None]), told, jax.random.key(0))
         np.testing.assert_allclose(loss, io[f"loss_{name}"], atol=1e-4)
 
     for greedy, a in config["greedy"].items():

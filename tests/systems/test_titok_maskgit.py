@@ -72,16 +72,16 @@ def golden(request, shared):
 
 @pytest.mark.slow  # parity: two compilations per file
 def test_the_official_networks_and_losses_give_the_same(golden):
-    io, rule = golden.io, golden.prior.rule
+    io, method = golden.io, golden.prior.method
     ids = io["masked_tokens"]
     conditional = golden.logits(ids, golden.condition)
     np.testing.assert_allclose(conditional, io["logits_cond"], atol=1e-4)
     unconditional = golden.logits(ids, golden.condition.unconditional())
     np.testing.assert_allclose(unconditional, io["logits_uncond"], atol=1e-4)
-    masked = rule.draw_mask(jnp.asarray(io["masking.timesteps"]), jnp.asarray(io["masking.order_uniforms"]))
+    masked = method.draw_mask(jnp.asarray(io["masking.timesteps"]), jnp.asarray(io["masking.order_uniforms"]))
     np.testing.assert_array_equal(masked, io["masks"])
     latents = Latents(codes=jnp.asarray(io["tokens"][..., None], jnp.int32))
-    loss, _ = rule.weighted_loss(jnp.asarray(io["logits_cond"]), latents, masked)
+    loss, _ = method.weighted_loss(jnp.asarray(io["logits_cond"]), latents, masked)
     np.testing.assert_allclose(loss, io["mlm_loss"], atol=1e-5)
 
 

@@ -14,7 +14,7 @@ from jaxtok.systems.image.titok_stages import FROZEN, DecoderTuning, ProxyImages
 from jaxtok.systems.objectives import TokenizerWeights
 from jaxtok.tokenizers.latent_vit import LatentViTShape
 from jaxtok.train.gradient import gradient
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from tests.filled import draw_like
 
 VIT = LatentViTShape(8, 1, 2)
@@ -61,7 +61,7 @@ def test_the_first_stage_is_cross_entropy_and_the_losses_of_the_quantizer(frozen
 @pytest.mark.slow  # compiles the gradient of a convolutional decoder
 def test_the_second_stage_moves_the_decoder_alone(frozen):
     objective = DecoderTuning(MODEL.tokenizer(), TokenizerWeights("l2"))
-    update = gradient(objective, Fit(10, 1e-2, warmup_steps=0, groups=FROZEN))
+    update = gradient(objective, TrainConfig(steps=10, learning_rate=1e-2, warmup_steps=0, groups=FROZEN))
 
     @jax.jit
     def step(frozen):

@@ -8,7 +8,7 @@ import pytest
 from jaxtok.losses.terms import Terms
 from jaxtok.systems.usage_history import UsageHistory, counts_of
 from jaxtok.train.gradient import gradient
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 
 CODES = np.array([[0, 0, 1], [2, 2, 2], [3, 0, 3], [0, 0, 0], [1, 1, 1], [2, 3, 2], [0, 1, 2]])
 
@@ -38,7 +38,7 @@ class Chooser:
 
 
 def trained(objective, steps, micro_batches=1):
-    update = gradient(objective, Fit(steps=steps, ema_decay=0.0, micro_batches=micro_batches))
+    update = gradient(objective, TrainConfig(steps=steps, ema_decay=0.0, micro_batches=micro_batches))
     batches = [{"codes": jnp.asarray(np.stack([codes, codes]))} for codes in CODES[:steps]]
     state = update.init(jax.random.key(0), batches[0], {})
     step = jax.jit(update)

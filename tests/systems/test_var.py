@@ -90,8 +90,8 @@ def test_the_official_transformer_gives_the_same(shared, name):
     tensors, metadata = read_tensors(path)
     loaded, io = convert.load("var", path), parts_of(tensors)
     model = from_official(json.loads(metadata["config"]))
-    rule = dataclasses.replace(model.next_scale().rule, condition_dropout=0.0)
-    prior = Prior(loaded["model"].module, rule)
+    method = dataclasses.replace(model.next_scale().method, condition_dropout=0.0)
+    prior = Prior(loaded["model"].module, method)
     params, vae = loaded["model"].variables["params"], loaded["vae"].variables
     codes = jnp.asarray(io["codes"][..., None], jnp.int32)
     condition = model.class_condition(jnp.asarray(io["labels"], jnp.int32))

@@ -11,7 +11,7 @@ from jaxtok.quantize.vq import VectorQuantizer
 from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
 from jaxtok.tokenizers.latent_vit import LatentDecoder, LatentEncoder, LatentViTShape, interleave, pool
 from jaxtok.tokenizers.patch_mlp import PatchDecoder
-from jaxtok.tokenizers.proxy import ProxyDecoder, adopt
+from jaxtok.tokenizers.proxy import ProxyDecoder, initialise_from
 from tests.filled import filled, normal
 
 SHAPE = LatentViTShape(8, 2, 2)
@@ -133,11 +133,11 @@ def test_a_second_stage_adopts_the_first_and_the_teacher():
     first = filled(build(decoder=ProxyDecoder(predictor)), IMAGES, seed=1)["params"]
     whole = filled(build(decoder=ProxyDecoder(predictor, PatchDecoder(2, 8), 6, 3)), IMAGES, seed=2)["params"]
     teacher = {"quantizer": {"codebook": normal(6, 3)}, "decoder": whole["decoder"]["pixels"], "encoder": {}}
-    adopted = adopt(whole, first, teacher)
+    adopted = initialise_from(whole, first, teacher)
     assert adopted["encoder"] is first["encoder"] and adopted["decoder"]["pixels"] is teacher["decoder"]
     assert adopted["decoder"]["codebook"] is teacher["quantizer"]["codebook"]
     with pytest.raises(ValueError, match="must come from one configuration"):
-        adopt(whole, first, {**teacher, "quantizer": {"codebook": normal(6, 4)}})
+        initialise_from(whole, first, {**teacher, "quantizer": {"codebook": normal(6, 4)}})
 
 
 def test_mistakes_are_named(model):

@@ -16,7 +16,7 @@ from jaxtok.train.fingerprint import fingerprint
 from jaxtok.train.gradient import gradient
 from jaxtok.train.loop import fit
 from jaxtok.train.run import Run
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.stage import Stage
 from jaxtok.train.tree_paths import leaves_by_path
 
@@ -63,7 +63,7 @@ def main(workdir: str, objective: str, steps: int, save_every: int) -> None:
     sys.modules["tensorboardX"] = None
     pictures = str(Path(workdir).with_name("pictures.npy"))
     data = Data("numpy", pictures, image_sizes=(8, 16), channels=1, batch_size=8, held_out=8)
-    settings = Fit(steps=steps, learning_rate=1e-2, warmup_steps=0, ema_decay=0.9, micro_batches=2)
+    settings = TrainConfig(steps=steps, learning_rate=1e-2, warmup_steps=0, ema_decay=0.9, micro_batches=2)
     if objective == "vq":
         from tests.small_system import SMALL_VQ, tokenizer_update
 
@@ -71,7 +71,7 @@ def main(workdir: str, objective: str, steps: int, save_every: int) -> None:
     else:
         update = gradient(MovingCodes(), settings)
     run = Run(workdir=workdir, log_every=1, save_every=save_every, evaluate_every=3 * save_every)
-    state, _ = fit(Stage("tokenizer", update, data, steps, view=View()), run, {})
+    state, _ = fit(Stage("tokenizer", update, data, steps, evaluator=View()), run, {})
     print(json.dumps({path: fingerprint(leaf) for path, leaf in leaves_by_path(state).items()}))
 
 

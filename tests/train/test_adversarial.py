@@ -11,15 +11,17 @@ import pytest
 
 from jaxtok.losses.adversarial import hinge_generator
 from jaxtok.losses.terms import Terms
-from jaxtok.train.adversarial import AdversaryWeights, adversarial
+from jaxtok.train.adversarial import DiscriminatorWeights, adversarial
 from jaxtok.train.gradient import gradient
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from tests.small_system import assert_trees_close
 
 KEY = jax.random.key(0)
 BATCH = {"image": np.random.default_rng(0).standard_normal((4, 4, 4, 1)).astype(np.float32)}
-FIT = Fit(steps=10, learning_rate=1e-2, warmup_steps=0, schedule="constant", weight_decay=0.1, ema_decay=0.9)
-WEIGHTS = AdversaryWeights(weight=0.5, start=2, lecam_weight=0.1)
+FIT = TrainConfig(
+    steps=10, learning_rate=1e-2, warmup_steps=0, schedule="constant", weight_decay=0.1, ema_decay=0.9
+)
+WEIGHTS = DiscriminatorWeights(weight=0.5, start=2, lecam_weight=0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,23 +76,23 @@ def test_both_move_from_the_start_on_and_the_discriminator_not_before():
     states, rows = run(build(), 4)
     for before, after in itertools.pairwise(states):
         assert all(changed(before["params"], after["params"]))
-        moved = changed(before["adversary"], after["adversary"])
+        moved = changed(before["discriminator"], after["discriminator"])
         assert all(moved) if before["step"] >= 2 else not any(moved)
-    assert [float(row["adversary/weight"]) > 0 for row in rows] == [False, False, True, True]
+    assert [float(row["discriminator/weight"]) > 0 for row in rows] == [False, False, True, True]
     assert rows[3]["loss/discriminator"] < rows[2]["loss/discriminator"]
 
 
 def test_lecam_averages_the_logits():
     (_, _, before, after, _), (_, _, row, _) = run(build(), 4)
-    assert before["adversary"]["lecam"] == {"real": 0, "fake": 0}
-    for name, value in after["adversary"]["lecam"].items():
-        np.testing.assert_allclose(value, 0.001 * row[f"adversary/{name}"], rtol=1e-4)
+    assert before["discriminator"]["lecam"] == {"real": 0, "fake": 0}
+    for name, value in after["discriminator"]["lecam"].items():
+        np.testing.assert_allclose(value, 0.001 * row[f"discriminator/{name}"], rtol=1e-4)
 
 
 def test_adaptive_weight_and_gradient_as_by_hand():
     update = build(dataclasses.replace(WEIGHTS, start=0, ramp=4))
     (state, after), (row,) = run(update, 1)
-    critic = state["adversary"]["params"]
+    critic = state["discriminator"]["params"]
 
     def pixel(params):
         return Painter().loss({"params": params}, BATCH, {}, None, 0).total
@@ -103,23 +105,23 @@ def test_adaptive_weight_and_gradient_as_by_hand():
     one, (fooled, two) = jax.device_get(compiled(state["params"]))
     norms = [np.linalg.norm(g["last"]["kernel"]) for g in (one, two)]
     factor = 0.5 * 0.25 * norms[0] / (norms[1] + 1e-4)  # weight, first step of a ramp of four, ratio
-    np.testing.assert_allclose(row["adversary/weight"], factor, rtol=1e-5)
+    np.testing.assert_allclose(row["discriminator/weight"], factor, rtol=1e-5)
     total = jax.tree.map(lambda a, b: a + factor * b, one, two)
     np.testing.assert_allclose(row["norm/gradients"], optax.tree.norm(total), rtol=1e-5)
     np.testing.assert_allclose(row["loss/generator"], fooled, rtol=1e-5)
-    assert all(changed(state["adversary"], after["adversary"]))
+    assert all(changed(state["discriminator"], after["discriminator"]))
 
 
 def test_limit_zero_turns_adaptation_off():
-    _, (row,) = run(build(AdversaryWeights(weight=0.5, adaptive_limit=0.0)), 1)
-    assert row["adversary/weight"] == 0.5
+    _, (row,) = run(build(DiscriminatorWeights(weight=0.5, adaptive_limit=0.0)), 1)
+    assert row["discriminator/weight"] == 0.5
 
 
 @pytest.mark.parametrize("adaptive_limit", [0.0, 1e4])
 def test_weight_zero_equals_no_adversary(adaptive_limit):
-    states, _ = run(build(AdversaryWeights(weight=0.0, adaptive_limit=adaptive_limit)), 3)
+    states, _ = run(build(DiscriminatorWeights(weight=0.0, adaptive_limit=adaptive_limit)), 3)
     plain, _ = run(gradient(Painter(), FIT), 3)
-    generator = {name: value for name, value in states[-1].items() if name != "adversary"}
+    generator = {name: value for name, value in states[-1].items() if name != "discriminator"}
     assert_trees_close(generator, plain[-1], 1e-6)
 
 
@@ -130,15 +132,15 @@ def test_nonsaturating_loss_trains_too():
 
 def test_discriminator_has_its_own_fit():
     own = dataclasses.replace(FIT, learning_rate=1e-6, ema_decay=0.0)
-    update = adversarial(Painter(), FIT, Critic(), AdversaryWeights(1.0), "last/kernel", own)
+    update = adversarial(Painter(), FIT, Critic(), DiscriminatorWeights(1.0), "last/kernel", own)
     (before, after), _ = run(update, 1)
-    steps = jax.tree.map(lambda a, b: np.abs(a - b).max(), before["adversary"], after["adversary"])
+    steps = jax.tree.map(lambda a, b: np.abs(a - b).max(), before["discriminator"], after["discriminator"])
     assert max(jax.tree.leaves(steps["params"])) < 2e-6
     assert build().discriminator_fit.ema_decay == 0
 
 
 def test_what_cannot_be():
-    with pytest.raises(ValueError, match="micro_batches=2 with an adversary"):
+    with pytest.raises(ValueError, match="micro_batches=2 with a discriminator"):
         build(fit=dataclasses.replace(FIT, micro_batches=2))
     with pytest.raises(ValueError, match=r"no parameter 'decoder/out'.*last/kernel"):
         adversarial(Painter(), FIT, Critic(), WEIGHTS, "decoder/out").init(KEY, BATCH, {})

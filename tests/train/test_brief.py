@@ -7,7 +7,7 @@ from jaxtok.inspect import read_metrics
 from jaxtok.train.brief import fit_stages
 from jaxtok.train.gradient import gradient
 from jaxtok.train.run import Run
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.stage import Stage
 from tests.train.test_loop import DATA, Curve, stage
 
@@ -21,7 +21,7 @@ class Second(Curve):
 
 
 def test_a_stage_reads_those_before_it(tmp_path, capsys):
-    fit = Fit(1, learning_rate=1e-9, warmup_steps=0, ema_decay=0.0)
+    fit = TrainConfig(steps=1, learning_rate=1e-9, warmup_steps=0, ema_decay=0.0)
     networks = {"network": lambda: {"add": jnp.float32(2)}}
     second = Stage("second", gradient(Second(), fit), DATA, 1, ("curve",), networks)
     first, told = dataclasses.replace(stage(steps=2), networks={}), []

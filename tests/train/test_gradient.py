@@ -10,7 +10,7 @@ from jaxtok import keys as random
 from jaxtok.losses.terms import Terms
 from jaxtok.train.gradient import GRADIENT_NORM, accumulate, gradient
 from jaxtok.train.optimizer import ema
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES, MeshShape
 from jaxtok.train.stage import collections_of, inference_variables
 from tests.small_system import (
@@ -151,7 +151,7 @@ LINE_BATCH = {"x": np.arange(1, 9, dtype=np.float32), "y": np.arange(1, 9, dtype
 
 
 def test_average_follows_the_parameters():
-    fit = Fit(steps=10, learning_rate=0.1, warmup_steps=0, schedule="constant", ema_decay=0.9)
+    fit = TrainConfig(steps=10, learning_rate=0.1, warmup_steps=0, schedule="constant", ema_decay=0.9)
     update = gradient(Line(), fit)
     take_step, follow = jax.jit(update), jax.jit(lambda a, now, step: ema(a, now, 0.9, step))
     state, average = update.init(KEY, LINE_BATCH, {}), jnp.float32(0)
@@ -164,12 +164,14 @@ def test_average_follows_the_parameters():
 
 
 def test_no_average_without_a_decay():
-    state = gradient(Line(), Fit(ema_decay=0.0)).init(KEY, LINE_BATCH, {})
+    state = gradient(Line(), TrainConfig(ema_decay=0.0)).init(KEY, LINE_BATCH, {})
     assert "ema" not in state and inference_variables(state)["params"] == state["params"]
 
 
 def test_frozen_groups_keep_their_values():
-    fit = Fit(steps=10, learning_rate=0.1, warmup_steps=0, weight_decay=0.5, groups=(("offset", 0.0),))
+    fit = TrainConfig(
+        steps=10, learning_rate=0.1, warmup_steps=0, weight_decay=0.5, groups=(("offset", 0.0),)
+    )
     update = gradient(Line(), fit)
     state, take_step = update.init(KEY, LINE_BATCH, {}), jax.jit(update)
     for _ in range(3):
@@ -198,7 +200,7 @@ def test_accumulation_sums_statistics_and_averages_the_rest():
 
 
 def test_each_step_has_its_own_noise():
-    update = gradient(Line(), Fit(steps=10, learning_rate=1e-9, ema_decay=0.0))
+    update = gradient(Line(), TrainConfig(steps=10, learning_rate=1e-9, ema_decay=0.0))
     state, take_step = update.init(KEY, LINE_BATCH, {}), jax.jit(update)
     losses = []
     for _ in range(2):

@@ -26,7 +26,7 @@ from jaxtok.train.diagnostics import NonFiniteError
 from jaxtok.train.gradient import gradient
 from jaxtok.train.loop import Stopped, fit, stage_key
 from jaxtok.train.run import Run
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import MeshShape, make_mesh
 from jaxtok.train.stage import Stage
 from tests.small_system import assert_trees_close
@@ -78,7 +78,9 @@ class View:
 
 
 def stage(steps=12, data=DATA, objective=None, **fields):
-    update = gradient(objective or Curve(), Fit(steps=12, learning_rate=0.05, warmup_steps=0, ema_decay=0.9))
+    update = gradient(
+        objective or Curve(), TrainConfig(steps=12, learning_rate=0.05, warmup_steps=0, ema_decay=0.9)
+    )
     return Stage("curve", update, data, steps, **fields)
 
 
@@ -111,19 +113,19 @@ def assert_equal_bitwise(actual, expected):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run: folder, state, results, view."""
-    folder, view = tmp_path_factory.mktemp("whole"), View()
+    """An uninterrupted run: folder, state, results, evaluator."""
+    folder, evaluator = tmp_path_factory.mktemp("whole"), View()
     state, results = fit(
-        stage(view=view), run_in(folder, evaluate_every=6), {}, metadata={"config": {"a": 1}}
+        stage(evaluator=evaluator), run_in(folder, evaluate_every=6), {}, metadata={"config": {"a": 1}}
     )
-    return folder, state, results, view
+    return folder, state, results, evaluator
 
 
 def test_what_a_run_leaves(whole):
-    folder, state, results, view = whole
+    folder, state, results, evaluator = whole
     assert state["step"] == 12 and results == [Result("images", 297)]
-    assert [trained.averaged for trained in view.seen] == [True, True]  # step 6 and the end
-    assert view.seen[-1].variables["params"] == state["ema"]
+    assert [trained.averaged for trained in evaluator.seen] == [True, True]  # step 6 and the end
+    assert evaluator.seen[-1].variables["params"] == state["ema"]
     training = [row for row in lines(folder) if "loss/curve" in row]
     assert [row["step"] for row in training] == [1, 5, 10, 12]
     assert training[-1]["loss/curve"] < training[0]["loss/curve"]
@@ -158,16 +160,18 @@ def test_stopped_by_a_signal_and_continued_ends_bitwise_equal(whole, tmp_path, m
 
 
 def test_a_signal_during_the_evaluation_stops_before_the_next_stage(tmp_path):
-    view = View(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    evaluator = View(lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped, match="curve is trained and evaluated"):
-        fit(stage(steps=2, view=view), run_in(tmp_path), {})
+        fit(stage(steps=2, evaluator=evaluator), run_in(tmp_path), {})
 
 
 def test_a_finished_run_trains_nothing(whole):
     folder, state, results, _ = whole
     objective, fresh = Curve(), []
     before = [row for row in lines(folder) if "loss/curve" in row]
-    again, same = fit(stage(objective=objective, view=View()), run_in(folder), {}, initialise=fresh.append)
+    again, same = fit(
+        stage(objective=objective, evaluator=View()), run_in(folder), {}, initialise=fresh.append
+    )
     assert_equal_bitwise(again, state)
     assert same == results and objective.traced == [] and fresh == []
     assert [row for row in lines(folder) if "loss/curve" in row] == before
@@ -332,7 +336,7 @@ def without_notes(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    fit(stage(view=View()), run_in(folder, evaluate_every=6), {})
+    fit(stage(evaluator=View()), run_in(folder, evaluate_every=6), {})
     return without_notes(folder)
 
 
@@ -344,13 +348,15 @@ def test_the_metrics_of_an_interrupted_run_are_those_of_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         stop_at(patch, stopped + 1)  # the state is made from a batch too
         with pytest.raises(Stopped, match=f"at step {stopped} "):
-            fit(stage(view=View()), run_in(tmp_path, evaluate_every=6), {})
+            fit(stage(evaluator=View()), run_in(tmp_path, evaluate_every=6), {})
     seen = []
     watch = lambda name, step, results: seen.append(step)
-    fit(stage(view=View()), run_in(tmp_path, evaluate_every=6), {}, watch=watch)
+    fit(stage(evaluator=View()), run_in(tmp_path, evaluate_every=6), {}, watch=watch)
     assert seen == ([6, 12] if stopped <= 6 else [12])  # what a sweep is told
     assert without_notes(tmp_path) == uninterrupted
-    fit(stage(view=View()), run_in(tmp_path, evaluate_every=6), {})  # a finished stage is evaluated again
+    fit(
+        stage(evaluator=View()), run_in(tmp_path, evaluate_every=6), {}
+    )  # a finished stage is evaluated again
     assert without_notes(tmp_path) == uninterrupted
 
 

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from jaxtok.train.optimizer import decays, ema, optimizer
-from jaxtok.train.schedules import Fit
+from jaxtok.train.schedules import TrainConfig
 
 PARAMS = {
     "encoder": {"kernel": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)},
@@ -20,7 +20,7 @@ def _step(fit, grads=GRADS):
 
 
 def _plain(**fit):
-    return Fit(
+    return TrainConfig(
         **{"schedule": "constant", "warmup_steps": 0, "learning_rate": 0.1, "weight_decay": 0.0, **fit}
     )
 
@@ -32,7 +32,7 @@ def test_first_step_moves_by_the_learning_rate():
 
 
 def test_equals_adamw_with_the_mask():
-    fit = Fit(steps=10, warmup_steps=0, schedule="constant", weight_decay=0.3, clip_norm=0.5)
+    fit = TrainConfig(steps=10, warmup_steps=0, schedule="constant", weight_decay=0.3, clip_norm=0.5)
     reference = optax.chain(
         optax.clip_by_global_norm(0.5),
         optax.adamw(fit.learning_rate, *fit.betas, eps=fit.eps, weight_decay=0.3, mask=decays(PARAMS)),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxtok.evaluate.protocol import Result, write_results
-from jaxtok.train.claims import Arm, Claim, judge
+from jaxtok.run.claims import Arm, Claim, scorer
 from jaxtok.train.readme import main, markdown_table, rewrite
 
 ROOT = Path(__file__).parents[2]
@@ -25,12 +25,12 @@ def outcome(**changes):
     """What `verify` writes, with one claim that holds and one that does not."""
     better = Claim("b is better", (Arm("a", "s/m"), Arm("b", "s/m")), margin=2.0)
     fewer = Claim("c|d has less", (Arm("c", "s/m"), Arm("d", "s/m")), relation="decreasing")
-    judged = [
-        judge(better, {"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.5]}),
-        judge(fewer, {"c": [2.0, 2.0, 2.0], "d": [1.0, 1.0, 3.0]}),
+    scored = [
+        scorer(better, {"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.5]}),
+        scorer(fewer, {"c": [2.0, 2.0, 2.0], "d": [1.0, 1.0, 3.0]}),
     ]
     whole = {"experiment": "toy", "preset": "tiny", "seeds": [0, 1, 2], "commit": "abc", "date": "2026-01-02"}
-    return {**whole, "minutes": 1.0, "claims": judged, **changes}
+    return {**whole, "minutes": 1.0, "claims": scored, **changes}
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def test_claims(root):
 
 
 def test_a_margin_that_was_missed_is_said(root):
-    judged = outcome()["claims"]
-    judged[0] |= {"margin": 4.0, "margin_reached": False}
-    (root / "experiments/image/toy.claims.json").write_text(json.dumps(outcome(claims=judged)))
+    scored = outcome()["claims"]
+    scored[0] |= {"margin": 4.0, "margin_reached": False}
+    (root / "experiments/image/toy.claims.json").write_text(json.dumps(outcome(claims=scored)))
     assert "4 NOT reached (3.167)" in rewrite(EMPTY, root)
 
 
@@ -78,8 +78,8 @@ def test_a_trial_says_that_it_is_one(root):
 def test_results(root):
     found = rows(rewrite(EMPTY, root))
     assert ["tokenizer", "`psnr_uint8`", "18.94", "297 held-out images"] in found
-    judged = "500 samples, guidance 3, judge on real images 0.9966"
-    assert ["slow", "`sample_class_accuracy_digits_svc_w3`", "0.982", judged] in found
+    scored = "500 samples, guidance 3, scorer on real images 0.9966"
+    assert ["slow", "`sample_class_accuracy_digits_svc_w3`", "0.982", scored] in found
     assert not any("dead_codes" in cell for row in found for cell in row)
 
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import tyro
 
-from jaxtok.train.schedules import Fit, schedule
+from jaxtok.train.schedules import TrainConfig, schedule
 
 
 def _rates(**fit):
-    function = schedule(Fit(learning_rate=2.0, **fit))
+    function = schedule(TrainConfig(learning_rate=2.0, **fit))
     return [float(function(n)) for n in range(fit["steps"] + 1)]
 
 
@@ -46,7 +46,7 @@ def test_warm_up_longer_than_the_run():
 )
 def test_impossible_settings(fit, message):
     with pytest.raises(ValueError, match=message):
-        Fit(**fit)
+        TrainConfig(**fit)
 
 
 def test_flags():
@@ -64,5 +64,7 @@ def test_flags():
         "--schedule",
         "linear",
     ]
-    fit = tyro.cli(Fit, args=args)
-    assert fit == Fit(steps=5, betas=(0.8, 0.9), groups=(("encoder", 0.0), ("head", 10.0)), schedule="linear")
+    fit = tyro.cli(TrainConfig, args=args)
+    assert fit == TrainConfig(
+        steps=5, betas=(0.8, 0.9), groups=(("encoder", 0.0), ("head", 10.0)), schedule="linear"
+    )

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from experiments.image import instella_t2i
-from jaxtok.train.planning.stages import frozen_shapes
+from jaxtok.run.plan.stages import frozen_shapes
 from jaxtok.train.sharding import BATCH_AXES, MeshShape, make_mesh
 from jaxtok.train.stage import Stage
 from jaxtok.train.step import make_step

@@ -229,7 +229,7 @@ class PatchAutoencoder:
 
 @dataclasses.dataclass(frozen=True)
 class CodeCounter:
-    """Counts the codes of trained autoencoders, all on the same images; for `jaxtok.train.cluster`.
+    """Counts the codes of trained autoencoders, all on the same images; for `streaming_estimator`.
 
     Attributes:
       models: stage and its autoencoder.

@@ -127,7 +127,7 @@ class ImageSystem:
           ValueError: the prior was not trained, an unknown setting, or no number of a class.
         """
         params = self._part(prior)["params"]
-        default = self.model.prior_named(prior).rule.default_settings()
+        default = self.model.prior_named(prior).method.default_settings()
         known = {field.name for field in dataclasses.fields(default)}
         if unknown := sorted(set(settings) - known):
             raise ValueError(

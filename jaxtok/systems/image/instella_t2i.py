@@ -230,8 +230,8 @@ class InstellaT2I:
 
     def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
         """The next-token prior with independent heads per bit."""
-        rule = Autoregressive(self.space, settings=self.autoregressive_settings)
-        return Prior(self._network(causal=True, dtype=dtype), rule)
+        method = Autoregressive(self.space, settings=self.autoregressive_settings)
+        return Prior(self._network(causal=True, dtype=dtype), method)
 
     def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
         """One of `PRIORS` by name."""

@@ -22,7 +22,7 @@ from jaxtok.nn.masked_transformer import masked_vocab
 from jaxtok.nn.masked_value_transformer import MaskedValueTransformer
 from jaxtok.nn.text import ByteEncoder
 from jaxtok.nn.transformer import Remat
-from jaxtok.priors.contract import Prior, Rule
+from jaxtok.priors.contract import Prior, PriorMethod
 from jaxtok.priors.masked import Masked, MaskedSettings
 from jaxtok.priors.masked_values import MaskedValues, MaskedValueSettings
 
@@ -166,16 +166,18 @@ class MaskGenerator:
         return MaskedJointTransformer(vocab, self.tokens, backbone, self.tied, dtype)
 
     def prior(self, dtype: Any = jnp.float32) -> Prior:
-        """Network and rule, trained as the official one: over codes with label smoothing 0.1, weight 0.1
+        """Network and method, trained as the official one: over codes with label smoothing 0.1, weight 0.1
         where nothing is masked, weights normalised over the batch.
         """
         dropout = self.condition_dropout
         if self.space is None:
             settings = self.value_settings
-            rule: Rule = MaskedValues(self.scale, self.repeats, "arccos", dropout, self.diffusion, settings)
+            method: PriorMethod = MaskedValues(
+                self.scale, self.repeats, "arccos", dropout, self.diffusion, settings
+            )
         else:
-            rule = Masked(self.space, weights="batch", condition_dropout=dropout, settings=self.settings)
-        return Prior(self.network(dtype), rule)
+            method = Masked(self.space, weights="batch", condition_dropout=dropout, settings=self.settings)
+        return Prior(self.network(dtype), method)
 
     def condition(
         self, text: jax.Array, pooled: jax.Array | None = None, mask: jax.Array | None = None

@@ -111,14 +111,14 @@ class MaskGIT:
 
     def masked(self, dtype: Any = jnp.float32) -> Prior:
         """The masked prior; its loss has label smoothing 0.1 and weighs every image alike."""
-        rule = Masked(
+        method = Masked(
             self.space,
             self.schedule,
             unmasked_weight=self.unmasked_weight,
             condition_dropout=self.condition_dropout,
             settings=self.settings,
         )
-        return Prior(self.network(dtype), rule)
+        return Prior(self.network(dtype), method)
 
     def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
         """A next-token prior of the same depth and width."""

@@ -117,15 +117,15 @@ class RARGenerator:
         )
 
     def prior(self, dtype: Any = jnp.float32, random_until: int = 0, raster_from: int = 0) -> Prior:
-        """Network and rule.
+        """Network and method.
 
         Args:
           dtype: of the computation.
           random_until: optimizer steps in which every order is random.
           raster_from: step from which none is, see `Permuted`.
         """
-        rule = Permuted(self.space, self.condition_dropout, self.settings, random_until, raster_from)
-        return Prior(self.network(dtype), rule)
+        method = Permuted(self.space, self.condition_dropout, self.settings, random_until, raster_from)
+        return Prior(self.network(dtype), method)
 
     def shapes(self) -> dict[str, Any]:
         """Variables as shapes, nothing is allocated."""

@@ -94,7 +94,7 @@ class TiTokMaskGIT:
         )
 
     def prior(self, dtype: Any = jnp.float32) -> Prior:
-        """Network and rule, trained as the official one: label smoothing 0.1, weight 0.1 where nothing is
+        """Network and method, trained as the official one: label smoothing 0.1, weight 0.1 where nothing is
         masked, weights normalised over the batch.
         """
         return Prior(self.network(dtype), Masked(self.space, weights="batch", settings=self.settings))

@@ -21,9 +21,9 @@ from jaxtok.quantize.health import health
 from jaxtok.quantize.vq_losses import cross_entropy
 from jaxtok.systems.image.titok import TiTok
 from jaxtok.systems.objectives import Batch, TokenizerObjective, Variables, nan_without_codes
-from jaxtok.tokenizers.proxy import adopt
+from jaxtok.tokenizers.proxy import initialise_from
 
-# What the second stage leaves as the first one made it, for `Fit.groups`.
+# What the second stage leaves as the first one made it, for `TrainConfig.groups`.
 FROZEN = (("^(encoder|quantizer)/", 0.0),)
 
 
@@ -99,7 +99,7 @@ class DecoderTuning(TokenizerObjective):
         """Variables of the first stage, with the teacher's codebook and decoder behind them."""
         fresh = jax.eval_shape(lambda: super(DecoderTuning, self).init(key, batch, frozen))
         first = frozen[self.proxy]
-        params = adopt(fresh["params"], first["params"], frozen[self.teacher]["params"])
+        params = initialise_from(fresh["params"], first["params"], frozen[self.teacher]["params"])
         # Copies: the state is donated, the frozen variables are not.
         return jax.tree.map(jnp.copy, {**first, "params": params})
 

@@ -247,8 +247,10 @@ class VAR:
             dtype,
         )
         dropout = self.condition_dropout if self.classes else 0.0
-        rule = NextScale(self.space, self.layout, features, dropout, shape.drop_paths, settings=self.settings)
-        return Prior(network, rule)
+        method = NextScale(
+            self.space, self.layout, features, dropout, shape.drop_paths, settings=self.settings
+        )
+        return Prior(network, method)
 
     def raster(self, dtype: Any = jnp.float32) -> Prior:
         """A next-token prior of a single scale, row by row: LlamaGen's network with the depth, width and

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxtok.evaluate.digit_classifier import real_digits
 from jaxtok.evaluate.features.digits import digit_network
 from jaxtok.evaluate.features.network import FeatureNetwork, Features, weights_version
-from jaxtok.evaluate.judge import real_digits
 from jaxtok.losses import embedded
 
 # Of the weights that are part of the package: whoever changes them changes every number made with them.

@@ -1,0 +1,1 @@
+"""How stages are measured and drawn: by reconstructions, samples, likelihoods and codes."""

@@ -1,0 +1,343 @@
+"""What the verbs of an experiment do beside `train`: measure, sample, encode, decode, verify."""
+
+import dataclasses
+import datetime
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from jaxtok.config_files import from_json
+from jaxtok.data.token_shards import TokenShards, shard_path
+from jaxtok.evaluate.protocol import Result, write_results
+from jaxtok.inspect import sample_grid
+from jaxtok.run.claims import evaluate_claims, with_steps
+from jaxtok.run.evaluators.features import FeatureMeasures, FeatureOptions
+from jaxtok.run.evaluators.latents import LatentMeasures, LatentOptions
+from jaxtok.run.experiment import Experiment, commit_of_source, train, write_json
+from jaxtok.run.pretrained import load, read_config, restore_stage
+from jaxtok.run.token_files import encode_data, tokenizer_hash
+from jaxtok.train.loop import evaluation_batches, stage_key
+from jaxtok.train.run import Run
+from jaxtok.train.stage import Trained, abstract_batch, collections_of
+
+_DECODED_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measures every trained stage of a run on held-out data, prints a table and writes `results.json`, which
+    `python -m jaxtok.evaluate compare` compares with that of another run.
+
+    Attributes:
+      workdir: the run.
+      features: feature networks, for Frechet distances, neighbours and class scores.
+      latents: what else to measure of codes, and CLIP.
+      out: file for the results; default `<workdir>/results.json`.
+    """
+
+    workdir: str = ""
+    features: FeatureOptions = FeatureOptions()
+    latents: LatentOptions = LatentOptions()
+    out: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Samples images for captions and writes them as PNG files and one grid.
+
+    Attributes:
+      workdir: a run, or a folder of `save_pretrained`.
+      prior: which prior.
+      captions: what to draw.
+      count: images per caption.
+      seed: of the noise.
+      guidance: strength of guidance; default the recommended one.
+      temperature: sampling temperature; default the recommended one.
+      steps: steps of a diffusion prior; default the recommended number.
+      raw: use the raw parameters in place of their running average.
+      out: folder for the images; default `<workdir>/samples`.
+    """
+
+    workdir: str = ""
+    prior: str = "diffusion"
+    captions: tuple[str, ...] = ()
+    count: int = 8
+    seed: int = 0
+    guidance: float | None = None
+    temperature: float | None = None
+    steps: int | None = None
+    raw: bool = False
+    out: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encode:
+    """Turns a data set into token files: packed bits in shards, and a manifest. The same command again makes
+    what is missing; `train --tokens` trains priors on them.
+
+    Attributes:
+      workdir: a run, or a folder of `save_pretrained`.
+      split: "train" or "eval" of the run's data.
+      out: folder for the tokens; default `<workdir>/tokens-<split>`.
+      augmentations: augmented versions of each image; 0 for one without augmentation.
+      shard_size: images per file, about; 0 for 64 MiB of codes.
+      part: this process makes every `parts`-th shard from this one on; many machines can share the work.
+      parts: among how many the shards are shared.
+    """
+
+    workdir: str = ""
+    split: Literal["train", "eval"] = "train"
+    out: str = ""
+    augmentations: int = 0
+    shard_size: int = 0
+    part: int = 0
+    parts: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+    """Turns token files back into images.
+
+    Attributes:
+      workdir: a run, or a folder of `save_pretrained`; it has to be the tokenizer that wrote the tokens.
+      tokens: folder with the tokens.
+      out: folder for the images; default `<workdir>/decoded`.
+      count: how many images; 0 for all.
+      size: side in pixels; 0 for the model's own.
+    """
+
+    workdir: str = ""
+    tokens: str = ""
+    out: str = ""
+    count: int = 64
+    size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Trains the arms of the claims with paired seeds and says which claims hold.
+
+    Attributes:
+      workdir: where the arms are trained.
+      seeds: paired seeds; three or more for a claim to mean something.
+      only: words of which at least one must occur in a claim's name; none for all claims.
+      steps: replaces the steps of every stage, to try whether everything runs; 0 leaves them.
+      out: file for the outcome; default `<workdir>/claims.json`.
+    """
+
+    workdir: str = ""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    only: tuple[str, ...] = ()
+    steps: int = 0
+    out: str = ""
+
+
+def train_verb(experiment: Experiment, config: Any, run: Run) -> None:
+    """Trains and prints what was measured."""
+    start = time.monotonic()
+    results = train(experiment, config, run, only=run.only)
+    if jax.process_index() == 0:
+        print_results(results)
+        print(f"{time.monotonic() - start:.0f} s; everything is in {run.workdir}")
+
+
+def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
+    """Evaluates the stages of a run that have a checkpoint."""
+    workdir = Path(options.workdir)
+    record = read_config(workdir)
+    config = from_json(type(next(iter(experiment.presets.values()))), record["config"])
+    measured = options.features.network != "none"
+    measures = FeatureMeasures(options.features, record["seed"]) if measured else None
+    latents = LatentMeasures(options.latents)
+    variables: dict[str, Any] = {}
+    results: dict[str, list[Result]] = {}
+    for stage in experiment.stages(config):
+        if not set(stage.frozen) <= set(variables):
+            continue
+        frozen = {name: variables[name] for name in stage.frozen} | {
+            n: f() for n, f in stage.networks.items()
+        }
+        key = stage_key(record["seed"], stage.name)
+        shapes = jax.eval_shape(stage.update.init, key, abstract_batch(stage.data), frozen)
+        shapes = {"params": shapes["params"], **collections_of(shapes)}
+        restored = restore_stage(workdir, stage.name, shapes)
+        if restored is None:
+            continue
+        variables[stage.name] = restored.variables
+        if stage.evaluator is None:
+            continue
+        batches = functools.partial(evaluation_batches, stage.data)
+        key = jax.random.fold_in(key, restored.step)
+        trained = Trained(restored.variables, frozen, batches, key, restored.averaged)
+        evaluator = latents.scored(stage.evaluator)
+        found = evaluator.evaluate(trained) if measures is None else measures.evaluate(evaluator, trained)
+        results[stage.name] = found + latents.results(evaluator, trained, stage.data, found)
+    if not results:
+        raise FileNotFoundError(f"no checkpoint in {workdir}; train first")
+    print_results(results)
+    flat = [
+        dataclasses.replace(row, name=f"{stage}/{row.name}")
+        for stage, rows in results.items()
+        for row in rows
+    ]
+    out = Path(options.out or workdir / "results.json")
+    write_results(out, flat)
+    print(f"with their protocols in {out}")
+    latents.check_served()
+
+
+def sample_verb(experiment: Experiment, options: Sample) -> None:
+    """Samples images for captions."""
+    del experiment
+    system = load(options.workdir, averaged=not options.raw)
+    if not options.captions:
+        raise ValueError('no captions to draw; give some with --captions "a handwritten seven" ...')
+    chosen = {name: getattr(options, name) for name in ("guidance", "temperature", "steps")}
+    settings = {name: value for name, value in chosen.items() if value is not None}
+    repeated = [caption for caption in options.captions for _ in range(options.count)]
+    images, _ = system.sample(repeated, options.prior, options.seed, **settings)
+    out = Path(options.out or Path(options.workdir) / "samples")
+    write_images(out, images)
+    sample_grid(images, options.captions, columns=options.count).savefig(
+        out / "grid.png", dpi=150, bbox_inches="tight"
+    )
+    print(f"{len(images)} images and grid.png in {out}")
+
+
+def encode_verb(experiment: Experiment, options: Encode) -> None:
+    """Turns the data of a run into token files."""
+    workdir = Path(options.workdir)
+    record = read_config(workdir)
+    config = from_json(type(next(iter(experiment.presets.values()))), record["config"])
+    out = Path(options.out or workdir / f"tokens-{options.split}")
+    start = time.monotonic()
+    manifest = encode_data(
+        load(workdir),
+        config.data,
+        out,
+        options.split,
+        augmentations=options.augmentations,
+        shard_size=options.shard_size,
+        part=options.part,
+        parts=options.parts,
+        tell=lambda line: print(f"{line} ({time.monotonic() - start:.0f} s)", flush=True),
+    )
+    seconds = time.monotonic() - start
+    own = range(options.part, manifest.shards, options.parts)
+    images, size = sum(len(manifest.rows(shard)) for shard in own), manifest.bytes_per_entry
+    written = sum(shard_path(out, "tokens", shard).stat().st_size for shard in own)
+    print(
+        f"{images:,} images as {size} bytes each, {written / 1e6:,.2f} MB in {len(own)} "
+        f"file{'s' * (len(own) != 1)} in {out}, "
+        f"{images / seconds:,.0f} images/s"
+    )
+
+
+def decode_verb(experiment: Experiment, options: Decode) -> None:
+    """Turns token files back into images."""
+    del experiment
+    system = load(options.workdir)
+    tokens = TokenShards(options.tokens)
+    written_by, own = tokens.manifest.tokenizer, tokenizer_hash(system.variables["tokenizer"])
+    if written_by != own:
+        raise ValueError(
+            f"tokens written by tokenizer {written_by}, {options.workdir} holds {own}; encode "
+            "again or use the other run"
+        )
+    out = Path(options.out or Path(options.workdir) / "decoded")
+    size = (options.size, options.size) if options.size else None
+    count = min(options.count or len(tokens), len(tokens))
+    start = time.monotonic()
+    for first in range(0, count, _DECODED_AT_ONCE):
+        entries = range(first, min(first + _DECODED_AT_ONCE, count))
+        write_images(out, system.decode(tokens.codes(entries), size), entries)
+    print(f"{count:,} images in {out}, {count / (time.monotonic() - start):,.0f} images/s")
+
+
+def verify_verb(experiment: Experiment, config: Any, options: Verify, preset: str) -> None:
+    """Trains the arms of the claims and says which hold."""
+    workdir = Path(options.workdir)
+    words = [word.lower() for word in options.only]
+    claims = [
+        claim for claim in experiment.claims if not words or any(word in claim.name.lower() for word in words)
+    ]
+    if not claims:
+        raise ValueError(
+            f"no claim has any of the words {words} in its name; claims are "
+            f"{[c.name for c in experiment.claims]}"
+        )
+    if options.steps:
+        config = with_steps(config, options.steps)
+    # What an earlier command has trained is not trained again, so this one's time says nothing then.
+    whole, start = not any(workdir.glob("*/seed-*")), time.monotonic()
+
+    def run_arm(own: Any, seed: int, stages: Sequence[str], identity: str) -> dict[str, float]:
+        run = Run(
+            workdir=str(workdir / identity / f"seed-{seed}"), seed=seed, log_every=max(options.steps, 200)
+        )
+        if options.steps:
+            own = with_steps(own, options.steps)  # an arm may have steps of its own
+        results = train(experiment, own, run, only=stages)
+        return {f"{stage}/{result.name}": result.value for stage, rows in results.items() for result in rows}
+
+    outcomes = evaluate_claims(claims, config, options.seeds, run_arm)
+    outcome = {
+        "experiment": experiment.name,
+        "preset": preset,
+        "seeds": list(options.seeds),
+        "commit": commit_of_source(),
+        "date": datetime.date.today().isoformat(),
+        "minutes": round((time.monotonic() - start) / 60, 1) if whole else None,
+        "claims": outcomes,
+    }
+    if options.steps:
+        outcome["steps"] = options.steps
+    out = Path(options.out or workdir / "claims.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, outcome)
+    print_claims(outcomes)
+    print(f"written to {out}")
+
+
+def print_results(results: dict[str, list[Result]]) -> None:
+    """A table of all results, a row each; protocols are in the files."""
+    table = Table("stage", "metric", "value", title="held-out results", title_justify="left")
+    for stage, rows in results.items():
+        for number, row in enumerate(rows):
+            table.add_row(
+                "" if number else stage, row.name, f"{row.value:.4g}", end_section=number == len(rows) - 1
+            )
+    if table.row_count:
+        Console(width=None if Console().is_terminal else 100).print(table)
+
+
+def print_claims(outcomes: Sequence[dict[str, Any]]) -> None:
+    """A table of claims: what was measured per arm (mean over seeds), and whether the relation holds in every
+    seed.
+    """
+    table = Table("claim", "arms (mean over seeds)", "holds in every seed")
+    for claim in outcomes:
+        arms = "\n".join(f"{arm['label']}: {np.mean(arm['values']):.4g}" for arm in claim["arms"])
+        margin = ""
+        if claim["margin"] is not None:
+            reached = "reached" if claim["margin_reached"] else "not reached"
+            margin = f"\nmargin {claim['margin']:g} {reached} ({claim['smallest_mean_difference']:.3g})"
+        table.add_row(claim["name"], arms, ("yes" if claim["holds"] else "NO") + margin, end_section=True)
+    Console(width=None if Console().is_terminal else 110).print(table)
+
+
+def write_images(folder: Path, images: np.ndarray, names: Sequence[int] | None = None) -> None:
+    """Writes uint8 images [B, H, W, C] as PNG files named by number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in zip(range(len(images)) if names is None else names, images, strict=True):
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+            folder / f"{int(number):06d}.png"
+        )
