@@ -7,6 +7,7 @@ import difflib
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,9 @@ _PLAIN_ERRORS = (ValueError, OSError, ImportError, RuntimeError, FloatingPointEr
 _VERBS = {
     "train": "train all stages, or continue where they stopped (the default)",
     "evaluate": "measure a run on held-out data",
-    "sample": "sample images for captions",
+    "sample": "sample what is asked for: captions, labels, a file of requests",
     "encode": "turn a data set into token files",
-    "decode": "turn token files back into images",
+    "decode": "turn token files back into what was encoded",
     "verify": "train the arms of the claims and say which hold",
     "plan": "compile for a topology that is not attached: memory, arithmetic, messages, what fits",
     "sweep": "search hyper-parameters, in as many processes as you start",
@@ -129,6 +130,7 @@ def _run(experiment: Any, verb: str, arguments: list[str], offered: Sequence[str
     from jaxtok.train.run import Run
 
     preset, config, arguments = _take_config(experiment, arguments)
+    config, arguments = _with_kinds(config, arguments)
     workdir = f"runs/{experiment.name}-{preset}"
     if verb == "train":
         run, config = _parse(verb, _description(experiment, offered), arguments, Run(workdir=workdir), config)
@@ -196,6 +198,28 @@ def _take_config(experiment: Any, arguments: list[str]) -> tuple[str, Any, list[
     return path.stem, from_json(type(next(iter(presets.values()))), record["config"]), rest
 
 
+_KIND = re.compile(r"^--([\w.-]+):(\S+)$")
+
+
+def _with_kinds(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
+    """The configuration with the kinds that `--path:kind` names, and the other arguments.
+
+    Raises:
+      ValueError: no such field, or one that has no kinds.
+    """
+    from jaxtok.aliases import kind_flags
+    from jaxtok.kinds import replace_kind
+
+    rest = []
+    for word in kind_flags(arguments):
+        found = _KIND.match(word)
+        if found:
+            config = replace_kind(config, found[1].replace("-", "_"), found[2])
+        else:
+            rest.append(word)
+    return config, rest
+
+
 def _parse(verb: str, description: str, arguments: list[str], options: Any, config: Any) -> tuple[Any, Any]:
     """Fields of the options and of the configuration (if any) side by side, as flags without a prefix."""
     unprefixed = tyro.conf.arg(name="")
@@ -238,7 +262,8 @@ def _summary(kind: type) -> str:
 def _presets(experiment: Any) -> str:
     return (
         f"--preset is one of {', '.join(experiment.presets)}, --config a file (`config.json` of a run, "
-        "`best.json` of a sweep); flags change single fields of it."
+        "`best.json` of a sweep); flags change single fields of it, and --FIELD:KIND its kind "
+        "(--data:folder), after which the fields of that kind are flags."
     )
 
 

@@ -1,19 +1,24 @@
 """Configurations as JSON and back: frozen dataclasses of numbers, strings, tuples and other dataclasses."""
 
 import dataclasses
+import inspect
 import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from jaxtok.aliases import current_fields
+from jaxtok.aliases import current_fields, current_kind
+from jaxtok.kinds import Kinds, kind_named
 
 
 def to_json(config: Any) -> Any:
     """Plain JSON values of a configuration."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        kind = {"type": config.kind_name()} if isinstance(config, Kinds) else {}
+        return kind | {
+            field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)
+        }
     if isinstance(config, tuple | list):
         return [to_json(value) for value in config]
     if isinstance(config, float) and not math.isfinite(config):
@@ -35,6 +40,8 @@ def from_json(kind: Any, value: Any, path: str = "config") -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ValueError(f"{path} is {value!r}; expected the fields of {getattr(kind, '__name__', kind)}")
+        if issubclass(kind, Kinds):
+            kind, value = _chosen(kind, value, path)
         value = current_fields(kind.__name__, value)
         hints = get_type_hints(kind)
         names = {field.name for field in dataclasses.fields(kind)}
@@ -79,6 +86,19 @@ def from_json(kind: Any, value: Any, path: str = "config") -> Any:
     if kind is types.NoneType and value is None:
         return value
     raise ValueError(f"{path} is {value!r}; expected {getattr(kind, '__name__', kind)}")
+
+
+def _chosen(base: type[Kinds], value: Mapping[str, Any], path: str) -> tuple[type[Kinds], dict[str, Any]]:
+    """The kind that a value names, and its fields; without a name it is of the annotated kind."""
+    value = current_kind(value)
+    name = value.pop("type", None)
+    if name is None:
+        if inspect.isabstract(base):
+            raise ValueError(f"{path} does not say its type, and may be any {base.__name__}; name one")
+        return base, value
+    if not isinstance(name, str):
+        raise ValueError(f"{path}.type is {name!r}; expected the name of a {base.__name__}")
+    return kind_named(base, name, f"{path}.type"), value
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -58,7 +58,7 @@ def tokenizer_update(model: InstellaT2I = SMALL, fit: TrainConfig = FIT) -> Any:
 
 
 def prior_update(name: str, model: InstellaT2I = SMALL, fit: TrainConfig = FIT) -> Any:
-    return gradient(PriorObjective(model.prior_named(name), model.encode, model.batch_condition), fit)
+    return gradient(PriorObjective(model.prior_named(name), model.encode, model.condition), fit)
 
 
 def take_steps(

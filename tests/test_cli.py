@@ -13,7 +13,6 @@ from PIL import Image
 
 from experiments.image import instella_t2i
 from jaxtok import cli
-from jaxtok.data.sources import open_source
 from jaxtok.evaluate.protocol import read_results
 from jaxtok.run import pretrained
 from jaxtok.run.claims import Arm, Claim
@@ -128,9 +127,13 @@ def test_evaluate_repeats_the_results_of_training(workdir, tmp_path):
 def test_sample_writes_images_and_a_grid(workdir, tmp_path, prior):
     arguments = ("sample", "--workdir", workdir, "--prior", prior, "--count", "3", *CAPTIONS)
     output = small_cli(*arguments, "--out", tmp_path / "a", "--guidance", "1.5")
-    assert names(tmp_path / "a") == [*(f"{number:06d}.png" for number in range(6)), "grid.png"]
+    assert names(tmp_path / "a") == [
+        *(f"{number:06d}.png" for number in range(6)),
+        "grid.png",
+        "requests.jsonl",
+    ]
     assert image(tmp_path / "a" / "000005.png").shape == (8, 8)
-    assert f"6 images and grid.png in {tmp_path / 'a'}" in output
+    assert f"6 images, requests.jsonl and grid.png in {tmp_path / 'a'}" in output
     expected, _ = load(workdir).sample(
         ["a handwritten seven"] * 3 + ["a handwritten two"] * 3, prior, guidance=1.5
     )
@@ -149,7 +152,7 @@ def test_encode_and_decode(workdir, tmp_path):
     assert len(names(tmp_path / "some")) == 128 and len(names(tmp_path / "all")) == 297
     assert image(tmp_path / "all" / "000000.png").shape == (16, 16)
     # The second of the batches that the verb decodes, and the first image.
-    source, system = open_source(SMALL_CONFIG.data, "eval"), load(workdir)
+    source, system = SMALL_CONFIG.data.open("eval"), load(workdir)
     held_out = np.stack([source[number]["image"] for number in (0, *range(65, 128))])
     restored = system.reconstruct(held_out)[..., 0]
     for number, expected in zip((0, *range(65, 128)), restored):
@@ -192,7 +195,7 @@ def test_help_says_what_there_is():
         assert f"\n  {verb} " in text
     for flag, description in (
         ("--workdir", "Running the same command again continues there. (default: runs/instella_t2i-tiny)"),
-        ("--data.batch-size", "Images per step over all hosts together. (default: 64)"),
+        ("--data.batch-size", "Examples per step over all hosts together. (default: 64)"),
         ("--model.bits", "n, bits per token of binary latents. (default: 16)"),
         ("--model.encoder.heads", "attention heads."),
         ("--model.diffusion-settings.steps", "network evaluations."),
@@ -216,7 +219,7 @@ def test_every_flag_has_a_description():
 def test_help_of_verbs_and_presets():
     assert "runs/instella_t2i-shapes" in help_of("--preset", "shapes", "--help")
     text = help_of("sample", "--help")
-    assert "Samples images for captions" in text and "--prior" in text and "Attributes" not in text
+    assert "Samples what is asked for" in text and "--prior" in text and "Attributes" not in text
     assert "--tokenizer.steps" in help_of("verify", "--help")
 
 
@@ -270,7 +273,7 @@ def test_a_value_that_cannot_be_names_its_flag(capsys):
 
 
 def test_errors_of_sampling_are_one_line(capsys, workdir, tmp_path):
-    assert "no captions to draw" in error_of(capsys, "sample", "--workdir", workdir)
+    assert "samples images for captions; give captions" in error_of(capsys, "sample", "--workdir", workdir)
     error = error_of(capsys, "sample", "--workdir", workdir, "--prior", "flow", *CAPTIONS)
     assert "no 'flow' in this system" in error
     error = error_of(

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from experiments.tables.claims import claims_table, read_claims
 from jaxtok.config_files import from_json
 from jaxtok.data.token_shards import TokenShards
 from jaxtok.evaluate.protocol import Result, read_results, write_results
@@ -15,7 +16,6 @@ from jaxtok.nn.llama_config import LlamaConfig
 from jaxtok.run.pretrained import from_pretrained, read_config
 from jaxtok.run.sweep.study import open_study
 from jaxtok.systems.image.titok import TiTok
-from jaxtok.train.readme import _claims, _read_claims
 
 TEXTS = {
     "config": {"experiment": "titok", "config": {"model": {"tokens": 4}, "data": {"path": "x"}}, "seed": 0},
@@ -51,7 +51,7 @@ def reader(name, folder):
         "manifest": lambda: TokenShards(folder),
         "results": lambda: read_results(folder / file),
         "llama": lambda: LlamaConfig.from_hugging_face(folder / file),
-        "claims": lambda: _claims(folder / file, _read_claims(folder / file), folder),
+        "claims": lambda: claims_table(folder / file, read_claims(folder / file), folder),
         "summary": lambda: without_problems(read_run(folder)),
         "metrics": lambda: without_problems(read_run(folder)),
         "journal": lambda: open_study(str(folder / file), "sweep", "minimize", {"of": "test"}, "none"),

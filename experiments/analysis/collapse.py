@@ -34,7 +34,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits, Photos
+from jaxtok.data.image_data import ImageData
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.codes import CodeEvaluator, ComparisonEvaluator
 from jaxtok.systems.analysis.collapse import DROPOUT, SINGLE, CodeCounter, Collapse
@@ -62,7 +63,7 @@ class Config:
       training_batches: batches of training data that are measured at the end.
     """
 
-    data: Data
+    data: ImageData
     model: Collapse
     weights: TokenizerWeights = TokenizerWeights(reconstruction="l2")
     fit: TrainConfig = TrainConfig(
@@ -75,10 +76,10 @@ class Config:
 
 LARGE = Collapse(codes=4096, levels=(8, 8, 8, 8), width=64)
 PRESETS = {
-    "tiny": Config(Data("photos", image_sizes=(64,), channels=1, batch_size=64), Collapse()),
-    "large": Config(Data("photos", image_sizes=(64,), channels=1, batch_size=64), LARGE),
+    "tiny": Config(Photos(image_sizes=(64,), channels=1, batch_size=64), Collapse()),
+    "large": Config(Photos(image_sizes=(64,), channels=1, batch_size=64), LARGE),
     "digits": Config(
-        Data("digits", image_sizes=(8,), channels=1, batch_size=256),
+        Digits(image_sizes=(8,), channels=1, batch_size=256),
         dataclasses.replace(LARGE, image_size=8, patch=2),
     ),
 }

@@ -22,7 +22,7 @@ import tyro
 
 from experiments.benchmarks.timing import take_turns, times_as_fast
 from experiments.image import instella_t2i
-from jaxtok.data.config import Data
+from jaxtok.data.image_data import ImageData
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.train.loop import device_batch, iter_closing
 from jaxtok.train.sharding import MeshShape, make_mesh, to_global
@@ -80,7 +80,7 @@ def loop_times(stage: Any, options: Options) -> dict[str, Any]:
     }
 
 
-def images_per_second(data: Data, seconds: float) -> float:
+def images_per_second(data: ImageData, seconds: float) -> float:
     """How fast the pipeline is alone, after its first batches."""
     batches = iter_closing(Pipeline(data, "train").batches(0))
     for _ in range(2 + 2 * data.workers):

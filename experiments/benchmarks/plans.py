@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.plans                              # what is not in plans.json yet
     python -m experiments.benchmarks.plans --only titok --again         # some systems anew
-    python -m experiments.benchmarks.plans --markdown plans.md          # the table of README.md
+    python -m experiments.benchmarks.plans --markdown plans.md          # the table alone
 
 Nothing is allocated and no device is used: libtpu compiles (`pip install -e ".[plan]"`), one to ten minutes
 a stage on one core. The meshes below are not the fastest, only such that the preset's batch fits; `plan
@@ -21,7 +21,7 @@ from typing import Any
 
 import tyro
 
-from jaxtok.train.readme import markdown_table
+from experiments.tables.markdown import markdown_table
 
 RECORD = Path(__file__).with_suffix(".json")
 ROOT = Path(__file__).parents[2]

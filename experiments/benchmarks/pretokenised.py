@@ -24,10 +24,10 @@ import tyro
 
 from experiments.benchmarks.timing import take_turns, times_as_fast
 from experiments.image import instella_t2i
-from jaxtok.data.config import Data
+from jaxtok.data.dataset import Dataset
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.run.token_files import encode_data, token_data
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.train.loop import device_batch, iter_closing
 from jaxtok.train.sharding import MeshShape, make_mesh, to_global
 from jaxtok.train.stage import Stage, inference_variables
@@ -55,9 +55,9 @@ class Options:
     out: Path = Path("runs/pretokenised.json")
 
 
-def stepper(stage: Stage, data: Data, frozen: Any, mesh: Any) -> Callable[[int], None]:
+def stepper(stage: Stage, data: Dataset, frozen: Any, mesh: Any) -> Callable[[int], None]:
     """A function that trains a fresh state for a number of steps."""
-    step, key = make_step(stage, mesh, frozen, from_codes=data.source == "tokens"), jax.random.key(0)
+    step, key = make_step(stage, mesh, frozen, data=data), jax.random.key(0)
     batches = iter_closing(Pipeline(data, "train").batches(0))
     state = step.init(key, to_global(device_batch(next(batches)), mesh), frozen)
 
@@ -80,7 +80,7 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
     batch = to_global(device_batch(next(Pipeline(first.data, "train").batches(0))), mesh)
     # Untrained: how long encoding takes does not depend on what was learned.
     frozen = {"tokenizer": inference_variables(step.init(jax.random.key(0), batch, {}))}
-    system = ImageSystem(config.model, frozen)
+    system = Trained(config.model, frozen)
     encode_data(system, dataclasses.replace(config.data, held_out=0.999), folder / "warm")  # compiles
     start = time.monotonic()
     manifest = encode_data(system, config.data, folder / "tokens")

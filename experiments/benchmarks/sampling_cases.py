@@ -284,7 +284,7 @@ def var_case(size: Size, batch: int) -> Case:
     phis = phi_of_scale(len(model.scales), model.phis)
     pyramid = theirs_var.Pyramid(model.scales, model.codes, features, phis, model.residual_ratio)
     _give(pyramid, quantizer.table, values)
-    codec = model.codec({"params": {"quantizer": {"scales": jax.tree.map(jnp.asarray, values)}}})
+    codec = model.prior_codec({"params": {"quantizer": {"scales": jax.tree.map(jnp.asarray, values)}}})
     module = theirs_var.VARGenerator(
         shape.layers,
         shape.heads,

@@ -29,21 +29,22 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_data import ImageData
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.prefixes import PrefixEvaluator
-from jaxtok.run.evaluators.samplers import PriorSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.stages import prior_stage
 from jaxtok.systems.flow_objective import FlowObjective, FlowWeights
 from jaxtok.systems.image.flextok import SIZES, FlexTok
-from jaxtok.systems.objectives import PriorObjective
 from jaxtok.tokenizers.nested_dropout import prefix_lengths
 from jaxtok.train.gradient import gradient
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import TrainConfig
-from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
-from jaxtok.train.stage import Stage, StageCodes
+from jaxtok.train.sharding import TOKENIZER_RULES
+from jaxtok.train.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Config:
         bfloat16 on accelerators.
     """
 
-    data: Data
+    data: ImageData
     model: FlexTok
     weights: FlowWeights = FlowWeights()
     tokenizer: TrainConfig = TrainConfig()
@@ -71,7 +72,7 @@ class Config:
 
 
 TINY = Config(
-    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
+    data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=FlexTok.tiny(),
     weights=FlowWeights("uniform"),
     # A fresh flow decoder reads no tokens yet. An encoder that moves as fast as it, on what little gradient
@@ -87,7 +88,7 @@ TINY = Config(
 def published(size: str) -> Config:
     """A released size."""
     return Config(
-        data=Data("folder", image_sizes=(256,), channels=3, batch_size=1024, flip=True),
+        data=ImageFolder(image_sizes=(256,), channels=3, batch_size=1024, flip=True),
         model=FlexTok.published(size),
         tokenizer=TrainConfig(
             steps=500_000, learning_rate=1e-4, warmup_steps=10_000, weight_decay=0.02, ema_decay=0.9999
@@ -126,22 +127,10 @@ def stages(config: Config) -> Iterator[Stage]:
         rules=TOKENIZER_RULES,
         evaluator=PrefixEvaluator(model, scorer),
     )
+    evaluator = SampleEvaluator(model, config.data, scorer, *((model.classes, 50) if scorer else (200, 1)))
     prior = model.autoregressive(dtype)
-    objective = PriorObjective(prior, model.encode, model.batch_condition, grouping=model.grouping)
-    captions = model.reads_captions
-    condition = model.caption_condition if captions else model.class_condition
-    sampler = PriorSampler(prior, condition, classes=not captions)
-    count = (model.classes, 50) if scorer else (200, 1)
-    yield Stage(
-        "autoregressive",
-        gradient(objective, config.prior),
-        config.data,
-        config.prior.steps,
-        frozen=("tokenizer",),
-        rules=PRIOR_RULES,
-        evaluator=SampleEvaluator(model, config.data, scorer, *count, sampler, objective),
-        codes=StageCodes(model.space, model.tokens),
-        classes=0 if captions or model.told == "nothing" else model.classes,
+    yield prior_stage(
+        "autoregressive", prior, model, config.data, config.prior, evaluator, grouping=model.grouping
     )
 
 

@@ -8,7 +8,7 @@ an autoregressive prior learn those bits under a caption.
     python experiments/image/instella_t2i.py verify                   # the paper's claims in miniature
     python experiments/image/instella_t2i.py --preset shapes          # 32x32 captioned shapes
     python experiments/image/instella_t2i.py --preset cifar10 --data.path train.parquet
-    python experiments/image/instella_t2i.py --preset bae-1024 --data.source folder --data.path images
+    python experiments/image/instella_t2i.py --preset bae-1024 --data:folder --data.path images
 
 What `tiny` shows on held-out digits is in the README, with what was measured. `cifar10` for ten minutes on
 two CPU cores (5,000 of its 6,000 tokenizer steps at batch 32, 512 bits per image): smooth-L1 0.73 -> 0.11,
@@ -23,28 +23,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_data import ImageData
+from jaxtok.data.parquet import ParquetImages
+from jaxtok.data.shapes import Shapes
 from jaxtok.losses.discriminators import PatchGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim, vary
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
-from jaxtok.run.evaluators.samplers import IndependentSampler, PriorSampler
+from jaxtok.run.evaluators.samplers import IndependentSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
-from jaxtok.run.stages import tokenizer_stage
+from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.run.sweep.space import Range
 from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I
 from jaxtok.systems.objectives import (
     IndependentEstimator,
-    PriorObjective,
     TokenizerObjective,
     TokenizerWeights,
 )
 from jaxtok.train.adversarial import DiscriminatorWeights
-from jaxtok.train.gradient import gradient
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import TrainConfig
-from jaxtok.train.sharding import PRIOR_RULES, TOKENIZER_RULES
+from jaxtok.train.sharding import TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes
 from jaxtok.train.streaming_estimator import streaming_estimator
 
@@ -68,7 +70,7 @@ class Config:
         bfloat16 on accelerators.
     """
 
-    data: Data
+    data: ImageData
     model: InstellaT2I
     weights: TokenizerWeights = TokenizerWeights()
     perceptual: PerceptualNetwork = PerceptualNetwork()
@@ -82,7 +84,7 @@ class Config:
 
 
 TINY = Config(
-    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=24),
+    data=Digits(image_sizes=(8,), channels=1, batch_size=64, text_length=24),
     model=InstellaT2I.tiny(),
     tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
     prior=TrainConfig(steps=600, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
@@ -93,15 +95,15 @@ TINY = Config(
 PRESETS = {
     "tiny": TINY,
     "shapes": Config(
-        data=Data("shapes", image_sizes=(32,), channels=3, batch_size=128, text_length=72),
+        data=Shapes(image_sizes=(32,), channels=3, batch_size=128, text_length=72),
         model=InstellaT2I.small(text_length=72),
         tokenizer=TrainConfig(steps=20_000, learning_rate=5e-4, warmup_steps=500),
         prior=TrainConfig(steps=30_000, learning_rate=3e-4, warmup_steps=500),
         scorer="shapes",
     ),
     "cifar10": Config(
-        data=Data(
-            "parquet", image_sizes=(32,), channels=3, batch_size=32, text_length=48, flip=True, held_out=1000
+        data=ParquetImages(
+            image_sizes=(32,), channels=3, batch_size=32, text_length=48, flip=True, held_out=1000
         ),
         model=InstellaT2I.shallow(text_length=48),
         tokenizer=TrainConfig(steps=6_000, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
@@ -111,8 +113,7 @@ PRESETS = {
     # The paper's sizes and the recipe of the released priors; weights of the tokenizer's loss are not
     # published.
     "bae-1024": Config(
-        data=Data(
-            "folder",
+        data=ImageFolder(
             image_sizes=(512, 768, 1024),
             channels=3,
             batch_size=256,
@@ -166,21 +167,10 @@ def stages(config: Config) -> Iterator[Stage]:
                 **read,
                 **named,
             )
+    networks = model.networks(dtype)
     for name in model.priors:
         prior = model.prior_named(name, dtype)
-        objective = PriorObjective(prior, model.encode, model.batch_condition)
-        sampler = PriorSampler(prior, model.caption_condition)
-        evaluator = dataclasses.replace(look, sampler=sampler, objective=objective)
-        update = gradient(objective, config.prior)
-        yield Stage(
-            name,
-            update,
-            steps=config.prior.steps,
-            networks=model.networks(dtype),
-            rules=PRIOR_RULES,
-            evaluator=evaluator,
-            **read,
-        )
+        yield prior_stage(name, prior, model, data, config.prior, look, networks=networks)
 
 
 ACCURACY = "sample_class_accuracy_digits_svc"

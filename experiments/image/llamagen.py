@@ -7,7 +7,7 @@ predicts them one after another, row by row, after a token of the class.
     python experiments/image/llamagen.py sample --captions 3 7 --prior autoregressive
     python experiments/image/llamagen.py verify                      # claims in miniature
     python experiments/image/llamagen.py plan --preset b --topology v5e:8x8
-    python experiments/image/llamagen.py --preset b --data.source folder --data.path images
+    python experiments/image/llamagen.py --preset b --data:folder --data.path images
 
 The language model of `tiny` is a modest one: with guidance 3, 59% of its samples show their class (mean of
 three seeds). Those of independent codes of each class do more often; it is a little better in likelihood.
@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_data import ImageData
 from jaxtok.losses.discriminators import PatchGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim
@@ -33,7 +35,7 @@ from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samplers import IndependentSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
-from jaxtok.run.stages import class_prior_stage, tokenizer_stage
+from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.llamagen import LlamaGen
 from jaxtok.systems.objectives import (
     IndependentEstimator,
@@ -65,7 +67,7 @@ class Config:
         bfloat16 on accelerators.
     """
 
-    data: Data
+    data: ImageData
     model: LlamaGen
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
@@ -78,7 +80,7 @@ class Config:
 
 
 TINY = Config(
-    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
+    data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=LlamaGen.tiny(),
     tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
     # Longer, this language model learns the 1,500 digits completely: 600 steps were worse on held-out ones.
@@ -93,7 +95,7 @@ def published(size: str) -> Config:
     half = lambda shape: dataclasses.replace(shape, remat=True)
     deep = dataclasses.replace(model.prior, remat="none" if size == "B" else "dots")
     return Config(
-        data=Data("folder", image_sizes=(256,), channels=3, batch_size=256, flip=True, crop="random_resized"),
+        data=ImageFolder(image_sizes=(256,), channels=3, batch_size=256, flip=True, crop="random_resized"),
         model=dataclasses.replace(
             model, encoder=half(model.encoder), decoder=half(model.decoder), prior=deep
         ),
@@ -149,7 +151,7 @@ def stages(config: Config) -> Iterator[Stage]:
             null_class=False,
         )
     prior = model.autoregressive(dtype)
-    yield class_prior_stage("autoregressive", prior, model, config.data, config.prior, look)
+    yield prior_stage("autoregressive", prior, model, config.data, config.prior, look)
 
 
 ACCURACY = "sample_class_accuracy_digits_svc"

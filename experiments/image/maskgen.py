@@ -27,7 +27,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
+from jaxtok.data.image_data import ImageData
+from jaxtok.data.webdataset import WebDatasetImages
 from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim
@@ -35,15 +37,14 @@ from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samplers import OtherCaptions, PriorSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
-from jaxtok.run.stages import tokenizer_stage
+from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.maskgen import SIZES, MaskGen
-from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
+from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
 from jaxtok.train.adversarial import DiscriminatorWeights
-from jaxtok.train.gradient import gradient
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import TIED_RULES, TOKENIZER_RULES
-from jaxtok.train.stage import Stage, StageCodes
+from jaxtok.train.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Config:
         bfloat16 on accelerators.
     """
 
-    data: Data
+    data: ImageData
     model: MaskGen
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
@@ -75,7 +76,7 @@ class Config:
 
 
 TINY = Config(
-    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=20),
+    data=Digits(image_sizes=(8,), channels=1, batch_size=64, text_length=20),
     model=MaskGen.tiny(),
     tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
     prior=TrainConfig(steps=300, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98),
@@ -100,8 +101,7 @@ def published(name: str) -> Config:
             betas=(0.9, 0.95),
         )
     return Config(
-        data=Data(
-            "webdataset",
+        data=WebDatasetImages(
             image_sizes=(256,),
             channels=3,
             batch_size=2048,
@@ -132,11 +132,11 @@ def stages(config: Config) -> Iterator[Stage]:
     model, dtype, scorer = config.model, compute_dtype(config.precision), scorer_named(config.scorer)
     networks: dict[str, Any] = {**model.networks(dtype)}
     reads = model.codec.text_length > 0
-    text = model.batch_text if reads else None
+    text = model.decoder_condition if reads else None
     yield tokenizer_stage(
         config,
         model.tokenizer(dtype),
-        TokenizerEvaluator(model, scorer, text=text),
+        TokenizerEvaluator(model, scorer),
         BlurGAN.of_size(min(config.data.image_sizes)),
         "decoder/smooth/kernel",
         TOKENIZER_RULES,
@@ -144,20 +144,10 @@ def stages(config: Config) -> Iterator[Stage]:
         networks=networks if reads else {},
     )
     prior = model.prior_named("masked", dtype)
-    objective = PriorObjective(prior, model.encode, model.batch_condition)
-    sampler = PriorSampler(prior, model.caption_condition)
-    evaluator = SampleEvaluator(model, config.data, scorer, 10, 20 if scorer else 1, sampler, objective)
-    others = (("other_captions", OtherCaptions(sampler)),) if scorer else ()
-    yield Stage(
-        "masked",
-        gradient(objective, config.prior),
-        config.data,
-        config.prior.steps,
-        frozen=("tokenizer",),
-        networks=networks,
-        rules=TIED_RULES,
-        evaluator=replace(evaluator, others=others, text=model.decoder_text if reads else None),
-        codes=None if model.space is None else StageCodes(model.space, model.tokens),
+    others = (("other_captions", OtherCaptions(PriorSampler(prior, model.condition))),) if scorer else ()
+    evaluator = SampleEvaluator(model, config.data, scorer, 10, 20 if scorer else 1, others=others)
+    yield prior_stage(
+        "masked", prior, model, config.data, config.prior, evaluator, networks=networks, rules=TIED_RULES
     )
 
 

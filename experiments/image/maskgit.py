@@ -8,7 +8,7 @@ a step per token, is the comparison.
     python experiments/image/maskgit.py verify             # the claims in miniature
     python experiments/image/maskgit.py --model.form unet --model.settings.order halton
     python experiments/image/maskgit.py plan --preset imagenet-256 --topology v5e:8x8
-    python experiments/image/maskgit.py --preset imagenet-256 --data.source folder --data.path images
+    python experiments/image/maskgit.py --preset imagenet-256 --data:folder --data.path images
 
 TiTok's generators are masked priors too; they train in `experiments/image/titok.py`.
 
@@ -32,7 +32,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_data import ImageData
 from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim
@@ -40,7 +42,7 @@ from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samplers import PriorSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
-from jaxtok.run.stages import class_prior_stage, tokenizer_stage
+from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.maskgit import PRIORS, MaskGIT
 from jaxtok.systems.objectives import TokenizerWeights
 from jaxtok.train.adversarial import DiscriminatorWeights
@@ -68,7 +70,7 @@ class Config:
       precision: of the computation; "auto" is bfloat16 on accelerators.
     """
 
-    data: Data
+    data: ImageData
     model: MaskGIT
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
@@ -82,7 +84,7 @@ class Config:
 
 
 TINY = Config(
-    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
+    data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=MaskGIT.tiny(),
     tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
     prior=TrainConfig(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
@@ -93,8 +95,7 @@ TINY = Config(
 def published(model: MaskGIT) -> Config:
     """The official recipe of a published size."""
     return Config(
-        data=Data(
-            "folder",
+        data=ImageFolder(
             image_sizes=(model.codec.image_size,),
             channels=3,
             batch_size=256,
@@ -145,7 +146,7 @@ def stages(config: Config) -> Iterator[Stage]:
     for name in PRIORS:
         others = tuple(variants(config)) if config.compare and name == "masked" else ()
         look = SampleEvaluator(model, config.data, scorer, model.classes, config.samples, others=others)
-        yield class_prior_stage(name, model.prior_named(name, dtype), model, config.data, config.prior, look)
+        yield prior_stage(name, model.prior_named(name, dtype), model, config.data, config.prior, look)
 
 
 def variants(config: Config) -> Iterator[tuple[str, PriorSampler]]:
@@ -160,7 +161,7 @@ def variants(config: Config) -> Iterator[tuple[str, PriorSampler]]:
     }.items():
         own = dataclasses.replace(model, settings=dataclasses.replace(model.settings, **change))
         prior = own.masked(compute_dtype(config.precision))
-        yield name, PriorSampler(prior, model.class_condition, classes=True)
+        yield name, PriorSampler(prior, model.condition)
 
 
 ACCURACY, DISTANCE = "masked/sample_class_accuracy_digits_svc", "masked/sample_frechet_digits_pixels"

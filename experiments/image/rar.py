@@ -8,7 +8,7 @@ prior, sampled row by row with its cache.
     python experiments/image/rar.py verify                      # claims in miniature
     python experiments/image/rar.py sample --captions 3 7 --prior autoregressive
     python experiments/image/rar.py plan --preset b --topology v5e:8x8
-    python experiments/image/rar.py --preset b --data.source folder --data.path images
+    python experiments/image/rar.py --preset b --data:folder --data.path images
 
 The published sizes reach a gFID of 1.95 (B, 261M parameters), 1.70 (L), 1.50 (XL) and 1.48 (XXL, 1.5B) on
 ImageNet at 256 px. They need an accelerator, and nothing was trained at those sizes here. Their recipes are
@@ -22,12 +22,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_data import ImageData
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
-from jaxtok.run.stages import class_prior_stage
+from jaxtok.run.stages import prior_stage
 from jaxtok.systems.image.rar import RAR
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
 from jaxtok.train.gradient import gradient
@@ -54,7 +56,7 @@ class Config:
         bfloat16 on accelerators.
     """
 
-    data: Data
+    data: ImageData
     model: RAR
     weights: TokenizerWeights = TokenizerWeights()
     tokenizer: TrainConfig = TrainConfig()
@@ -73,7 +75,7 @@ class Config:
 
 
 TINY = Config(
-    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
+    data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=RAR.tiny(),
     weights=TokenizerWeights("l2"),
     tokenizer=TrainConfig(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
@@ -88,9 +90,7 @@ def published(size: str) -> Config:
     codec = replace(model.codec, shape=replace(model.codec.shape, remat=True))
     generator = replace(model.generator, remat="dots" if size in ("B", "L") else "full")
     return Config(
-        data=Data(
-            "folder", image_sizes=(256,), channels=3, batch_size=2048, flip=True, crop="random_resized"
-        ),
+        data=ImageFolder(image_sizes=(256,), channels=3, batch_size=2048, flip=True, crop="random_resized"),
         model=RAR(codec, generator),
         tokenizer=TrainConfig(
             steps=1_000_000, learning_rate=1e-4, warmup_steps=5000, betas=(0.9, 0.999), ema_decay=0.999
@@ -125,7 +125,7 @@ def stages(config: Config) -> Iterator[Stage]:
     evaluator = SampleEvaluator(
         model, config.data, scorer, model.classes if scorer else 200, 50 if scorer else 1
     )
-    yield class_prior_stage("autoregressive", prior, model, config.data, config.prior, evaluator)
+    yield prior_stage("autoregressive", prior, model, config.data, config.prior, evaluator)
 
 
 NLL = "autoregressive/nll_nats_per_slot"  # of held-out codes, row by row

@@ -19,7 +19,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
+from jaxtok.data.image_data import ImageData
+from jaxtok.data.shapes import Shapes
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
@@ -46,7 +48,7 @@ class Config:
         bfloat16 on accelerators.
     """
 
-    data: Data
+    data: ImageData
     model: TATiTok
     weights: TokenizerWeights = TokenizerWeights("l2")
     tokenizer: TrainConfig = TrainConfig()
@@ -56,13 +58,13 @@ class Config:
 
 FIT = TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98)
 TINY = Config(
-    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=20),
+    data=Digits(image_sizes=(8,), channels=1, batch_size=64, text_length=20),
     model=TATiTok.tiny(),
     tokenizer=FIT,
     scorer="digits",
 )
 SHAPES = Config(
-    data=Data("shapes", image_sizes=(32,), channels=3, batch_size=64, text_length=72),
+    data=Shapes(image_sizes=(32,), channels=3, batch_size=64, text_length=72),
     model=TATiTok.scenes(),
     tokenizer=replace(FIT, steps=20_000, learning_rate=1e-3),
     scorer="shapes",
@@ -74,11 +76,11 @@ PRESETS = {"tiny": TINY, "shapes": SHAPES}
 def stages(config: Config) -> Iterator[Stage]:
     """The tokenizer."""
     model = config.model
-    text = model.batch_text if model.text_length else None
+    text = model.decoder_condition if model.text_length else None
     objective = TokenizerObjective(
         model.tokenizer(compute_dtype(config.precision)), config.weights, text=text
     )
-    evaluator = TokenizerEvaluator(model, scorer_named(config.scorer), text=text)
+    evaluator = TokenizerEvaluator(model, scorer_named(config.scorer))
     yield Stage(
         "tokenizer",
         gradient(objective, config.tokenizer),

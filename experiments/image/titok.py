@@ -10,7 +10,7 @@ teacher's decoder, pixels.
     python experiments/image/titok.py --preset two-stage          # the same with a small teacher
     python experiments/image/titok.py verify                      # the paper's claims in miniature
     python experiments/image/titok.py plan --preset l32 --topology v5e:8x8
-    python experiments/image/titok.py --preset l32 --data.source folder --data.path images
+    python experiments/image/titok.py --preset l32 --data:folder --data.path images
 
 `tiny` takes about three minutes of CPU time. With seed 0 it reached 18.3 dB on held-out digits with all 64
 codes in use.
@@ -29,14 +29,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_data import ImageData
 from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim, vary
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
-from jaxtok.run.stages import class_prior_stage, tokenizer_stage
+from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.titok import TiTok, titok
 from jaxtok.systems.image.titok_stages import FROZEN, DecoderTuning, ProxyImages, ProxyObjective
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
@@ -67,7 +69,7 @@ class Config:
         bfloat16 on accelerators.
     """
 
-    data: Data
+    data: ImageData
     model: TiTok
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
@@ -86,7 +88,7 @@ def short(steps: int, learning_rate: float = 2e-3) -> TrainConfig:
 
 
 TINY = Config(
-    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
+    data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=TiTok.tiny(),
     teacher=short(300),
     proxy=short(600),
@@ -97,7 +99,7 @@ TINY = Config(
 
 # Pixels span 2 here and 1 in the official code, so its squares are a quarter of ours.
 WEIGHTS = TokenizerWeights("l2", reconstruction_weight=0.25)
-IMAGES = Data("folder", image_sizes=(256,), channels=3, batch_size=256, flip=True)
+IMAGES = ImageFolder(image_sizes=(256,), channels=3, batch_size=256, flip=True)
 
 
 def recipe(steps: int, warmup: int, beta: float = 0.999) -> TrainConfig:
@@ -151,7 +153,7 @@ def stages(config: Config) -> Iterator[Stage]:
         evaluator, steps = TokenizerEvaluator(model.teacher, scorer), config.teacher.steps
         yield Stage("teacher", gradient(objective, config.teacher), config.data, steps, evaluator=evaluator)
     if "proxy" in model.stages:
-        objective = ProxyObjective(model.proxy(dtype), model.teacher.encode)
+        objective = ProxyObjective(model.proxy(dtype), model.teacher.encode_images)
         evaluator = TokenizerEvaluator(ProxyImages(model), scorer, frozen=("teacher",))
         reads = () if networks else ("teacher",)
         update, steps = gradient(objective, config.proxy), config.proxy.steps
@@ -160,7 +162,7 @@ def stages(config: Config) -> Iterator[Stage]:
     for name in model.priors:
         prior = model.prior_named(name, dtype)
         evaluator = SampleEvaluator(model, config.data, scorer, model.classes, 50)
-        yield class_prior_stage(name, prior, model, config.data, config.prior, evaluator)
+        yield prior_stage(name, prior, model, config.data, config.prior, evaluator)
 
 
 def whole_or_decoder(config: Config, networks: dict[str, Any]) -> Stage:

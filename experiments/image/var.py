@@ -28,14 +28,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtok import cli
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_data import ImageData
 from jaxtok.losses.discriminators import PatchGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
-from jaxtok.run.stages import class_prior_stage, tokenizer_stage
+from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.var import SIZES, VAR
 from jaxtok.systems.objectives import TokenizerWeights
 from jaxtok.train.adversarial import DiscriminatorWeights
@@ -62,7 +64,7 @@ class Config:
         bfloat16 on accelerators.
     """
 
-    data: Data
+    data: ImageData
     model: VAR
     weights: TokenizerWeights = TokenizerWeights("l2")
     perceptual: PerceptualNetwork = PerceptualNetwork()
@@ -74,7 +76,7 @@ class Config:
 
 
 TINY = Config(
-    data=Data("digits", image_sizes=(8,), channels=1, batch_size=64),
+    data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=VAR.tiny(),
     tokenizer=TrainConfig(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
     prior=TrainConfig(steps=250, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
@@ -89,9 +91,7 @@ def published(size: str) -> Config:
     deep = dataclasses.replace(model.prior, remat="full" if size in ("d30", "d36") else "dots")
     pixels = model.image_size
     return Config(
-        data=Data(
-            "folder", image_sizes=(pixels,), channels=3, batch_size=768, flip=True, crop="random_resized"
-        ),
+        data=ImageFolder(image_sizes=(pixels,), channels=3, batch_size=768, flip=True, crop="random_resized"),
         model=dataclasses.replace(
             model, encoder=half(model.encoder), decoder=half(model.decoder), prior=deep
         ),
@@ -133,8 +133,7 @@ def stages(config: Config) -> Iterator[Stage]:
     )
     look = SampleEvaluator(model, config.data, scorer, model.classes if scorer else 200, 50 if scorer else 1)
     for name in model.priors:
-        prior, codec = model.prior_named(name, dtype), model.codec if name == "next_scale" else None
-        yield class_prior_stage(name, prior, model, config.data, config.prior, look, codec)
+        yield prior_stage(name, model.prior_named(name, dtype), model, config.data, config.prior, look)
 
 
 GUIDED = f"_w{TINY.model.settings.guidance:g}"

@@ -1,7 +1,7 @@
-"""Data: sources of records, transforms, and deterministic pipelines of NumPy batches.
+"""Data sets, and deterministic pipelines of NumPy batches. Nothing here touches a device.
 
-`Data` says what is read and how; `Pipeline(data, split)` turns it into batches. Nothing here
-touches a device.
+A data set is a dataclass beside its source, such as `Digits` or `ImageFolder`; `Pipeline(data, split)` turns
+it into batches.
 """
 
 from typing import TYPE_CHECKING
@@ -9,21 +9,55 @@ from typing import TYPE_CHECKING
 from jaxtok._lazy import attach
 
 if TYPE_CHECKING:
-    from jaxtok.data.config import Data
+    from jaxtok.data.arrayrecord import ArrayRecordImages
+    from jaxtok.data.arrays import NumpyImages
+    from jaxtok.data.dataset import Dataset, Field
+    from jaxtok.data.embedded import Digits, Photos
     from jaxtok.data.errors import BadDataError
+    from jaxtok.data.folder import ImageFolder
+    from jaxtok.data.image_data import ImageData
+    from jaxtok.data.parquet import ParquetImages
     from jaxtok.data.pipeline import Pipeline
     from jaxtok.data.records import Source
-    from jaxtok.data.sources import open_source
+    from jaxtok.data.shapes import Shapes
+    from jaxtok.data.tokens import TokenFiles
+    from jaxtok.data.webdataset import WebDatasetImages
 
-__all__ = ["BadDataError", "Data", "Pipeline", "Source", "open_source"]
+__all__ = [
+    "ArrayRecordImages",
+    "BadDataError",
+    "Dataset",
+    "Digits",
+    "Field",
+    "ImageData",
+    "ImageFolder",
+    "NumpyImages",
+    "ParquetImages",
+    "Photos",
+    "Pipeline",
+    "Shapes",
+    "Source",
+    "TokenFiles",
+    "WebDatasetImages",
+]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "ArrayRecordImages": "arrayrecord",
         "BadDataError": "errors",
-        "Data": "config",
+        "Dataset": "dataset",
+        "Digits": "embedded",
+        "Field": "dataset",
+        "ImageData": "image_data",
+        "ImageFolder": "folder",
+        "NumpyImages": "arrays",
+        "ParquetImages": "parquet",
+        "Photos": "embedded",
         "Pipeline": "pipeline",
+        "Shapes": "shapes",
         "Source": "records",
-        "open_source": "sources",
+        "TokenFiles": "tokens",
+        "WebDatasetImages": "webdataset",
     },
 )

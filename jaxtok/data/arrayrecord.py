@@ -8,12 +8,16 @@ names by label, when they are known.
 import functools
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxtok.data.dataset import Split
 from jaxtok.data.errors import BadRecord, import_extra
 from jaxtok.data.files import digests, find_files
-from jaxtok.data.images import encode_png
+from jaxtok.data.image_data import ImageFiles
+from jaxtok.data.image_files import encode_png
+from jaxtok.data.image_sources import ImageSource
 from jaxtok.data.records import Source
 from jaxtok.json_files import read_json
 
@@ -21,7 +25,7 @@ SUFFIX = ".arrayrecord"
 _CLASSES = "classes.json"
 
 
-class ArrayRecord(Source):
+class ArrayRecord(ImageSource):
     """Records of ArrayRecord shards."""
 
     def __init__(self, path: str, channels: int):
@@ -124,3 +128,15 @@ def write_shards(source: Source, folder: Path, records_per_shard: int) -> Iterab
             writer.write(pack({name: record[name] for name in ("image", "label", "caption", "key")}))
         writer.close()
         yield file
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayRecordImages(ImageFiles):
+    """ArrayRecord shards of images; see `ArrayRecord`."""
+
+    kind = "arrayrecord"
+
+    def files(self, path: str, split: Split) -> ImageSource:
+        """See `ImageFiles.files`."""
+        self.refuse_shared_files()
+        return ArrayRecord(path, self.channels)

@@ -1,17 +1,20 @@
 """NumPy files with decoded images."""
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxtok.data.captions import decode_caption
+from jaxtok.data.dataset import Split
 from jaxtok.data.files import digests
-from jaxtok.data.records import Source
+from jaxtok.data.image_data import ImageFiles
+from jaxtok.data.image_sources import ImageSource
 
 
-class NumpyFile(Source):
+class NumpyFile(ImageSource):
     """Images uint8 [N, H, W, C] (or [N, H, W]) of a .npy or .npz file.
 
     A .npy file is mapped into memory, not read; a `labels.npy` beside it holds its labels. A .npz file is
@@ -124,3 +127,15 @@ def _load(file: Path) -> dict[str, np.ndarray]:
             f"{file} has no array named 'images'. Save it with numpy.savez(file, images=..., labels=...)."
         )
     return arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumpyImages(ImageFiles):
+    """Images in a NumPy file; see `NumpyFile`."""
+
+    kind = "numpy"
+
+    def files(self, path: str, split: Split) -> ImageSource:
+        """See `ImageFiles.files`."""
+        self.refuse_shared_files()
+        return NumpyFile(path, self.channels)

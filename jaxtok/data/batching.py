@@ -1,84 +1,84 @@
 """Step -> this host's rows of the batch: pure, and picklable, so that worker processes can make it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jaxtok.data.config import Data
+from jaxtok.data.dataset import Dataset, Example
 from jaxtok.data.errors import BadDataError, BadRecord
-from jaxtok.data.order import augmentation_generator, record_at, size_at
+from jaxtok.data.order import augmentation_generator, record_at
 from jaxtok.data.records import Source
-from jaxtok.data.transforms import augment, prepare
-from jaxtok.nn.caption_ids import caption_ids
 
 Batch = dict[str, np.ndarray]
 Failures = list[tuple[str, str]]  # (key, reason) of records that were replaced
 
 _CONSECUTIVE_BAD = 16  # a longer row of bad records is no accident
-_PADDING = {"label": -1, "caption": ""}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a batch: its example, None where it only fills up, its record, and whether it counts."""
+
+    example: Example | None = None
+    index: int = -1
+    valid: bool = False
+    caption: str = ""
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Shuffled, augmented, multi-scale.
+    """Shuffled and augmented.
 
     Attributes:
       source: The records.
-      data: The configuration.
+      data: The data set.
       rows: This host's rows of the global batch.
     """
 
     source: Source
-    data: Data
+    data: Dataset
     rows: range
 
     def __call__(self, step: int) -> tuple[Batch, Failures]:
-        size = size_at(step, self.data.image_sizes, self.data.seed)
         made, failures = [], []
         for row in self.rows:
-            example = step * self.data.batch_size + row
-            wanted = record_at(example, len(self.source), self.data.seed)
+            number = step * self.data.batch_size + row
+            wanted = record_at(number, len(self.source), self.data.seed)
             index, record = _read_or_replace(self.source, wanted, failures)
-            generator = augmentation_generator(example, self.data.seed)
-            made.append((index, record, _augmented(record, size, self.data, generator), True))
-        return _collate(made, self.data, self.source), failures
+            rng = augmentation_generator(number, self.data.seed)
+            made.append(_Row(self.data.example(record, step, rng), index, True))
+        return _collate(made, self.data), failures
 
 
 @dataclass(frozen=True)
 class EncodingBatch:
     """All augmented versions of all records, in order: row `r` of step `s` is entry `e = s * batch_size + r`,
-    which is crop `e // records` of record `e % records`. Padded after the last.
+    which is version `e // records` of record `e % records`. Padded after the last.
 
     Attributes:
       source: The records.
-      data: The configuration.
+      data: The data set.
       augmentations: Versions of each record; 0 for one without augmentation.
     """
 
     source: Source
-    data: Data
+    data: Dataset
     augmentations: int
 
     def __call__(self, step: int) -> tuple[Batch, Failures]:
-        sizes, records = self.data.image_sizes, len(self.source)
-        size = size_at(step, sizes, self.data.seed) if self.augmentations else max(sizes)
-        made, failures, captions = [], [], []
+        made, failures = [], []
         for entry in range(step * self.data.batch_size, (step + 1) * self.data.batch_size):
-            if entry >= records * max(self.augmentations, 1):
-                row = (-1, _PADDING, self.source.blank(size), False)
-            else:
-                index, record = _read_or_replace(self.source, entry % records, failures)
-                if self.augmentations:
-                    generator = augmentation_generator(entry, self.data.seed)
-                    content = _augmented(record, size, self.data, generator)
-                else:
-                    content = _prepared(record, size, self.data)
-                row = (index, record, content, True)
-            made.append(row)
-            captions.append(row[1]["caption"])
-        batch = _collate(made, self.data, self.source)
-        batch["caption"] = np.array(captions)
+            if entry >= len(self.source) * max(self.augmentations, 1):
+                made.append(_Row())
+                continue
+            index, record = _read_or_replace(self.source, entry % len(self.source), failures)
+            rng = augmentation_generator(entry, self.data.seed) if self.augmentations else None
+            example = self.data.example(record, step, rng)
+            made.append(_Row(example, index, True, record.get("caption", "")))
+        batch = _collate(made, self.data)
+        batch["caption"] = np.array([row.caption for row in made])
         return batch, failures
 
 
@@ -88,38 +88,25 @@ class EvaluationBatch:
 
     Attributes:
       source: The records.
-      data: The configuration.
+      data: The data set.
       rows: This host's rows of the global batch.
-      size: Side of the images in pixels.
     """
 
     source: Source
-    data: Data
+    data: Dataset
     rows: range
-    size: int
 
     def __call__(self, step: int) -> tuple[Batch, Failures]:
-        blank = self.source.blank(self.size)
         made, failures = [], []
         for row in self.rows:
             wanted = step * self.data.batch_size + row
             if wanted >= len(self.source):
-                made.append((-1, _PADDING, blank, False))
+                made.append(_Row())
                 continue
             index, record = _read_or_replace(self.source, wanted, failures)
             # A replacement counts in its own place already.
-            made.append((index, record, _prepared(record, self.size, self.data), index == wanted))
-        return _collate(made, self.data, self.source), failures
-
-
-def _augmented(record: dict[str, Any], size: int, data: Data, generator: np.random.Generator) -> np.ndarray:
-    """The image of a training record; codes are as they are."""
-    return record["codes"] if "codes" in record else augment(record["image"], size, data, generator)
-
-
-def _prepared(record: dict[str, Any], size: int, data: Data) -> np.ndarray:
-    """The image of a record without augmentation; codes are as they are."""
-    return record["codes"] if "codes" in record else prepare(record["image"], size, data)
+            made.append(_Row(self.data.example(record, step, None), index, index == wanted))
+        return _collate(made, self.data), failures
 
 
 def _read_or_replace(source: Source, wanted: int, failures: Failures) -> tuple[int, dict[str, Any]]:
@@ -136,19 +123,14 @@ def _read_or_replace(source: Source, wanted: int, failures: Failures) -> tuple[i
         return index, record
     raise BadDataError(
         f"{len(found)} records in a row cannot be decoded: {found[0][0]} ({found[0][1]}) to {found[-1][0]}. "
-        "Check that data.source and data.path belong together, and the files."
+        "Check that data.path and the kind of data belong together, and the files."
     )
 
 
-def _collate(rows: list[tuple[int, dict[str, Any], np.ndarray, bool]], data: Data, source: Source) -> Batch:
-    indices, records, contents, mask = zip(*rows)
-    batch = {
-        source.content: source.stack(contents),
-        "label": np.array([record["label"] for record in records], np.int32),
-        "index": np.array(indices, np.int64),
-        "mask": np.array(mask, bool),
+def _collate(rows: Sequence[_Row], data: Dataset) -> Batch:
+    made = [row.example for row in rows if row.example is not None]
+    blank = data.blank(made[0] if made else None)
+    return data.collate([blank if row.example is None else row.example for row in rows]) | {
+        "index": np.array([row.index for row in rows], np.int64),
+        "valid": np.array([row.valid for row in rows], bool),
     }
-    if data.text_length:
-        captions = [record["caption"] for record in records]
-        batch["text"], batch["text_mask"] = caption_ids(captions, data.text_length, data.text_model)
-    return batch

@@ -1,25 +1,34 @@
 """Looks at data before training: prints ten decoded records of a split.
 
-python -m jaxtok.data.check --source folder --path my/images --channels 3
+python -m jaxtok.data.check folder --path my/images --channels 3
 """
 
-import numpy as np
-import tyro
+import dataclasses
 
-from jaxtok.data.config import Data, Split
+import numpy as np
+
+from jaxtok.data.command import main
+from jaxtok.data.dataset import Dataset, Split
 from jaxtok.data.errors import BadRecord
-from jaxtok.data.sources import open_source
 
 _SHOWN = 10
 
 
-def describe(data: Data, split: Split) -> str:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is shown."""
+
+    split: Split = "train"
+    """Which split."""
+
+
+def describe(data: Dataset, split: Split) -> str:
     """A line about the split and a line per record for ten records spread over it.
 
     Raises:
-      ValueError: See `open_source`.
+      ValueError: See `Dataset.open`.
     """
-    source = open_source(data, split)
+    source = data.open(split)
     classes = f", classes: {', '.join(source.classes)}" if source.classes else ""
     lines = [f"{len(source)} records in split {split!r}{classes}"]
     for index in np.unique(np.linspace(0, len(source) - 1, _SHOWN).astype(int)).tolist():
@@ -28,22 +37,21 @@ def describe(data: Data, split: Split) -> str:
         except BadRecord as error:
             lines.append(f"{index:>8}  cannot be decoded: {error}")
             continue
-        content = source.stack([record[source.content]])[0]
-        lines.append(
-            f"{index:>8}  {'x'.join(map(str, content.shape)):<12} {content.dtype} "
-            f"[{content.min():>3}, {content.max():>3}]  "
-            f"label {record['label']:>3}  {record['caption']!r}  {record['key']}"
-        )
+        arrays = "  ".join(_described(value) for value in record.values() if isinstance(value, np.ndarray))
+        label, caption = record.get("label", -1), record.get("caption", "")
+        lines.append(f"{index:>8}  {arrays}  label {label:>3}  {caption!r}  {record['key']}")
     return "\n".join(lines)
 
 
-def main(data: tyro.conf.OmitArgPrefixes[Data], split: Split = "train") -> None:
-    """Prints ten decoded records: shape, type, range, label, caption, key."""
-    try:
-        print(describe(data, split))
-    except (ValueError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+def _described(array: np.ndarray) -> str:
+    shape = "x".join(map(str, array.shape))
+    return f"{shape:<12} {array.dtype} [{array.min():>3}, {array.max():>3}]"
+
+
+def run(data: Dataset, options: Options) -> None:
+    """Prints ten decoded records."""
+    print(describe(data, options.split))
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    main(run, "Prints ten decoded records: shape, type, range, label, caption, key.", Options)

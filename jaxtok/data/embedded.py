@@ -2,14 +2,17 @@
 
 import functools
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxtok.data.config import Split
-from jaxtok.data.images import decode_image
-from jaxtok.data.records import SPLIT_SEED, ArraySource, Source
+from jaxtok.data.dataset import Split
+from jaxtok.data.image_data import ImageData
+from jaxtok.data.image_files import decode_image
+from jaxtok.data.image_sources import ImageArrays, ImageSource
+from jaxtok.data.records import SPLIT_SEED, Source
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_HELD_OUT = 297
@@ -28,7 +31,7 @@ def digits(split: Split, channels: int) -> Source:
     chosen = order[:DIGITS_HELD_OUT] if split == "eval" else order[DIGITS_HELD_OUT:]
     images = np.round(bunch.images[chosen, :, :, None] * (255 / 16)).astype(np.uint8)
     captions = tuple(f"a handwritten {name}" for name in DIGIT_NAMES)
-    return ArraySource(
+    return ImageArrays(
         images,
         bunch.target[chosen],
         captions,
@@ -36,6 +39,17 @@ def digits(split: Split, channels: int) -> Source:
         channels=channels,
         classes=DIGIT_NAMES,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(ImageData):
+    """1797 scans of handwritten digits in 8x8 pixels, embedded; see `digits`."""
+
+    kind = "digits"
+
+    def open(self, split: Split) -> Source:
+        """See `Dataset.open`."""
+        return digits(split, self.channels)
 
 
 # file in the wheel -> what the photograph shows. The last one is held out: no part of it is ever trained on.
@@ -52,7 +66,7 @@ _TRAIN_CROPS, _EVAL_CROPS = 8192, 512
 _SMALLEST_CROP = 128  # pixels; smaller ones of these photographs show mostly blur
 
 
-class Photos(Source):
+class PhotoCrops(ImageSource):
     """Random square crops of natural photographs, at their own resolution; labels number the photographs."""
 
     classes = tuple(PHOTOS.values())
@@ -82,6 +96,17 @@ class Photos(Source):
 
     def identity(self) -> Any:
         return [self.files, len(self)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photos(ImageData):
+    """Crops of seven natural photographs, embedded; see `PhotoCrops`."""
+
+    kind = "photos"
+
+    def open(self, split: Split) -> Source:
+        """See `Dataset.open`."""
+        return PhotoCrops(split, self.channels)
 
 
 @functools.lru_cache(maxsize=16)

@@ -25,7 +25,9 @@ def find_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     place = os.path.expanduser(path)
     if os.path.isfile(place):
         if not place.lower().endswith(suffixes):
-            raise ValueError(f"{path} is not a {wanted} file. Set data.source to the format of the file.")
+            raise ValueError(
+                f"{path} is not a {wanted} file. Choose the kind that reads it, such as --data:parquet."
+            )
         found = [place]
     elif os.path.isdir(place):
         found = [file.path for file in walk(place) if file.path.lower().endswith(suffixes)]
@@ -34,7 +36,7 @@ def find_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     else:
         raise ValueError(f"{path} does not exist. Set data.path to a file, a folder or a glob pattern.")
     if not found:
-        raise ValueError(f"{path} holds no {wanted} file. Check data.path and data.source.")
+        raise ValueError(f"{path} holds no {wanted} file. Check data.path and the kind of data.")
     found.sort()
     check_readable(found)
     return found

@@ -3,21 +3,24 @@
 import collections
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxtok.data.captions import CAPTION_SUFFIXES, decode_caption
+from jaxtok.data.dataset import Split
 from jaxtok.data.errors import BadRecord, notice
 from jaxtok.data.files import FoundFile, check_readable, walk
-from jaxtok.data.images import IMAGE_SUFFIXES
-from jaxtok.data.records import Source
+from jaxtok.data.image_data import ImageFiles
+from jaxtok.data.image_files import IMAGE_SUFFIXES
+from jaxtok.data.image_sources import ImageSource
 
 _NAMED = 3  # examples in a message
 
 
-class Folder(Source):
+class Folder(ImageSource):
     """Every image below a folder; sub-folders are classes, and a text file beside an image is its caption.
 
     The label is the rank of the first folder on the way to the image, in lexicographic order of the names of
@@ -152,3 +155,15 @@ def _folder(path: str) -> Path:
     if not folder.is_dir():
         raise ValueError(f"{path} is not a folder. Set data.path to a folder of images.")
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(ImageFiles):
+    """A folder of image files; see `Folder`."""
+
+    kind = "folder"
+
+    def files(self, path: str, split: Split) -> ImageSource:
+        """See `ImageFiles.files`."""
+        without = self.eval_path if split == "train" else ""
+        return Folder(path, self.channels, training=self.path, without=without)

@@ -9,7 +9,7 @@ import grain
 import numpy as np
 
 # Keeps the streams of one seed apart.
-_ORDER, _AUGMENTATION, _RESOLUTION = 0, 1, 2
+_ORDER, _AUGMENTATION, _SHARED = 0, 1, 2
 
 
 def permuted(position: int, count: int, seed: int) -> int:
@@ -39,8 +39,8 @@ def augmentation_generator(example: int, seed: int) -> np.random.Generator:
     return np.random.default_rng((seed, _AUGMENTATION, example))
 
 
-def size_at(step: int, sizes: tuple[int, ...], seed: int) -> int:
-    """Resolution of training step `step`: the same on every host."""
-    if len(sizes) == 1:
-        return sizes[0]
-    return sizes[np.random.default_rng((seed, _RESOLUTION, step)).integers(len(sizes))]
+def choice_at(step: int, options: tuple[int, ...], seed: int) -> int:
+    """What all examples of training step `step` share, such as a resolution: the same on every host."""
+    if len(options) == 1:
+        return options[0]
+    return options[np.random.default_rng((seed, _SHARED, step)).integers(len(options))]

@@ -1,45 +1,37 @@
-"""Writes any source as ArrayRecord shards, the fastest format for shuffled reading.
+"""Writes any images as ArrayRecord shards, the fastest format for shuffled reading.
 
-python -m jaxtok.data.pack --source folder --path my/images --channels 3 --held-out 0 --output packed
+python -m jaxtok.data.pack folder --path my/images --channels 3 --held-out 0 --output packed
 
 Images keep their encoded bytes; decoded ones become PNG. `--held-out 0` packs all records, otherwise those
 of `--split`.
 """
 
+import dataclasses
 from pathlib import Path
 
-import tyro
-
 from jaxtok.data.arrayrecord import write_shards
-from jaxtok.data.config import Data, Split
-from jaxtok.data.sources import open_source
+from jaxtok.data.command import main
+from jaxtok.data.dataset import Split
+from jaxtok.data.image_data import ImageData
 
 
-def main(
-    data: tyro.conf.OmitArgPrefixes[Data],
-    output: Path,
-    split: Split = "train",
-    records_per_shard: int = 10_000,
-) -> None:
-    """Packs a split and prints each shard when it is complete.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is written, and where."""
 
-    Args:
-      data: What to read.
-      output: Folder for the shards; must not hold any.
-      split: "train" or "eval".
-      records_per_shard: Records in each shard but the last.
-    """
-    try:
-        source = open_source(data, split)
-        if source.content != "image":
-            raise ValueError(
-                f"source {data.source!r} holds no images; the verb `encode` wrote its shards already"
-            )
-        for file in write_shards(source, output, records_per_shard):
-            print(file)
-    except (ValueError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+    output: Path
+    """Folder for the shards; must not hold any."""
+    split: Split = "train"
+    """Which split."""
+    records_per_shard: int = 10_000
+    """Records in each shard but the last."""
+
+
+def run(data: ImageData, options: Options) -> None:
+    """Packs a split and prints each shard when it is complete."""
+    for file in write_shards(data.open(options.split), options.output, options.records_per_shard):
+        print(file)
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    main(run, __doc__ or "", Options)

@@ -3,21 +3,24 @@
 import functools
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxtok.data.dataset import Split
 from jaxtok.data.errors import BadRecord, import_extra
 from jaxtok.data.files import Offsets, digests, find_files
-from jaxtok.data.records import Source
+from jaxtok.data.image_data import ImageFiles
+from jaxtok.data.image_sources import ImageSource
 
 # A record costs the decompression of its row group, so recent groups are kept, up to this size per process.
 # Shuffled reading of much larger files is faster from ArrayRecord (`python -m jaxtok.data.pack`).
 _CACHE_BYTES = 512 * 2**20
 
 
-class Parquet(Source):
+class Parquet(ImageSource):
     """Rows of parquet files. Only the row groups that are asked for are read."""
 
     def __init__(self, path: str, channels: int, image: str, label: str, caption: str):
@@ -163,3 +166,21 @@ class _RowGroups:
 
 
 _row_groups = _RowGroups(_CACHE_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetImages(ImageFiles):
+    """Parquet files with encoded images; see `Parquet`."""
+
+    kind = "parquet"
+    image_column: str = "image"
+    """Column of encoded images, plain binary or a struct with a `bytes` field."""
+    label_column: str = "label"
+    """Column of integer classes. Empty for none."""
+    caption_column: str = "caption"
+    """Column of captions. Empty for none."""
+
+    def files(self, path: str, split: Split) -> ImageSource:
+        """See `ImageFiles.files`."""
+        self.refuse_shared_files()
+        return Parquet(path, self.channels, self.image_column, self.label_column, self.caption_column)

@@ -1,9 +1,9 @@
 """Batches of NumPy arrays as a pure function of the step: any number of hosts and workers sees the same data.
 
 The position in the data is one integer, the step. Global example `g = step * batch_size + i` is record
-`record_at(g)`, augmented by a generator seeded with `g`, at a resolution seeded with the step. Host `p` of
-`P` makes the p-th of `P` equal slices of the rows `i`. Nothing else is state, so to resume is to start at a
-step.
+`record_at(g)`, augmented by a generator seeded with `g`; what a batch shares is drawn from the step. Host
+`p` of `P` makes the p-th of `P` equal slices of the rows `i`. Nothing else is state, so to resume is to start
+at a step.
 """
 
 import dataclasses
@@ -18,17 +18,12 @@ import numpy as np
 from absl import flags
 
 from jaxtok.data.batching import Batch, EncodingBatch, EvaluationBatch, Failures, TrainingBatch
-from jaxtok.data.config import Data, Split
+from jaxtok.data.dataset import Dataset, Split
 from jaxtok.data.errors import BadDataError
-from jaxtok.data.sources import open_source
 
 _log = logging.getLogger(__name__)
 _FEW_RECORDS = 100  # a fraction of fewer records than this says nothing yet
 _KEYS_SHOWN = 5
-_CONTENT = (  # what changes the images and captions of a batch
-    *("image_sizes", "channels", "crop", "crop_scale", "crop_ratio", "flip", "resize"),
-    *("text_length", "text_model"),
-)
 
 
 class Pipeline:
@@ -36,21 +31,19 @@ class Pipeline:
 
     A batch is a dict of NumPy arrays with b = batch_size / process_count rows:
 
-    * "image" uint8 [b, S, S, C], or of token files "codes" [b, N, Q], the narrowest unsigned integers
-    * "label" int32 [b], -1 unknown
-    * "text" int32 [b, T] and "text_mask" bool [b, T], when `data.text_length > 0`
+    * the arrays of the data set's `fields`, with `<name>_mask` bool [b, length] of those with lengths
     * "index" int64 [b], the record's number in the split, -1 for padding
-    * "mask" bool [b], False on rows of an evaluation batch that must not count
+    * "valid" bool [b], False on rows of an evaluation batch that must not count
 
     Attributes:
-      data: The configuration, with `seed` if one was given.
+      data: The data set, with `seed` if one was given.
       source: The records.
       counters: "records_seen" and "records_bad" by this host since the pipeline was made.
     """
 
     def __init__(
         self,
-        data: Data,
+        data: Dataset,
         split: Split = "train",
         seed: int | None = None,
         *,
@@ -61,7 +54,7 @@ class Pipeline:
         """Opens the split.
 
         Args:
-          data: The configuration.
+          data: The data set.
           split: "train" or "eval".
           seed: Replaces `data.seed`, for runs that have a seed of their own.
           process_index: This host.
@@ -69,7 +62,7 @@ class Pipeline:
           classes: Labels above are an error, where there are any; 0 for any label.
 
         Raises:
-          ValueError: The configuration or the files are wrong, the batch does not divide over the hosts, or
+          ValueError: The files are wrong, the batch does not divide over the hosts, or
             there are fewer records to train on than hosts.
         """
         if not 0 <= process_index < process_count:
@@ -81,7 +74,7 @@ class Pipeline:
             )
         self.data = data if seed is None else dataclasses.replace(data, seed=seed)
         self.split: Split = split
-        self.source = open_source(self.data, split)
+        self.source = self.data.open(split)
         if split == "train" and len(self.source) < process_count:  # evaluation pads instead
             raise ValueError(
                 f"{len(self.source)} records but {process_count} hosts: "
@@ -102,38 +95,31 @@ class Pipeline:
         """Hash of what the data is: records, split and transforms; 16 hex digits.
 
         Where the files lie, the order of the records, the batch size and the number of hosts and workers do
-        not matter. Files are told apart by name, size and a sample of their bytes; images in a folder by name
+        not matter. Files are told apart by name, size and a sample of their bytes; files in a folder by name
         and size only, because reading them all would take too long.
         """
-        content = {name: getattr(self.data, name) for name in _CONTENT}
-        if self.data.white:  # came later: without it, older fingerprints stay
-            content["white"] = self.data.white
-        text = json.dumps([self.data.source, self.split, self.source.identity(), content])
+        text = json.dumps([self.data.kind_name(), self.split, self.source.identity(), self.data.content()])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """This host's training batches from `start_step` on, endless: shuffled, augmented, multi-scale."""
+        """This host's training batches from `start_step` on, endless: shuffled and augmented."""
         steps = grain.MapDataset.range(start_step, sys.maxsize)
         return self._read(steps, TrainingBatch(self.source, self.data, self._rows))
 
-    def evaluation_batches(self, size: int | None = None) -> Iterator[Batch]:
+    def evaluation_batches(self) -> Iterator[Batch]:
         """One pass in order, without augmentation; every host makes the same number of batches.
 
-        The last batch is filled up with rows whose "mask" is False. So is the mask of a record that cannot be
+        The last batch is filled up with rows that are not "valid". Neither is a record that cannot be
         decoded: every record that can counts once.
-
-        Args:
-          size: Side of the images; the largest of `data.image_sizes` when not given.
         """
         steps = grain.MapDataset.range(-(-len(self.source) // self.data.batch_size))
-        size = size or max(self.data.image_sizes)
-        return self._read(steps, EvaluationBatch(self.source, self.data, self._rows, size))
+        return self._read(steps, EvaluationBatch(self.source, self.data, self._rows))
 
     def encoding_batches(self, augmentations: int, first: int, last: int) -> Iterator[Batch]:
         """Steps `first` to `last` (exclusive) of a pass in order over all versions of every record
         (0: one without augmentation), with all rows on this host and "caption", the texts.
 
-        The last batch is filled up with rows whose "mask" is False. A record that cannot be decoded is
+        The last batch is filled up with rows that are not "valid". A record that cannot be decoded is
         replaced as in training; "index" says by which.
         """
         steps = grain.MapDataset.range(first, last)
@@ -164,10 +150,12 @@ class Pipeline:
 
     def _check_labels(self, batch: Batch) -> None:
         """For sources whose labels are known as they are read alone."""
+        if not self._classes or "label" not in batch:
+            return
         wrong = batch["label"] >= self._classes
-        if self._classes and wrong.any():
+        if wrong.any():
             raise ValueError(
-                f"record {batch['index'][wrong][0]} of {self.data.path or self.data.source} has the label "
+                f"record {batch['index'][wrong][0]} of {self.data.describe()} has the label "
                 f"{batch['label'][wrong][0]}, but there are {self._classes} classes. Raise "
                 "their number in the model, or leave such records out."
             )

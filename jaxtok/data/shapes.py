@@ -7,11 +7,14 @@ alignment can be scored.
 
 import json
 from collections.abc import Collection
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from jaxtok.data.config import Split
+from jaxtok.data.dataset import Split
+from jaxtok.data.image_data import ImageData
+from jaxtok.data.image_sources import ImageSource
 from jaxtok.data.records import SPLIT_SEED, Source
 
 COLORS = {
@@ -34,7 +37,7 @@ _MARGIN, _GAP = 0.02, 0.03  # between a shape and the border, and between two sh
 _JITTER = 10  # a colour varies by this much per channel, of 255
 
 
-class Shapes(Source):
+class ShapeScenes(ImageSource):
     """One fixed data set of 100,000 training and 2,000 evaluation scenes; labels are the (first) shape.
 
     `source[i]["scene"]` is the scene as JSON.
@@ -62,6 +65,23 @@ class Shapes(Source):
 
     def identity(self) -> Any:
         return ["shapes", len(self), self.size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes(ImageData):
+    """Procedural pictures of coloured shapes with exact captions; see `ShapeScenes`."""
+
+    kind = "shapes"
+    channels: Literal[1, 3] = 3
+    """3 for RGB: the captions name colours."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.channels == 3, "channels", "the captions of 'shapes' name colours", "Use 3.")
+
+    def open(self, split: Split) -> Source:
+        """See `Dataset.open`."""
+        return ShapeScenes(split, max(self.image_sizes))
 
 
 def random_scene(generator: np.random.Generator) -> dict[str, Any]:

@@ -1,22 +1,22 @@
-"""Token files as a source: priors train on the codes that `encode` wrote, and no image is read."""
+"""Token files as a data set: priors train on the codes that `encode` wrote, and no signal is read."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from jaxtok.codes import CodeSpace
+from jaxtok.data.dataset import Dataset, Example, Field, Split
 from jaxtok.data.files import digests
 from jaxtok.data.records import Source
 from jaxtok.data.token_shards import TokenShards
+from jaxtok.nn.caption_ids import caption_ids
 
 
 class Tokens(Source):
-    """Entries of token files: "codes", packed, in place of "image"; `stack` unpacks them. Augmented versions
-    of an image count as records of their own.
-    """
-
-    channels = 1
-    content = "codes"
+    """Entries of token files. Augmented versions of a record count as records of their own."""
 
     def __init__(self, path: str):
         """Opens a folder of the verb `encode`.
@@ -38,14 +38,78 @@ class Tokens(Source):
             "key": f"{self.shards.folder.name}/{index}",
         }
 
-    def blank(self, size: int) -> np.ndarray:
-        del size
-        return np.zeros(self.shards.manifest.bytes_per_entry, np.uint8)
-
-    def stack(self, contents: Sequence[np.ndarray]) -> np.ndarray:
-        """Codes [n, N, Q], the narrowest unsigned integers: a byte per slot for most alphabets."""
-        manifest = self.shards.manifest
-        return manifest.space.unpack(np.stack(contents), manifest.tokens).astype(manifest.space.stored_dtype)
-
     def identity(self) -> Any:
         return digests([*self.shards.files("tokens"), *self.shards.files("about")])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFiles(Dataset):
+    """Codes of token files: "codes" [N, Q] in the narrowest unsigned integers, "label", and captions as
+    `ImageData` has them.
+    """
+
+    kind = "tokens"
+    path: str = ""
+    """Folder that the verb `encode` wrote."""
+    levels: tuple[int, ...] = (2,)
+    """Alphabet of a token, see `CodeSpace`."""
+    tokens: int = 1
+    """N, tokens of an example."""
+    text_length: int = 0
+    """Tokens kept of a caption. 0 leaves captions out of the batches."""
+    text_model: str = ""
+    """Folder of a Hugging Face language model whose tokenizer makes them. Empty: tokens are bytes."""
+
+    @classmethod
+    def in_place_of(cls, data: Dataset, path: str, levels: tuple[int, ...], tokens: int) -> "TokenFiles":
+        """Token files of a data set, with its settings for loading and its captions."""
+        kept = {field.name for field in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(data)}
+        own = {name: getattr(data, name) for name in kept}
+        return cls(**{**own, "path": path, "levels": levels, "tokens": tokens})
+
+    def open(self, split: Split) -> Source:
+        """See `Dataset.open`; the files hold one split.
+
+        Raises:
+          ValueError: no tokens there, or others than `levels` and `tokens` say.
+        """
+        del split
+        source = Tokens(self.path)
+        found = source.shards.manifest
+        if (found.levels, found.tokens) != (self.levels, self.tokens):
+            raise ValueError(
+                f"{self.path} holds {found.tokens} tokens of levels {found.levels}, not {self.tokens} of "
+                f"{self.levels}. Set data.tokens and data.levels to what is there."
+            )
+        return source
+
+    def fields(self) -> Mapping[str, Field]:
+        """See `Dataset.fields`."""
+        space = CodeSpace(self.levels)
+        fields = {
+            "codes": Field((self.tokens, space.slots), space.stored_dtype),
+            "label": Field((), np.int32, blank=-1),
+        }
+        if self.text_length:
+            fields["text"] = Field((self.text_length,), np.int32, pad="length")
+        return fields
+
+    def example(self, record: Mapping[str, Any], step: int, rng: np.random.Generator | None) -> Example:
+        """See `Dataset.example`; codes are packed until `collate`, which unpacks those of a batch at once."""
+        example = {"codes": record["codes"], "label": np.array(record["label"], np.int32)}
+        if self.text_length:
+            ids, mask = caption_ids([record["caption"]], self.text_length, self.text_model)
+            example |= {"text": ids[0], "text_mask": mask[0]}
+        return example
+
+    def blank(self, beside: Example | None = None) -> Example:
+        """See `Dataset.blank`."""
+        del beside
+        size = -(-self.tokens * CodeSpace(self.levels).packed_bits // 8)
+        return self.example({"codes": np.zeros(size, np.uint8), "label": -1, "caption": ""}, 0, None)
+
+    def collate(self, examples: Sequence[Example]) -> Example:
+        """See `Dataset.collate`."""
+        space = CodeSpace(self.levels)
+        codes = space.unpack(np.stack([example["codes"] for example in examples]), self.tokens)
+        return super().collate([example | {"codes": row} for example, row in zip(examples, codes)])

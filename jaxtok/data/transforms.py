@@ -5,12 +5,13 @@ costs one interpolation, and is the same part of the image at every resolution.
 """
 
 import math
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from jaxtok.data.config import Data, Filter
-
+Crop = Literal["none", "center", "random", "random_resized"]
+Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Box = tuple[float, float, float, float]
 
 _FILTERS = {
@@ -69,7 +70,7 @@ def flip_horizontal(image: np.ndarray) -> np.ndarray:
     return image[:, ::-1]
 
 
-def resize(image: np.ndarray, size: int, filter: Filter, box: Box | None = None) -> np.ndarray:
+def resample(image: np.ndarray, size: int, filter: Filter, box: Box | None = None) -> np.ndarray:
     """Resamples a box of an image to a square, antialiased as Pillow does.
 
     Args:
@@ -92,24 +93,34 @@ def resize(image: np.ndarray, size: int, filter: Filter, box: Box | None = None)
     return array[..., None] if channels == 1 else array
 
 
-def augment(image: np.ndarray, size: int, data: Data, generator: np.random.Generator) -> np.ndarray:
-    """A training image: the configured crop, resize and flip. uint8 [H, W, C] -> uint8 [size, size, C]."""
+def augment(
+    image: np.ndarray,
+    size: int,
+    generator: np.random.Generator,
+    *,
+    crop: Crop = "center",
+    crop_scale: tuple[float, float] = (0.8, 1.0),
+    crop_ratio: tuple[float, float] = (0.75, 1.3333333),
+    flip: bool = False,
+    resize: Filter = "bicubic",
+) -> np.ndarray:
+    """A training image: crop, resize and flip, see `ImageData`. uint8 [H, W, C] -> uint8 [size, size, C]."""
     height, width = image.shape[:2]
-    if data.crop == "random_resized":
-        box = random_resized(height, width, generator, data.crop_scale, data.crop_ratio)
-    elif data.crop == "random":
+    if crop == "random_resized":
+        box = random_resized(height, width, generator, crop_scale, crop_ratio)
+    elif crop == "random":
         box = random_square(height, width, generator)
     else:
-        box = _fixed_box(height, width, data)
-    image = resize(image, size, data.resize, box)
-    return flip_horizontal(image) if data.flip and generator.random() < 0.5 else image
+        box = _fixed_box(height, width, crop)
+    image = resample(image, size, resize, box)
+    return flip_horizontal(image) if flip and generator.random() < 0.5 else image
 
 
-def prepare(image: np.ndarray, size: int, data: Data) -> np.ndarray:
+def prepare(image: np.ndarray, size: int, *, crop: Crop = "center", resize: Filter = "bicubic") -> np.ndarray:
     """An evaluation image: random crops become centre crops. uint8 [H, W, C] -> uint8 [size, size, C]."""
     height, width = image.shape[:2]
-    return resize(image, size, data.resize, _fixed_box(height, width, data))
+    return resample(image, size, resize, _fixed_box(height, width, crop))
 
 
-def _fixed_box(height: int, width: int, data: Data) -> Box:
-    return whole(height, width) if data.crop == "none" else center_square(height, width)
+def _fixed_box(height: int, width: int, crop: Crop) -> Box:
+    return whole(height, width) if crop == "none" else center_square(height, width)

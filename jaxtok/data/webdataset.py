@@ -4,23 +4,26 @@ import collections
 import json
 import os
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxtok.data.captions import caption_of, decode_caption
+from jaxtok.data.dataset import Split
 from jaxtok.data.errors import BadRecord, notice
 from jaxtok.data.files import digests, find_files
-from jaxtok.data.images import IMAGE_SUFFIXES
-from jaxtok.data.records import Source
+from jaxtok.data.image_data import ImageFiles
+from jaxtok.data.image_files import IMAGE_SUFFIXES
+from jaxtok.data.image_sources import ImageSource
 
 _FIELDS = ("image", "txt", "cls", "json")
 _BEYOND = -2  # in place of the size of a member that is larger than its shard
 _Members = dict[str, tuple[str, int, int]]  # field -> (member's name, offset, size)
 
 
-class WebDataset(Source):
+class WebDataset(ImageSource):
     """Samples of tar shards in random access: the headers are scanned once, and samples are read by offset.
 
     Per sample: an image (`.jpg`, `.png`, `.webp`, ...), and optionally `.txt` (caption), `.cls` (integer
@@ -202,3 +205,15 @@ def _members(file: str) -> list[tuple[str, int, int]]:
             f"{file} cannot be read as an uncompressed tar file: {error}. Repair or remove it."
         ) from error
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDatasetImages(ImageFiles):
+    """Tar shards of images; see `WebDataset`."""
+
+    kind = "webdataset"
+
+    def files(self, path: str, split: Split) -> ImageSource:
+        """See `ImageFiles.files`."""
+        self.refuse_shared_files()
+        return WebDataset(path, self.channels)

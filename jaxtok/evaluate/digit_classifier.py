@@ -1,7 +1,7 @@
 """An independent scorer of generated digits: does the image show the digit that the caption asked for?
 
 The scorer is a scikit-learn support vector machine on 8x8 pixels, trained on the real training digits. It
-shares nothing with the models that it scorers, takes a fraction of a second to train, and is deterministic.
+shares nothing with the models that it scores, takes a fraction of a second to train, and is deterministic.
 Always report its own accuracy on held-out real digits beside a number of generated ones: that is the most a
 perfect generator can expect.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 from sklearn.svm import SVC
 
 from jaxtok.codes import Array
-from jaxtok.data import Data, open_source
+from jaxtok.data.embedded import Digits
 from jaxtok.evaluate.protocol import Result
 from jaxtok.evaluate.resizing import area_resize
 
@@ -96,7 +96,7 @@ def digit_classifier() -> DigitJudge:
 
 def real_digits(split: Literal["train", "eval"]) -> tuple[np.ndarray, np.ndarray]:
     """All uint8 images [B, 8, 8, 1] of a split and their labels."""
-    source = open_source(Data(source="digits"), split)
+    source = Digits().open(split)
     records = [source[index] for index in range(len(source))]
     return np.stack([record["image"] for record in records]), np.array(
         [record["label"] for record in records]

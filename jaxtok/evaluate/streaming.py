@@ -91,7 +91,7 @@ def first_images(
     """
     seen = 0
     for batch in batches:
-        mask = batch["mask"] & (seen + np.cumsum(batch["mask"]) <= count)
+        mask = batch["valid"] & (seen + np.cumsum(batch["valid"]) <= count)
         seen += int(mask.sum())
         yield batch, mask
         if seen >= count:

@@ -5,6 +5,7 @@ functions.
 float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,6 +38,38 @@ def nonsaturating_discriminator(
 def nonsaturating_generator(fake: Float[jax.Array, "*shape"]) -> Float[jax.Array, ""]:
     """`mean softplus(-fake)`: -log D, whose gradient does not vanish where the discriminator is sure."""
     return jnp.mean(jax.nn.softplus(-fake.astype(jnp.float32)))
+
+
+def least_squares_discriminator(
+    real: Float[jax.Array, "*shape"], fake: Float[jax.Array, "*shape"]
+) -> Float[jax.Array, ""]:
+    """`(mean (1 - real)^2 + mean fake^2) / 2` (LSGAN, arXiv 1611.04076, with labels 1 and 0; twice that in
+    HiFi-GAN).
+    """
+    real, fake = _float32(real, fake)
+    return 0.5 * (jnp.mean(jnp.square(1 - real)) + jnp.mean(jnp.square(fake)))
+
+
+def least_squares_generator(fake: Float[jax.Array, "*shape"]) -> Float[jax.Array, ""]:
+    """`mean (1 - fake)^2`, as in HiFi-GAN (half of it in LSGAN)."""
+    return jnp.mean(jnp.square(1 - fake.astype(jnp.float32)))
+
+
+def mean_over_discriminators(
+    loss: Callable[..., jax.Array], *logits: jax.Array | tuple[jax.Array, ...]
+) -> Float[jax.Array, ""]:
+    """The mean of a loss over discriminators.
+
+    Args:
+        loss: of logits, such as `hinge_discriminator`.
+        *logits: what it takes; each an array, or a tuple with an array per discriminator.
+
+    Raises:
+        ValueError: other numbers of discriminators.
+    """
+    tuples = [each if isinstance(each, tuple) else (each,) for each in logits]
+    losses = [loss(*each) for each in zip(*tuples, strict=True)]
+    return losses[0] if len(losses) == 1 else sum(losses[1:], losses[0]) / len(losses)
 
 
 def lecam_init() -> dict[str, Float[jax.Array, ""]]:

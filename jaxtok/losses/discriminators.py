@@ -1,12 +1,58 @@
-"""Discriminators: networks that score images, or patches of images, as real or reconstructed."""
+"""Discriminators: networks that score images, or patches of images, as real or reconstructed.
+
+Called, a discriminator returns logits, and from `discriminate` the activations of its layers too, for feature
+matching. Discriminators of sound: `jaxtok.losses.audio_discriminators`.
+"""
 
 import math
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
+
+from jaxtok.codes import pytree_dataclass
+
+
+@pytree_dataclass()
+class Discrimination:
+    """What a discriminator says of a batch.
+
+    Attributes:
+        logits: float32 [B, ...]; positive means real.
+        features: the output of each layer behind its activation, [B, ...], in their order.
+    """
+
+    logits: Any
+    features: Any = ()
+
+
+@runtime_checkable
+class FeatureDiscriminator(Protocol):
+    """A discriminator that shows its features."""
+
+    def discriminate(self, x: jax.Array) -> Discrimination | tuple[Discrimination, ...]:
+        """Logits and features, or those of several discriminators."""
+        ...
+
+
+class Several(nn.Module):
+    """Discriminators that look at the same signals.
+
+    Attributes:
+        discriminators: each with `discriminate`; their parameters are "discriminators_0", ...
+    """
+
+    discriminators: tuple[Any, ...]
+
+    def __call__(self, x: Float[jax.Array, "B *signal C"]) -> tuple[jax.Array, ...]:
+        """The logits of each."""
+        return tuple(result.logits for result in self.discriminate(x))
+
+    def discriminate(self, x: Float[jax.Array, "B *signal C"]) -> tuple[Discrimination, ...]:
+        """Logits and features of each."""
+        return tuple(discriminator.discriminate(x) for discriminator in self.discriminators)
 
 
 class PatchGAN(nn.Module):
@@ -38,16 +84,24 @@ class PatchGAN(nn.Module):
         """
         return cls() if side >= 64 else cls(layers=2 if side >= 12 else 1)
 
-    @nn.compact
     def __call__(self, image: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B h w"]:
         """Images in [-1, 1] -> one float32 logit per patch; positive means real."""
+        return self.discriminate(image).logits
+
+    @nn.compact
+    def discriminate(self, image: Float[jax.Array, "B H W C"]) -> Discrimination:
+        """The logits [B, h, w], and the features behind every convolution but the last.
+
+        Raises:
+            ValueError: an image that is too small.
+        """
         smallest = 3 * 2**self.layers
         if min(image.shape[1:3]) < smallest:
             raise ValueError(
                 f"PatchGAN with {self.layers} layers needs at least {smallest} x {smallest} pixels, got "
                 f"{image.shape[1]} x {image.shape[2]}; use fewer layers"
             )
-        x = image
+        x, features = image, []
         for layer in range(self.layers + 1):
             channels = self.features * min(2**layer, 8)
             stride = 2 if layer < self.layers else 1
@@ -57,7 +111,9 @@ class PatchGAN(nn.Module):
                 groups = math.gcd(channels, max(1, channels // 16))  # of 16 channels where that divides
                 x = nn.GroupNorm(num_groups=groups, use_fast_variance=False, name=f"norm{layer}")(x)
             x = nn.leaky_relu(x, 0.2)
-        return self._conv(1, 1, use_bias=True, name="head")(x)[..., 0].astype(jnp.float32)
+            features.append(x)
+        logits = self._conv(1, 1, use_bias=True, name="head")(x)[..., 0].astype(jnp.float32)
+        return Discrimination(logits, tuple(features))
 
     def _conv(self, channels: int, stride: int, use_bias: bool, name: str) -> nn.Conv:
         return nn.Conv(
@@ -99,21 +155,32 @@ class BlurGAN(nn.Module):
         """The published one, and a small one for images of less than 64 pixels a side."""
         return cls() if side >= 64 else cls(32, layers=1, cells=math.gcd(side // 2, 4))
 
-    @nn.compact
     def __call__(self, image: Float[jax.Array, "B H W C"]) -> Float[jax.Array, "B h w"]:
         """Images in [-1, 1] (inside in [0, 1]) -> one float32 logit per cell; positive means real.
 
         Raises:
             ValueError: a halved image that does not divide into the cells.
         """
+        return self.discriminate(image).logits
+
+    @nn.compact
+    def discriminate(self, image: Float[jax.Array, "B H W C"]) -> Discrimination:
+        """The logits [B, h, w], and the features behind every convolution but the last.
+
+        Raises:
+            ValueError: a halved image that does not divide into the cells.
+        """
         x = nn.leaky_relu(self._conv(self.features, 5, "conv_in")((image + 1) / 2), 0.1)
+        features = [x]
         for layer in range(self.layers):
             x = blur(self._conv(self.features * 2**layer, 3, f"conv{layer}")(x))
             norm = nn.GroupNorm(self.groups, epsilon=1e-5, use_fast_variance=False, name=f"norm{layer}")
             x = nn.leaky_relu(norm(x), 0.1)
+            features.append(x)
         x = self._strongest(x)
         x = nn.leaky_relu(self._conv(x.shape[-1], 1, "hidden")(x), 0.1)
-        return self._conv(1, 5, "head")(x)[..., 0].astype(jnp.float32)
+        logits = self._conv(1, 5, "head")(x)[..., 0].astype(jnp.float32)
+        return Discrimination(logits, (*features, x))
 
     def _conv(self, channels: int, window: int, name: str) -> nn.Conv:
         return nn.Conv(channels, (window, window), dtype=self.dtype, name=name)

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 
 from jaxtok.config_files import differences, from_json, to_json
-from jaxtok.data.sources import open_source
 from jaxtok.data.token_shards import read_manifest
 from jaxtok.evaluate.protocol import Result, write_results
 from jaxtok.json_files import read_object
@@ -95,13 +94,13 @@ def train(
     checked = (experiment.name, config, tuple(only))
     # Where there is a configuration, its run was checked, or it is another one, which is refused below.
     if not (workdir / "config.json").exists() and checked not in _CHECKED:
-        check_stages(config.model, stages)
+        check_stages(config.model.check_data, stages)
         _CHECKED.add(checked)  # a sweep trains the same in many folders
     if jax.process_index() == 0:
         print(parameter_table(config.model), flush=True)
         if not run.tokens:
             for data in dict.fromkeys(stage.data for stage in stages):
-                print(f"{data.path or data.source}: {label_summary(open_source(data, 'train'))}", flush=True)
+                print(f"{data.describe()}: {label_summary(data.open('train'))}", flush=True)
     with workdir_lock(workdir):
         claim_workdir(workdir, experiment, config, run)
         variables: dict[str, Any] = {}

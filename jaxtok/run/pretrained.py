@@ -15,7 +15,7 @@ import numpy as np
 from jaxtok.config_files import from_json, to_json
 from jaxtok.json_files import check_object, parse_json, read_object
 from jaxtok.param_trees import flatten, unflatten
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.systems.registry import system_class
 from jaxtok.tensor_files import read_tensors, write_tensors
 from jaxtok.train.checkpoints import Checkpoints
@@ -26,7 +26,7 @@ _RUN_FIELDS = {"experiment": str, "config": dict}
 _REMEDY = "Is this the work directory of a run? Start the run again in another one."
 
 
-def load(path: str | Path, averaged: bool = True) -> ImageSystem:
+def load(path: str | Path, averaged: bool = True) -> Trained:
     """A trained system from a work directory or from a folder of `save_pretrained`.
 
     Args:
@@ -47,7 +47,7 @@ def load(path: str | Path, averaged: bool = True) -> ImageSystem:
     variables = run_variables(path, model, averaged)
     if "tokenizer" not in variables:
         raise FileNotFoundError(f"no checkpoint of a tokenizer in {path}; train it first")
-    return ImageSystem(model, variables, {**record, "averaged": averaged})
+    return Trained(model, variables, {**record, "averaged": averaged})
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -114,12 +114,12 @@ def restore_stage(
         return Restored(state, False, saved["step"])
 
 
-def save_pretrained(system: ImageSystem, folder: str | Path, licence: str = "not stated") -> None:
+def save_pretrained(trained: Trained, folder: str | Path, licence: str = "not stated") -> None:
     """Writes `config.json` (system, sizes, recommended sampler settings, record, licence) and
     `model.safetensors`, with a hash per tensor in its metadata.
 
     Args:
-      system: what `load` returned.
+      trained: what `load` returned.
       folder: created if absent.
       licence: of the weights.
 
@@ -129,20 +129,20 @@ def save_pretrained(system: ImageSystem, folder: str | Path, licence: str = "not
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = {
-        name: system.record[name]
+        name: trained.record[name]
         for name in ("experiment", "commit", "versions", "averaged")
-        if name in system.record
+        if name in trained.record
     }
     content = {
-        "system": system.record["experiment"],
-        "model": to_json(system.model),
+        "system": trained.record["experiment"],
+        "model": to_json(trained.system),
         "licence": licence,
-        "components": sorted(system.variables),
+        "components": sorted(trained.variables),
         "record": record,
     }
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     tensors = {
-        path: np.asarray(leaf) for path, leaf in flatten(jax.device_get(dict(system.variables))).items()
+        path: np.asarray(leaf) for path, leaf in flatten(jax.device_get(dict(trained.variables))).items()
     }
     _refuse("what is to be saved is not finite", _not_finite(tensors))
     hashes = {path: _hash(tensor) for path, tensor in tensors.items()}
@@ -153,7 +153,7 @@ def save_pretrained(system: ImageSystem, folder: str | Path, licence: str = "not
     )
 
 
-def from_pretrained(folder: str | Path) -> ImageSystem:
+def from_pretrained(folder: str | Path) -> Trained:
     """The inverse of `save_pretrained`; strict.
 
     Raises:
@@ -193,7 +193,7 @@ def from_pretrained(folder: str | Path) -> ImageSystem:
     else:
         log.warning("%s was saved without hashes, so damage would not be noticed; save it again", folder)
     variables = unflatten(tensors)
-    return ImageSystem(
+    return Trained(
         model,
         variables,
         {

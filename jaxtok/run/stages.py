@@ -1,18 +1,18 @@
-"""Stages that image experiments share: a tokenizer trained on images, and a prior that is told classes."""
+"""Stages that experiments share: a tokenizer, and a prior over its codes."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
-from jaxtok.data.config import Data
+from jaxtok.codes import Regrouping
+from jaxtok.data.dataset import Dataset
 from jaxtok.losses.perceptual import PerceptualNetwork
-from jaxtok.priors.contract import Codec, Prior
+from jaxtok.priors.contract import Prior
 from jaxtok.run.evaluators.samplers import PriorSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.systems.contract import System
 from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
 from jaxtok.train.adversarial import DiscriminatorWeights, adversarial
 from jaxtok.train.gradient import gradient
@@ -26,7 +26,7 @@ class TokenizerRecipe(Protocol):
     """What the configuration of an experiment says about its tokenizer's training."""
 
     @property
-    def data(self) -> Data:
+    def data(self) -> Dataset:
         """Images."""
         ...
 
@@ -86,60 +86,46 @@ def tokenizer_stage(
     return Stage("tokenizer", update, recipe.data, fit.steps, frozen, networks, rules, evaluator)
 
 
-@runtime_checkable
-class ClassModel(Protocol):
-    """An image system whose priors are told a class."""
-
-    def encode(self, variables: Any, images: Any) -> Any:
-        """Images to codes."""
-        ...
-
-    def batch_condition(self, batch: Any, frozen: Any) -> Any:
-        """What a batch says its images are."""
-        ...
-
-    def class_condition(self, labels: Any) -> Any:
-        """Condition of labels; None where the prior reads none."""
-        ...
-
-    @property
-    def classes(self) -> int:
-        """How many."""
-        ...
-
-
-def class_prior_stage(
+def prior_stage(
     name: str,
     prior: Prior,
-    model: ClassModel,
-    data: Data,
+    system: System,
+    data: Dataset,
     fit: TrainConfig,
     evaluator: SampleEvaluator,
-    codec: Callable[[Variables], Codec] | None = None,
+    *,
+    grouping: Regrouping | None = None,
+    networks: Mapping[str, Callable[[], Variables]] | None = None,
+    rules: tuple[Rule, ...] = PRIOR_RULES,
 ) -> Stage:
-    """The stage of a prior over the codes of the stage "tokenizer" that is told classes.
+    """The stage of a prior over the codes of the stage "tokenizer".
 
     Args:
       name: of the stage.
       prior: what is trained.
-      model: the system.
-      data: images and their classes.
+      system: its condition, frozen networks and codec are read.
+      data: what is encoded, and what it is conditioned on.
       fit: how it is trained.
       evaluator: how it is measured and drawn; sampler and objective are put in here.
-      codec: `(frozen variables of the tokenizer) -> Codec`, for priors that need one.
+      grouping: how the prior joins the slots of the tokenizer's codes; None for not at all.
+      networks: frozen networks that conditions need; default the system's.
+      rules: how its parameters are split over the mesh.
     """
-    objective = PriorObjective(prior, model.encode, model.batch_condition, codec=codec)
-    sampler = PriorSampler(prior, model.class_condition, classes=True, codec=codec)
-    condition = jax.eval_shape(model.class_condition, jax.ShapeDtypeStruct((1,), jnp.int32))
+    objective = PriorObjective(
+        prior, system.encode, system.condition, codec=system.prior_codec, grouping=grouping
+    )
+    sampler = PriorSampler(prior, system.condition, codec=system.prior_codec)
+    classes, null_class = system.label_reading()
     return Stage(
         name,
         gradient(objective, fit),
         data,
         fit.steps,
         frozen=("tokenizer",),
-        rules=PRIOR_RULES,
+        networks=system.networks() if networks is None else networks,
+        rules=rules,
         evaluator=dataclasses.replace(evaluator, sampler=sampler, objective=objective),
-        codes=StageCodes(prior.space, prior.tokens),
-        classes=0 if condition is None else model.classes,
-        null_class=condition is not None and condition.null is not None,
+        codes=None if system.space is None else StageCodes(system.space, system.tokens),
+        classes=classes,
+        null_class=null_class,
     )

@@ -3,7 +3,6 @@
 `jaxtok.data.token_shards` is the format.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -13,14 +12,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxtok.codes import CodeSpace
 from jaxtok.config_files import to_json
 from jaxtok.data.batching import Batch
-from jaxtok.data.config import Data, Split
+from jaxtok.data.dataset import Dataset, Split
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.data.token_shards import LEAST_RECORD, Manifest, has_shard, read_manifest, write_shard
+from jaxtok.data.tokens import TokenFiles
 from jaxtok.param_trees import flatten
 from jaxtok.run.lock import shard_lock
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.train.fingerprint import fingerprint
 from jaxtok.train.stage import StageCodes, Variables
 
@@ -34,14 +35,14 @@ def tokenizer_hash(variables: Variables) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def image_fingerprint(data: Data, split: Split) -> str:
-    """Fingerprint of the images of a split, whatever is done with their captions."""
-    return Pipeline(dataclasses.replace(data, text_length=0, text_model=""), split).fingerprint
+def content_fingerprint(data: Dataset, split: Split) -> str:
+    """Fingerprint of a split, whatever is done with its captions."""
+    return Pipeline(data.for_tokens(), split).fingerprint
 
 
 def encode_data(
-    system: ImageSystem,
-    data: Data,
+    trained: Trained,
+    data: Dataset,
     folder: Path,
     split: Split = "train",
     *,
@@ -54,7 +55,7 @@ def encode_data(
     """Encodes every record of a split, in order. Complete shards of an earlier call stay; the rest is made.
 
     Args:
-      system: the trained system.
+      trained: the trained system.
       data: what to encode.
       folder: where to write.
       split: "train" or "eval".
@@ -77,16 +78,18 @@ def encode_data(
             f"0 to parts - 1 = {parts - 1}"
         )
     # The images of a batch share a resolution that is drawn per batch, so a file holds whole batches.
-    data = dataclasses.replace(data, text_length=0, text_model="")
+    data = data.for_tokens()
     pipeline = Pipeline(data, split)
-    space, tokens = system.model.space, system.model.tokens
+    space, tokens = trained.system.space, trained.system.tokens
+    if space is None:
+        raise ValueError("the latents of this system are continuous: token files hold codes")
     size = -(-tokens * space.packed_bits // 8)
     block = data.batch_size * math.ceil(LEAST_RECORD / (size * data.batch_size))
     wanted = shard_size or max(SHARD_BYTES // size, 1)
     manifest = Manifest(
         levels=space.levels,
         tokens=tokens,
-        tokenizer=tokenizer_hash(system.variables["tokenizer"]),
+        tokenizer=tokenizer_hash(trained.variables["tokenizer"]),
         data=pipeline.fingerprint,
         source=to_json(data),
         split=split,
@@ -105,20 +108,21 @@ def encode_data(
             rows = manifest.rows(shard)
             first, last = rows.start // data.batch_size, -(-rows.stop // data.batch_size)
             batches = pipeline.encoding_batches(augmentations, first, last)
-            write_shard(folder, manifest, shard, _packed(system, batches))
+            write_shard(folder, manifest, shard, _packed(trained, space, batches))
         tell(f"shard {shard} of {manifest.shards}: {len(rows):,} entries")
     return manifest
 
 
-def _packed(system: ImageSystem, batches: Iterator[Batch]) -> Iterator[dict[str, np.ndarray]]:
+def _packed(trained: Trained, space: CodeSpace, batches: Iterator[Batch]) -> Iterator[dict[str, np.ndarray]]:
     for batch in batches:
-        keep = batch["mask"]
-        codes = np.asarray(jax.device_get(system.encode(batch["image"]).codes))[keep]
+        keep = batch["valid"]
+        arrays = {name: x for name, x in batch.items() if name not in ("index", "valid", "caption", "label")}
+        codes = np.asarray(jax.device_get(trained.encode(arrays).codes))[keep]
         columns = {name: batch[name][keep] for name in ("label", "index", "caption")}
-        yield {"packed": system.model.space.pack(codes), **columns}
+        yield {"packed": space.pack(codes), **columns}
 
 
-def token_data(folder: str, data: Data, codes: StageCodes, frozen: Mapping[str, Variables]) -> Data:
+def token_data(folder: str, data: Dataset, codes: StageCodes, frozen: Mapping[str, Variables]) -> TokenFiles:
     """The configuration that reads token files in place of the images of `data`.
 
     Args:
@@ -145,10 +149,10 @@ def token_data(folder: str, data: Data, codes: StageCodes, frozen: Mapping[str, 
             f"{folder} was written by tokenizer {manifest.tokenizer}, this run has {own}; encode again with "
             "the tokenizer of this run, or start from that one with --init-from and no steps of its own"
         )
-    images = image_fingerprint(data, "train")
+    images = content_fingerprint(data, "train")
     if manifest.data != images:
         raise ValueError(
             f"{folder} was made from images with fingerprint {manifest.data}, this run's have {images}; "
             "encode the images of this run, or set the same --data"
         )
-    return dataclasses.replace(data, source="tokens", path=folder, eval_path="", held_out=0)
+    return codes.files_of(data, folder)

@@ -10,23 +10,24 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from jaxtok.config_files import from_json
 from jaxtok.data.token_shards import TokenShards, shard_path
 from jaxtok.evaluate.protocol import Result, write_results
-from jaxtok.inspect import sample_grid
 from jaxtok.run.claims import evaluate_claims, with_steps
 from jaxtok.run.evaluators.features import FeatureMeasures, FeatureOptions
 from jaxtok.run.evaluators.latents import LatentMeasures, LatentOptions
 from jaxtok.run.experiment import Experiment, commit_of_source, train, write_json
 from jaxtok.run.pretrained import load, read_config, restore_stage
+from jaxtok.run.requests import read_request, repeated, titles, write_requests
 from jaxtok.run.token_files import encode_data, tokenizer_hash
+from jaxtok.run.trained import Trained
+from jaxtok.systems.contract import Request
 from jaxtok.train.loop import evaluation_batches, stage_key
 from jaxtok.train.run import Run
-from jaxtok.train.stage import Trained, abstract_batch, collections_of
+from jaxtok.train.stage import TrainedStage, abstract_batch, collections_of
 
 _DECODED_AT_ONCE = 64
 
@@ -51,24 +52,31 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Samples images for captions and writes them as PNG files and one grid.
+    """Samples what is asked for, and writes a file per sample, `requests.jsonl` and an overview.
 
     Attributes:
       workdir: a run, or a folder of `save_pretrained`.
-      prior: which prior.
-      captions: what to draw.
-      count: images per caption.
+      prior: which prior; default the last that was trained.
+      captions: texts to sample for; for a prior of classes their numbers.
+      labels: classes to sample, by their numbers.
+      lengths: of the samples, in units of the data, for priors that take one; one for all, or one for each.
+      request: file with what to sample: captions.txt, items.csv or prompts.jsonl, see
+        `jaxtok.run.requests.read_request`.
+      count: samples of each; of a prior without a condition the number of samples.
       seed: of the noise.
       guidance: strength of guidance; default the recommended one.
       temperature: sampling temperature; default the recommended one.
       steps: steps of a diffusion prior; default the recommended number.
       raw: use the raw parameters in place of their running average.
-      out: folder for the images; default `<workdir>/samples`.
+      out: folder for the samples; default `<workdir>/samples`.
     """
 
     workdir: str = ""
-    prior: str = "diffusion"
+    prior: str = ""
     captions: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
+    request: str = ""
     count: int = 8
     seed: int = 0
     guidance: float | None = None
@@ -87,8 +95,8 @@ class Encode:
       workdir: a run, or a folder of `save_pretrained`.
       split: "train" or "eval" of the run's data.
       out: folder for the tokens; default `<workdir>/tokens-<split>`.
-      augmentations: augmented versions of each image; 0 for one without augmentation.
-      shard_size: images per file, about; 0 for 64 MiB of codes.
+      augmentations: augmented versions of each record; 0 for one without augmentation.
+      shard_size: records per file, about; 0 for 64 MiB of codes.
       part: this process makes every `parts`-th shard from this one on; many machines can share the work.
       parts: among how many the shards are shared.
     """
@@ -104,14 +112,14 @@ class Encode:
 
 @dataclasses.dataclass(frozen=True)
 class Decode:
-    """Turns token files back into images.
+    """Turns token files back into what was encoded.
 
     Attributes:
       workdir: a run, or a folder of `save_pretrained`; it has to be the tokenizer that wrote the tokens.
-      tokens: folder with the tokens.
-      out: folder for the images; default `<workdir>/decoded`.
-      count: how many images; 0 for all.
-      size: side in pixels; 0 for the model's own.
+      tokens: folder with the tokens; default `<workdir>/tokens-train`.
+      out: folder for the files; default `<workdir>/decoded`.
+      count: how many; 0 for all.
+      size: of images, side in pixels; 0 for the model's own.
     """
 
     workdir: str = ""
@@ -176,7 +184,7 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
             continue
         batches = functools.partial(evaluation_batches, stage.data)
         key = jax.random.fold_in(key, restored.step)
-        trained = Trained(restored.variables, frozen, batches, key, restored.averaged)
+        trained = TrainedStage(restored.variables, frozen, batches, key, restored.averaged)
         evaluator = latents.scored(stage.evaluator)
         found = evaluator.evaluate(trained) if measures is None else measures.evaluate(evaluator, trained)
         results[stage.name] = found + latents.results(evaluator, trained, stage.data, found)
@@ -195,21 +203,44 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
 
 
 def sample_verb(experiment: Experiment, options: Sample) -> None:
-    """Samples images for captions."""
+    """Samples what is asked for."""
     del experiment
-    system = load(options.workdir, averaged=not options.raw)
-    if not options.captions:
-        raise ValueError('no captions to draw; give some with --captions "a handwritten seven" ...')
+    trained = load(options.workdir, averaged=not options.raw)
     chosen = {name: getattr(options, name) for name in ("guidance", "temperature", "steps")}
     settings = {name: value for name, value in chosen.items() if value is not None}
-    repeated = [caption for caption in options.captions for _ in range(options.count)]
-    images, _ = system.sample(repeated, options.prior, options.seed, **settings)
-    out = Path(options.out or Path(options.workdir) / "samples")
-    write_images(out, images)
-    sample_grid(images, options.captions, columns=options.count).savefig(
-        out / "grid.png", dpi=150, bbox_inches="tight"
-    )
-    print(f"{len(images)} images and grid.png in {out}")
+    request = repeated(_asked(trained, options), options.count)
+    values, _ = trained.sample(request, options.prior, options.seed, **settings)
+    out, columns = Path(options.out or Path(options.workdir) / "samples"), options.count
+    names = [f"{number:06d}" for number in range(len(values))]
+    files = trained.modality.write(out, values, names, request.lengths)
+    write_requests(out / "requests.jsonl", request, files)
+    overview = trained.modality.samples(values, titles(request)[::columns], columns)
+    overview.savefig(out / "grid.png", dpi=150, bbox_inches="tight")
+    print(f"{len(values)} {trained.modality.noun}, requests.jsonl and grid.png in {out}")
+
+
+def _asked(trained: Trained, options: Sample) -> Request:
+    """What the flags ask for.
+
+    Raises:
+      ValueError: captions, labels and a file at once, or nothing of a system that needs some.
+    """
+    ways = {"captions": options.captions, "labels": options.labels, "request": options.request}
+    given = [name for name, value in ways.items() if value]
+    if len(given) > 1:
+        raise ValueError(f"--{' and --'.join(given)} all say what to sample; give one of them")
+    if options.request:
+        request = read_request(options.request)
+    elif options.labels:
+        request = Request(labels=options.labels)
+    elif options.captions:
+        request = trained.system.request_of(options.captions)
+    else:
+        request = trained.system.request_of(1)
+    if not options.lengths:
+        return request
+    lengths = options.lengths * request.rows if len(options.lengths) == 1 else options.lengths
+    return dataclasses.replace(request, lengths=lengths)
 
 
 def encode_verb(experiment: Experiment, options: Encode) -> None:
@@ -219,8 +250,9 @@ def encode_verb(experiment: Experiment, options: Encode) -> None:
     config = from_json(type(next(iter(experiment.presets.values()))), record["config"])
     out = Path(options.out or workdir / f"tokens-{options.split}")
     start = time.monotonic()
+    trained = load(workdir)
     manifest = encode_data(
-        load(workdir),
+        trained,
         config.data,
         out,
         options.split,
@@ -232,34 +264,38 @@ def encode_verb(experiment: Experiment, options: Encode) -> None:
     )
     seconds = time.monotonic() - start
     own = range(options.part, manifest.shards, options.parts)
-    images, size = sum(len(manifest.rows(shard)) for shard in own), manifest.bytes_per_entry
+    entries, size = sum(len(manifest.rows(shard)) for shard in own), manifest.bytes_per_entry
+    noun = trained.modality.noun
     written = sum(shard_path(out, "tokens", shard).stat().st_size for shard in own)
     print(
-        f"{images:,} images as {size} bytes each, {written / 1e6:,.2f} MB in {len(own)} "
+        f"{entries:,} {noun} as {size} bytes each, {written / 1e6:,.2f} MB in {len(own)} "
         f"file{'s' * (len(own) != 1)} in {out}, "
-        f"{images / seconds:,.0f} images/s"
+        f"{entries / seconds:,.0f} {noun}/s"
     )
 
 
 def decode_verb(experiment: Experiment, options: Decode) -> None:
-    """Turns token files back into images."""
+    """Turns token files back into signals."""
     del experiment
-    system = load(options.workdir)
-    tokens = TokenShards(options.tokens)
-    written_by, own = tokens.manifest.tokenizer, tokenizer_hash(system.variables["tokenizer"])
+    trained = load(options.workdir)
+    tokens = TokenShards(options.tokens or str(Path(options.workdir) / "tokens-train"))
+    written_by, own = tokens.manifest.tokenizer, tokenizer_hash(trained.variables.get("tokenizer", {}))
     if written_by != own:
         raise ValueError(
             f"tokens written by tokenizer {written_by}, {options.workdir} holds {own}; encode "
             "again or use the other run"
         )
     out = Path(options.out or Path(options.workdir) / "decoded")
-    size = (options.size, options.size) if options.size else None
+    size = ((options.size, options.size),) if options.size else ()
     count = min(options.count or len(tokens), len(tokens))
     start = time.monotonic()
     for first in range(0, count, _DECODED_AT_ONCE):
         entries = range(first, min(first + _DECODED_AT_ONCE, count))
-        write_images(out, system.decode(tokens.codes(entries), size), entries)
-    print(f"{count:,} images in {out}, {count / (time.monotonic() - start):,.0f} images/s")
+        trained.write(
+            out, trained.decode(tokens.codes(entries), *size), [f"{entry:06d}" for entry in entries]
+        )
+    noun = trained.modality.noun
+    print(f"{count:,} {noun} in {out}, {count / (time.monotonic() - start):,.0f} {noun}/s")
 
 
 def verify_verb(experiment: Experiment, config: Any, options: Verify, preset: str) -> None:
@@ -332,12 +368,3 @@ def print_claims(outcomes: Sequence[dict[str, Any]]) -> None:
             margin = f"\nmargin {claim['margin']:g} {reached} ({claim['smallest_mean_difference']:.3g})"
         table.add_row(claim["name"], arms, ("yes" if claim["holds"] else "NO") + margin, end_section=True)
     Console(width=None if Console().is_terminal else 110).print(table)
-
-
-def write_images(folder: Path, images: np.ndarray, names: Sequence[int] | None = None) -> None:
-    """Writes uint8 images [B, H, W, C] as PNG files named by number."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, image in zip(range(len(images)) if names is None else names, images, strict=True):
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
-            folder / f"{int(number):06d}.png"
-        )

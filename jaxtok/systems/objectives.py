@@ -164,12 +164,12 @@ class TokenizerObjective:
 
 
 def batch_latents(
-    encode: Callable[[Variables, jax.Array], Latents], frozen: Variables, tokenizer: str, batch: Batch
+    encode: Callable[[Variables, Batch], Latents], frozen: Variables, tokenizer: str, batch: Batch
 ) -> Latents:
-    """Latents of a batch: its "codes" [B, N, Q] where it comes from token files, else of its images."""
+    """Latents of a batch: its "codes" [B, N, Q] where it comes from token files, else what `encode` makes."""
     if "codes" in batch:
         return Latents(codes=batch["codes"].astype(jnp.int32))
-    return jax.lax.stop_gradient(encode(frozen[tokenizer], batch["image"]))
+    return jax.lax.stop_gradient(encode(frozen[tokenizer], batch))
 
 
 def nan_without_codes(loss: jax.Array, codes: jax.Array | None) -> jax.Array:
@@ -183,7 +183,7 @@ class PriorObjective:
 
     Attributes:
       prior: network and method.
-      encode: `(frozen variables of the tokenizer, images) -> Latents`.
+      encode: `(frozen variables of the tokenizer, batch) -> Latents`.
       condition: `(batch, frozen) -> Condition | None`.
       tokenizer: name of the stage whose variables are frozen.
       codec: `(frozen variables of the tokenizer) -> Codec`, for priors that need one.
@@ -191,10 +191,10 @@ class PriorObjective:
     """
 
     prior: Prior
-    encode: Callable[[Variables, jax.Array], Latents]
+    encode: Callable[[Variables, Batch], Latents]
     condition: Callable[[Batch, Variables], Condition | None]
     tokenizer: str = "tokenizer"
-    codec: Callable[[Variables], Codec] | None = None
+    codec: Callable[[Variables], Codec | None] | None = None
     grouping: Regrouping | None = None
 
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
@@ -231,7 +231,7 @@ class PriorObjective:
         return nan_without_codes(total, made.codes)
 
     def _codec(self, frozen):
-        return None if self.codec is None else self.codec(frozen[self.tokenizer])
+        return None if self.codec is None else self.codec(frozen.get(self.tokenizer))
 
     def _grouped(self, latents: Latents) -> Latents:
         return latents if self.grouping is None else Latents(codes=self.grouping.merge(latents.codes))
@@ -255,14 +255,14 @@ class IndependentEstimator:
       space: alphabet of a token.
       tokens: N.
       classes: number of classes; 1 for the marginals of all images together.
-      encode: `(frozen variables of the tokenizer, images) -> Latents`.
+      encode: `(frozen variables of the tokenizer, batch) -> Latents`.
       tokenizer: name of the stage whose variables are frozen.
     """
 
     space: CodeSpace
     tokens: int
     classes: int
-    encode: Callable[[Variables, jax.Array], Latents]
+    encode: Callable[[Variables, Batch], Latents]
     tokenizer: str = "tokenizer"
 
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:

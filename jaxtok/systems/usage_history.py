@@ -2,7 +2,7 @@
 
 A batch is too small to say how much of a large alphabet is in use: 4,096 tokens, even if each code were
 equally likely, would reach 63 % of 4,096 codes. So counts are added up over several batches before they are
-scored. What was found is kept in the state of the training, so that a run which was interrupted keeps its
+measured. What was found is kept in the state of the training, so that a run which was interrupted keeps its
 history.
 """
 

@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxtok.codes import NO_CODE, CodeSpace, Condition, Latents, Layout, Reconstruction
+from jaxtok.codes import NO_CODE, Condition, Latents, Layout, Reconstruction
 from jaxtok.nn.images import to_float
+from jaxtok.tokenizers.quantizer_state import QuantizerTokenizer
 
 Images = Shaped[jax.Array | np.ndarray, "B H W C"]  # uint8, or float in [-1, 1]
 
 
-class ImageTokenizer(nn.Module):
+class ImageTokenizer(QuantizerTokenizer):
     """An image tokenizer from its parts.
 
     Attributes:
@@ -30,11 +30,6 @@ class ImageTokenizer(nn.Module):
     quantizer: Any
     decoder: Any
     image_size: tuple[int, int]
-
-    @property
-    def space(self) -> CodeSpace | None:
-        """The alphabet of one token; None for continuous latents."""
-        return self.quantizer.space
 
     @property
     def tokens(self) -> int:
@@ -95,10 +90,6 @@ class ImageTokenizer(nn.Module):
         values = self.quantizer.decode(jnp.maximum(codes, 0))
         return Latents(codes=codes, values=jnp.where(finite, values, jnp.nan))
 
-    def embed(self, codes: jax.Array | np.ndarray) -> Float[jax.Array, "B N D"]:
-        """Embeddings of codes int32 [B, N, Q] (or float bits, for interpolation)."""
-        return self.quantizer.decode(jnp.asarray(codes))
-
     def decode(
         self,
         latents: Latents | jax.Array | np.ndarray,
@@ -133,24 +124,6 @@ class ImageTokenizer(nn.Module):
                 f"this decoder makes {sorted(features)} and no images; give it what makes images of them"
             )
         return images
-
-    @nn.nowrap
-    def update_quantizer(self, state: Any, statistics: Any, key: jax.Array) -> Any:
-        """The quantizer's state after one optimizer step, from summed statistics; {} stays {}."""
-        return {"quantizer": self.quantizer.update(state["quantizer"], statistics, key)} if state else state
-
-    def initialise_quantizer(self, state: Any, images: Images, key: jax.Array) -> Any:
-        """The state collection of the quantizer after k-means on the features of these images.
-
-        Raises:
-          ValueError: the quantizer has no state that data could initialise.
-        """
-        if not state or not hasattr(self.quantizer, "initialise"):
-            raise ValueError(
-                f"{type(self.quantizer).__name__} has no codebook that k-means could initialise; use a "
-                "vector quantizer with learning='ema', or leave initialisation from data off"
-            )
-        return {"quantizer": self.quantizer.initialise(state["quantizer"], self.features(images), key)}
 
 
 def _text(text: jax.Array | Condition | None) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import optax
 
 from jaxtok import keys as random
 from jaxtok.losses import adversarial as losses
+from jaxtok.losses.discriminators import Discrimination, FeatureDiscriminator
+from jaxtok.losses.feature_matching import feature_matching_loss, several
 from jaxtok.losses.terms import Terms
 from jaxtok.param_trees import flatten
 from jaxtok.train.gradient import apply_gradients
@@ -20,6 +22,7 @@ from jaxtok.train.stage import Objective, State, collections_of
 _LOSSES = {
     "hinge": (losses.hinge_discriminator, losses.hinge_generator),
     "nonsaturating": (losses.nonsaturating_discriminator, losses.nonsaturating_generator),
+    "least_squares": (losses.least_squares_discriminator, losses.least_squares_generator),
 }
 
 
@@ -31,19 +34,24 @@ class DiscriminatorWeights:
       weight: of the generator's adversarial loss; 0 turns the discriminator off.
       start: step from which it counts; the discriminator trains from there on too.
       ramp: steps until it counts fully.
-      loss: "hinge" or "nonsaturating".
+      loss: "hinge", "nonsaturating" or "least_squares".
       lecam_weight: of the LeCam regulariser.
       adaptive_limit: upper bound of the adaptive weight (ratio of the gradients of the other losses and of
         the adversarial one at the decoder's last layer); 0 turns adaptation off, which saves one backward
         pass.
+      feature_matching_weight: of the distance between the discriminator's features of "real" and "fake", one
+        of the other losses once the discriminator has started; 0 turns it off, which saves a forward pass.
+      feature_matching_relative: whether that is divided by the size of the features (EnCodec).
     """
 
     weight: float = 0.0
     start: int = 0
     ramp: int = 1
-    loss: Literal["hinge", "nonsaturating"] = "hinge"
+    loss: Literal["hinge", "nonsaturating", "least_squares"] = "hinge"
     lecam_weight: float = 0.0
     adaptive_limit: float = 1e4
+    feature_matching_weight: float = 0.0
+    feature_matching_relative: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +59,10 @@ class AdversarialUpdate:
     """`Update` with a discriminator, see `adversarial`.
 
     Attributes:
-      objective: its outputs are "real" and "fake" images.
+      objective: its outputs are "real" and "fake" [B, ...], signals of any kind.
       fit: of the generator.
-      discriminator: Linen module, images -> logits.
+      discriminator: Linen module, such a signal -> logits; or with `discriminate`, see
+        `FeatureDiscriminator`, which may be several discriminators. Losses are means over them.
       discriminator_fit: of the discriminator (its steps are those of the generator).
       weights: how strongly.
       last_layer: path in the generator's parameters at which the adaptive weight compares gradients.
@@ -74,8 +83,9 @@ class AdversarialUpdate:
             raise ValueError(
                 f"no parameter {self.last_layer!r} for the adaptive weight; there are, among others, {names}"
             )
-        images = jnp.zeros_like(batch["image"][:1], jnp.float32)
-        discriminator = self.discriminator.init(jax.random.fold_in(key, 1), images)["params"]
+        real = jax.eval_shape(self._real, variables, batch, frozen, key)
+        one = jnp.zeros((1, *real.shape[1:]), jnp.float32)
+        discriminator = self.discriminator.init(jax.random.fold_in(key, 1), one)["params"]
         state = {
             "step": jnp.int32(0),
             **variables,
@@ -93,34 +103,37 @@ class AdversarialUpdate:
     def __call__(
         self, state: State, batch: Any, frozen: Any, key: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
-        """One step of the generator, then one of the discriminator on the same images."""
+        """One step of the generator, then one of the discriminator on the same signals."""
         key = jax.random.fold_in(key, state["step"])
-        keys = random.example_keys(key, jax.tree.leaves(batch)[0].shape[0])
+        keys = _example_keys(key, batch)
         discriminator_loss, generator_loss = _LOSSES[self.weights.loss]
         discriminator, w = state["discriminator"], self.weights
         active = losses.start_weight(state["step"], w.start, w.ramp)
 
-        def logits(params, images):
-            return self.discriminator.apply({"params": params}, images)
-
         def both(params):
             variables = {**collections_of(state), "params": params}
             terms = self.objective.loss(variables, batch, frozen, keys, state["step"])
-            return (
-                terms.total,
-                generator_loss(logits(discriminator["params"], terms.outputs["fake"])),
-            ), terms
+            on_fake, total, extra = self._on(discriminator["params"], terms.outputs["fake"]), terms.total, {}
+            if w.feature_matching_weight:
+                on_real = self._on(discriminator["params"], terms.outputs["real"])
+                distance = feature_matching_loss(on_real, on_fake, w.feature_matching_relative)
+                total = total + active * w.feature_matching_weight * distance
+                extra = {"loss/feature_matching": distance}
+            fooling = losses.mean_over_discriminators(generator_loss, _logits(on_fake))
+            return (total, fooling), (terms, extra)
 
-        (total, adversarial_loss), pull, terms = jax.vjp(both, state["params"], has_aux=True)
+        (total, adversarial_loss), pull, (terms, extra) = jax.vjp(both, state["params"], has_aux=True)
         gradients, factor = self._generator_gradients(pull, w.weight * active)
         metrics = {**terms.metrics, "loss/generator": adversarial_loss, "discriminator/weight": factor}
+        metrics |= extra
         real, fake = jax.lax.stop_gradient((terms.outputs["real"], terms.outputs["fake"]))
         terms = Terms(total, metrics, terms.statistics, {})
         new_state, metrics = apply_gradients(self.objective, self.fit, state, gradients, terms, key)
 
         def discriminate(params):
-            on_real, on_fake = logits(params, real), logits(params, fake)
-            loss = discriminator_loss(on_real, on_fake)
+            on_real, on_fake = (_logits(self._on(params, x)) for x in (real, fake))
+            loss = losses.mean_over_discriminators(discriminator_loss, on_real, on_fake)
+            on_real, on_fake = _means(on_real), _means(on_fake)
             lecam = losses.lecam_loss(discriminator["lecam"], on_real, on_fake)
             return active * (loss + w.lecam_weight * lecam), (loss, on_real, on_fake)
 
@@ -145,6 +158,16 @@ class AdversarialUpdate:
         }
         return {**new_state, "discriminator": started}, metrics
 
+    def _real(self, variables: Any, batch: Any, frozen: Any, key: jax.Array) -> jax.Array:
+        keys = _example_keys(key, batch)
+        return self.objective.loss(variables, batch, frozen, keys, jnp.int32(0)).outputs["real"]
+
+    def _on(self, params: Any, x: jax.Array) -> tuple[Discrimination, ...]:
+        """What each discriminator says of some signals."""
+        if isinstance(self.discriminator, FeatureDiscriminator):
+            return several(self.discriminator.apply({"params": params}, x, method="discriminate"))  # pyright: ignore
+        return (Discrimination(self.discriminator.apply({"params": params}, x)),)
+
     def _generator_gradients(self, pull: Callable[..., Any], weight: jax.Array) -> tuple[Any, jax.Array]:
         one, zero = jnp.float32(1), jnp.float32(0)
         if not self.weights.adaptive_limit:
@@ -160,6 +183,19 @@ class AdversarialUpdate:
         return jax.tree.map(lambda a, b: a + factor * b, from_losses, from_adversary), factor
 
 
+def _example_keys(key: jax.Array, batch: Any) -> jax.Array:
+    return random.example_keys(key, jax.tree.leaves(batch)[0].shape[0])
+
+
+def _logits(results: tuple[Discrimination, ...]) -> tuple[jax.Array, ...]:
+    return tuple(result.logits for result in results)
+
+
+def _means(logits: tuple[jax.Array, ...]) -> jax.Array:
+    """The logits of one discriminator, or the mean of each of several, which count alike."""
+    return logits[0] if len(logits) == 1 else jnp.stack([jnp.mean(each) for each in logits])
+
+
 def adversarial(
     objective: Objective,
     fit: TrainConfig,
@@ -171,19 +207,25 @@ def adversarial(
     """The update of a generator and its discriminator in one compiled step.
 
     Args:
-      objective: an objective whose outputs are "real" and "fake" images.
+      objective: an objective whose outputs are "real" and "fake" signals.
       fit: of the generator.
-      discriminator: Linen module, images -> logits.
+      discriminator: Linen module, signals -> logits, or one with `discriminate`.
       weights: strength, start, loss and regularisation.
       last_layer: path of the generator's last kernel, such as "decoder/pixels/kernel".
       discriminator_fit: default that of the generator without its averages and groups.
 
     Raises:
-      ValueError: micro-batches, which would need the discriminator's logits of the whole batch at once.
+      ValueError: micro-batches, which would need the discriminator's logits of the whole batch at once; or
+        feature matching with a discriminator that shows no features.
     """
     if fit.micro_batches != 1:
         raise ValueError(
             f"micro_batches={fit.micro_batches} with a discriminator; use 1, remat, or a smaller batch"
+        )
+    if weights.feature_matching_weight and not isinstance(discriminator, FeatureDiscriminator):
+        raise ValueError(
+            f"feature_matching_weight={weights.feature_matching_weight} needs features, which "
+            f"{type(discriminator).__name__} does not show; give it a method `discriminate` or set it to 0"
         )
     own = discriminator_fit or dataclasses.replace(fit, ema_decay=0.0, groups=())
     return AdversarialUpdate(objective, fit, discriminator, own, weights, last_layer)

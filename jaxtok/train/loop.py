@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxtok.data.config import Data
+from jaxtok.data.dataset import Dataset
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.protocol import Result
 from jaxtok.train.checkpoints import Checkpoints, on_any_process
@@ -29,7 +29,7 @@ from jaxtok.train.preemption import StopSignal
 from jaxtok.train.process_failure import Watchdog
 from jaxtok.train.run import Run
 from jaxtok.train.sharding import make_mesh, sharding_text, to_global
-from jaxtok.train.stage import Stage, State, Trained, Variables, inference_variables
+from jaxtok.train.stage import Stage, State, TrainedStage, Variables, inference_variables
 from jaxtok.train.start_checks import check_labels
 from jaxtok.train.step import make_step, placement_of
 from jaxtok.train.writers import MultiWriter, default_writer, was_evaluated
@@ -55,7 +55,7 @@ def fit(
     initialise: Initialise | None = None,
     metadata: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
-    data: Data | None = None,
+    data: Dataset | None = None,
 ) -> tuple[State, list[Result]]:
     """Trains one stage, or continues it from the newest whole checkpoint in `run.workdir`.
 
@@ -92,7 +92,7 @@ def fit(
     # -- state: shapes, shardings, then either a checkpoint or a fresh one that is born sharded --
     reads = {name: frozen[name] for name in (*stage.frozen, *stage.networks)}
     skip = run.on_nonfinite == "skip"
-    step = make_step(stage, mesh, reads, skip_nonfinite=skip, from_codes=data is not None)
+    step = make_step(stage, mesh, reads, skip_nonfinite=skip, data=data)
     if mesh.size > 1 and jax.process_index() == 0:
         print(f"{stage.name}: {sharding_text(step.state, placement_of(step.state), mesh)}", flush=True)
     frozen = {name: jax.device_put(frozen[name], placement_of(step.frozen[name])) for name in step.frozen}
@@ -261,7 +261,7 @@ class _Loop:
         """Evaluates the stage and writes results and figures."""
         if self.stage.evaluator is None:
             return []
-        trained = Trained(
+        trained = TrainedStage(
             inference_variables(state),
             self.frozen,
             lambda: evaluation_batches(self.stage.data),
@@ -294,7 +294,7 @@ def stage_key(seed: int, name: str) -> jax.Array:
 
 def device_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What of a batch goes to the devices: not the record numbers, which are 64-bit and for the host."""
-    return {name: value for name, value in batch.items() if name not in ("index", "mask")}
+    return {name: value for name, value in batch.items() if name not in ("index", "valid")}
 
 
 def evaluation_batches(data: Any) -> Iterator[Mapping[str, np.ndarray]]:

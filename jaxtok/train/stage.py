@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtok.codes import CodeSpace
-from jaxtok.data.config import Data
+from jaxtok.data.dataset import Dataset, Field
+from jaxtok.data.tokens import TokenFiles
 from jaxtok.evaluate.protocol import Result
 from jaxtok.losses.terms import Terms
 from jaxtok.train.sharding import Rule
@@ -56,7 +57,7 @@ class Update(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedStage:
     """What evaluators read.
 
     Attributes:
@@ -78,11 +79,11 @@ class Trained:
 class Evaluator(Protocol):
     """How a stage is measured and drawn; see `jaxtok.run.evaluators`."""
 
-    def evaluate(self, trained: Trained) -> list[Result]:
+    def evaluate(self, trained: TrainedStage) -> list[Result]:
         """Results on held-out data."""
         ...
 
-    def figures(self, trained: Trained) -> dict[str, Any]:
+    def figures(self, trained: TrainedStage) -> dict[str, Any]:
         """Matplotlib figures by name."""
         ...
 
@@ -101,6 +102,10 @@ class StageCodes:
     tokens: int
     tokenizer: str = "tokenizer"
 
+    def files_of(self, data: Dataset, folder: str = "") -> TokenFiles:
+        """Token files of these codes in place of a data set; see `abstract_batch` for their shapes."""
+        return TokenFiles.in_place_of(data, folder, self.space.levels, self.tokens)
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -115,14 +120,14 @@ class Stage:
       networks: frozen networks that are no stage, name -> function that loads their variables.
       rules: how its parameters are split over the mesh.
       evaluator: how it is measured and drawn; None for not at all.
-      codes: what it can read from token files in place of images; None where it needs images.
+      codes: what it can read from token files in place of the data; None where it needs the data.
       classes: how many classes the labels of its batches may name; 0 where it reads no labels.
-      null_class: whether it takes images without a label, as those of no class.
+      null_class: whether it takes examples without a label, as those of no class.
     """
 
     name: str
     update: Update
-    data: Data
+    data: Dataset
     steps: int
     frozen: tuple[str, ...] = ()
     networks: Mapping[str, Callable[[], Variables]] = dataclasses.field(default_factory=dict)
@@ -149,23 +154,20 @@ def inference_variables(state: State) -> Variables:
     return {"params": state.get("ema", state["params"]), **collections_of(state)}
 
 
-def abstract_batch(data: Data, codes: StageCodes | None = None) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch at the largest resolution, without opening the data.
+def abstract_batch(
+    data: Dataset, fields: Mapping[str, Field] | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch, without opening the data.
 
     Args:
       data: what.
-      codes: of a batch from token files; None for images.
+      fields: one of its `shapes`; default the largest.
     """
-    batch, side = data.batch_size, max(data.image_sizes)
-    if codes is None:
-        shapes = {"image": jax.ShapeDtypeStruct((batch, side, side, data.channels), jnp.uint8)}
-    else:
-        shape, dtype = (batch, codes.tokens, codes.space.slots), codes.space.stored_dtype
-        shapes = {"codes": jax.ShapeDtypeStruct(shape, dtype)}
-    shapes["label"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    if data.text_length:
-        shapes["text"] = jax.ShapeDtypeStruct((batch, data.text_length), jnp.int32)
-        shapes["text_mask"] = jax.ShapeDtypeStruct((batch, data.text_length), jnp.bool_)
+    shapes = {}
+    for name, field in (fields or data.fields()).items():
+        shapes[name] = jax.ShapeDtypeStruct((data.batch_size, *field.shape), field.dtype)
+        if field.pad == "length":
+            shapes[f"{name}_mask"] = jax.ShapeDtypeStruct((data.batch_size, field.shape[0]), jnp.bool_)
     return shapes
 
 

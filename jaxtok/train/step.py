@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxtok.data.dataset import Dataset
 from jaxtok.train.diagnostics import without_nonfinite_steps
 from jaxtok.train.sharding import Rule, batch_sharding, shardings
 from jaxtok.train.stage import Stage, abstract_batch
@@ -38,7 +39,7 @@ class Step:
 
 
 def make_step(
-    stage: Stage, mesh: Mesh, frozen: Any, *, skip_nonfinite: bool = False, from_codes: bool = False
+    stage: Stage, mesh: Mesh, frozen: Any, *, skip_nonfinite: bool = False, data: Dataset | None = None
 ) -> Step:
     """Chooses shardings by the stage's rules, for its state and for what it reads; allocates nothing.
 
@@ -47,7 +48,7 @@ def make_step(
       mesh: from `make_mesh`.
       frozen: pytree of arrays or shapes, by name.
       skip_nonfinite: see `jaxtok.train.diagnostics.without_nonfinite_steps`.
-      from_codes: the batches come from token files.
+      data: what the batches come from; default the stage's.
 
     Raises:
       ValueError: a rule that does not fit, see `jaxtok.train.sharding.shardings`.
@@ -63,7 +64,7 @@ def make_step(
 
     replicated = NamedSharding(mesh, PartitionSpec())
     key = jax.eval_shape(lambda: jax.random.key(0))
-    batch = abstract_batch(stage.data, stage.codes if from_codes else None)
+    batch = abstract_batch(data or stage.data)
     frozen = placed(frozen, shardings(frozen, _matching(stage.rules, frozen), mesh))
     shapes = jax.eval_shape(init, key, batch, frozen)
     placement = shardings(shapes, stage.rules, mesh)

@@ -6,9 +6,9 @@ import logging
 import numpy as np
 import pytest
 
-from jaxtok.data.config import Data
 from jaxtok.data.errors import BadDataError, BadRecord
-from jaxtok.data.images import encode_png
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_files import encode_png
 from jaxtok.data.pipeline import Pipeline
 
 COUNT, BAD = 60, (7, 20, 21)
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 def data(folder, **options):
     defaults = dict(channels=3, image_sizes=(4,), batch_size=12, held_out=0, max_bad_fraction=0.5)
-    return Data("folder", str(folder), **defaults | options)
+    return ImageFolder(path=str(folder), **defaults | options)
 
 
 def epoch(pipeline):
@@ -42,7 +42,7 @@ def test_replaced_by_the_next_good_one_counted_and_logged_once(folder, caplog):
         batches = epoch(pipeline) + epoch(pipeline)
     for batch in batches:
         np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
-        assert batch["mask"].all()
+        assert batch["valid"].all()
     indices = np.concatenate([batch["index"] for batch in batches[: len(batches) // 2]])
     assert (np.bincount(indices, minlength=COUNT)[[7, 8, 20, 21, 22]] == [0, 2, 0, 0, 3]).all()
     assert pipeline.counters == {"records_seen": 2 * COUNT, "records_bad": 6}
@@ -71,7 +71,7 @@ def test_workers_replace_count_and_stop_alike(folder):
 def test_evaluation_counts_each_good_record_once(folder):
     pipeline = Pipeline(data(folder, batch_size=16))
     batches = list(pipeline.evaluation_batches())
-    counted = np.concatenate([batch["index"][batch["mask"]] for batch in batches])
+    counted = np.concatenate([batch["index"][batch["valid"]] for batch in batches])
     assert counted.tolist() == [index for index in range(COUNT) if index not in BAD]
 
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jaxtok.data.config import Data
 from jaxtok.data.errors import BadRecord, notice
-from jaxtok.data.images import decode_image, encode_png
-from jaxtok.data.sources import open_source
+from jaxtok.data.image_data import ImageData
+from jaxtok.data.image_files import decode_image, encode_png
+from jaxtok.kinds import kind_named
 
 PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
@@ -25,7 +25,9 @@ def _every_notice_counts():
 
 
 def opened(source, path, split="train", **options):
-    return open_source(Data(source, str(path), **({"channels": 3, "held_out": 0} | options)), split)
+    return kind_named(ImageData, source, "source")(
+        path=str(path), **({"channels": 3, "held_out": 0} | options)
+    ).open(split)
 
 
 def captions(source):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from jaxtok.data import check, pack
-from jaxtok.data.config import Data
-from jaxtok.data.images import encode_png
+from jaxtok.data.arrayrecord import ArrayRecordImages
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_files import encode_png
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def folder(tmp_path):
 
 
 def test_check_shows_ten_records_and_the_broken_one(folder):
-    first, *lines = check.describe(Data("folder", str(folder), channels=3, held_out=0), "train").split("\n")
+    first, *lines = check.describe(ImageFolder(path=str(folder), channels=3, held_out=0), "train").split("\n")
     assert first == "12 records in split 'train'"
     assert len(lines) == 10
     assert "00.png" in lines[0] and "cannot be decoded" in lines[0]
@@ -29,10 +30,10 @@ def test_check_shows_ten_records_and_the_broken_one(folder):
 
 def test_pack_then_check(folder, tmp_path):
     (folder / "00.png").unlink()
-    data = Data("folder", str(folder), channels=3, held_out=0)
-    pack.main(data, tmp_path / "out", records_per_shard=5)
+    data = ImageFolder(path=str(folder), channels=3, held_out=0)
+    pack.run(data, pack.Options(tmp_path / "out", records_per_shard=5))
     assert len(list((tmp_path / "out").iterdir())) == 3
-    packed = Data("arrayrecord", str(tmp_path / "out"), channels=3, held_out=0)
+    packed = ArrayRecordImages(path=str(tmp_path / "out"), channels=3, held_out=0)
     assert check.describe(packed, "train").startswith("11 records")
 
 

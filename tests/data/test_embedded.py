@@ -3,23 +3,22 @@ import json
 import numpy as np
 import pytest
 
-from jaxtok.data.config import Data
-from jaxtok.data.embedded import DIGIT_NAMES
+from jaxtok.data.embedded import DIGIT_NAMES, Digits, Photos
 from jaxtok.data.shapes import (
     BACKGROUNDS,
     COLORS,
     RELATIONS,
     SHAPES,
     SIZES,
+    Shapes,
     caption,
     draw,
     random_scene,
 )
-from jaxtok.data.sources import open_source
 
 
 def test_digits_are_split_for_good():
-    train, held_out = (open_source(Data("digits"), split) for split in ("train", "eval"))
+    train, held_out = (Digits().open(split) for split in ("train", "eval"))
     assert (len(train), len(held_out)) == (1500, 297)
     record = train[0]
     assert record["image"].shape == (8, 8, 1) and record["image"].dtype == np.uint8
@@ -27,12 +26,12 @@ def test_digits_are_split_for_good():
     images = np.stack([train[index]["image"] for index in range(1500)])
     assert images.min() == 0 and images.max() == 255
     assert len({held_out[index]["label"] for index in range(297)}) == 10
-    again = open_source(Data("digits", seed=5), "eval")
+    again = Digits(seed=5).open("eval")
     assert all((held_out[index]["image"] == again[index]["image"]).all() for index in range(297))
 
 
 def test_photos_hold_one_photograph_out():
-    train, held_out = (open_source(Data("photos", channels=3), split) for split in ("train", "eval"))
+    train, held_out = (Photos(channels=3).open(split) for split in ("train", "eval"))
     labels = [{source[index]["label"] for index in range(60)} for source in (train, held_out)]
     assert labels[0] == set(range(6)) and labels[1] == {6}
     record = train[3]
@@ -40,7 +39,7 @@ def test_photos_hold_one_photograph_out():
     assert height == width >= 128 and channels == 3
     assert record["image"].std() > 5
     assert record["caption"] == f"part of a photo of {train.classes[record['label']]}"
-    assert open_source(Data("photos", channels=1), "train")[0]["image"].shape[-1] == 1
+    assert Photos(channels=1).open("train")[0]["image"].shape[-1] == 1
 
 
 def scenes(count):
@@ -120,8 +119,8 @@ def test_edges_are_antialiased_and_sizes_agree():
 
 
 def test_records_are_functions_of_split_and_index():
-    data = Data("shapes", channels=3, image_sizes=(16, 24))
-    train, again, held_out = (open_source(data, split) for split in ("train", "train", "eval"))
+    data = Shapes(channels=3, image_sizes=(16, 24))
+    train, again, held_out = (data.open(split) for split in ("train", "train", "eval"))
     record = train[5]
     np.testing.assert_array_equal(record["image"], again[5]["image"])
     assert record["image"].shape == (24, 24, 3)  # drawn for the largest resolution

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxtok.data.errors import BadRecord
-from jaxtok.data.images import decode_image, encode_png, to_channels
+from jaxtok.data.image_files import decode_image, encode_png, to_channels
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 

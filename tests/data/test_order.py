@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxtok.data.order import augmentation_generator, permuted, record_at, size_at
+from jaxtok.data.order import augmentation_generator, choice_at, permuted, record_at
 
 
 @given(st.integers(1, 300), st.integers(0, 2**32 - 1))
@@ -22,7 +22,7 @@ def test_order_is_the_same_in_every_release():
         150,
         320,
     ]
-    assert [size_at(step, (1, 2, 3), 0) for step in range(8)] == [3, 3, 1, 1, 2, 2, 2, 3]
+    assert [choice_at(step, (1, 2, 3), 0) for step in range(8)] == [3, 3, 1, 1, 2, 2, 2, 3]
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10**12))
@@ -46,6 +46,6 @@ def test_streams_of_one_seed_are_independent():
 
 @pytest.mark.parametrize("sizes", [(8,), (8, 16), (8, 12, 16)])
 def test_all_sizes_come_equally_often(sizes):
-    drawn = [size_at(step, sizes, 5) for step in range(600)]
+    drawn = [choice_at(step, sizes, 5) for step in range(600)]
     counts = [drawn.count(size) for size in sizes]
     assert min(counts) > 0.75 * 600 / len(sizes)

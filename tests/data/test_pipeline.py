@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxtok.data.config import Data
+from jaxtok.data.arrays import NumpyImages
+from jaxtok.data.embedded import Digits
 from jaxtok.data.pipeline import Pipeline
 
-DATA = Data("digits", image_sizes=(8,), batch_size=24, text_length=20, seed=3)
+DATA = Digits(image_sizes=(8,), batch_size=24, text_length=20, seed=3)
 
 
 def replace(**changes):
@@ -47,9 +48,9 @@ def test_batch_has_the_agreed_arrays():
         "text": ((24, 20), np.int32),
         "text_mask": ((24, 20), np.bool_),
         "index": ((24,), np.int64),
-        "mask": ((24,), np.bool_),
+        "valid": ((24,), np.bool_),
     }
-    assert batch["mask"].all()
+    assert batch["valid"].all()
     assert "text" not in take(Pipeline(replace(text_length=0)), 1)[0]
 
 
@@ -126,26 +127,25 @@ def test_evaluation_is_one_padded_pass_with_equal_steps(count):
     ]
     assert len({len(stream) for stream in streams}) == 1
     whole = joined([joined(batches) for batches in zip(*streams)])
-    assert whole["index"][whole["mask"]].tolist() == list(range(297))
-    assert (whole["index"][~whole["mask"]] == -1).all()
-    assert len(whole["mask"]) % DATA.batch_size == 0
+    assert whole["index"][whole["valid"]].tolist() == list(range(297))
+    assert (whole["index"][~whole["valid"]] == -1).all()
+    assert len(whole["valid"]) % DATA.batch_size == 0
 
 
 def test_evaluation_may_have_fewer_records_than_hosts(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((9, 4, 4, 1), np.uint8))
-    data = Data("numpy", str(tmp_path / "x.npy"), held_out=1, batch_size=4)
+    data = NumpyImages(path=str(tmp_path / "x.npy"), held_out=1, batch_size=4)
     masks = [
-        next(Pipeline(data, "eval", process_index=index, process_count=4).evaluation_batches())["mask"]
+        next(Pipeline(data, "eval", process_index=index, process_count=4).evaluation_batches())["valid"]
         for index in range(4)
     ]
     assert np.concatenate(masks).tolist() == [True, False, False, False]
 
 
-def test_evaluation_does_not_augment_and_takes_any_size():
+def test_evaluation_does_not_augment_and_is_of_the_largest_size():
     pipeline = Pipeline(replace(crop="random", flip=True, image_sizes=(8, 16)), "eval")
     assert_equal(next(pipeline.evaluation_batches()), next(pipeline.evaluation_batches()))
     assert next(pipeline.evaluation_batches())["image"].shape[1] == 16
-    assert next(pipeline.evaluation_batches(size=5))["image"].shape[1:] == (5, 5, 1)
 
 
 def test_fingerprint_follows_content_not_logistics():

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from jaxtok.data.arrayrecord import write_shards
-from jaxtok.data.config import Data
-from jaxtok.data.images import encode_png
-from jaxtok.data.sources import open_source
+from jaxtok.data.embedded import Digits
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_data import ImageData
+from jaxtok.data.image_files import encode_png
+from jaxtok.kinds import kind_named
 
 COUNT = 10
 LABELS = [index % 3 for index in range(COUNT)]
@@ -64,7 +66,7 @@ def write_tar(root, pictures):
 
 def write_arrayrecord(root, pictures):
     folder = write_folder(root / "images", pictures)
-    source = open_source(Data("folder", str(folder), channels=3, held_out=0), "train")
+    source = ImageFolder(path=str(folder), channels=3, held_out=0).open("train")
     assert len(list(write_shards(source, root / "packed", records_per_shard=4))) == 3
     return root / "packed"
 
@@ -90,7 +92,9 @@ FORMATS = {
 
 
 def opened(source, path, split="train", **options):
-    return open_source(Data(source, str(path), **({"channels": 3, "held_out": 0} | options)), split)
+    return kind_named(ImageData, source, "source")(
+        path=str(path), **({"channels": 3, "held_out": 0} | options)
+    ).open(split)
 
 
 def assert_pictures(source, pictures, captions=True):
@@ -174,7 +178,7 @@ def test_packed_jpegs_keep_their_bytes(tmp_path, pictures):
 
 
 def test_packing_embedded_digits(tmp_path):
-    digits = open_source(Data("digits"), "eval")
+    digits = Digits().open("eval")
     list(write_shards(digits, tmp_path, 200))
     packed = opened("arrayrecord", tmp_path, channels=1)
     assert packed.classes == digits.classes

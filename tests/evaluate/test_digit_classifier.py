@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from jaxtok.data import Data, open_source
+from jaxtok.data.embedded import Digits
 from jaxtok.evaluate.digit_classifier import digit_classifier
 from jaxtok.evaluate.resizing import area_resize
 
 
 @pytest.fixture(scope="module")
 def held_out():
-    source = open_source(Data(source="digits"), "eval")
+    source = Digits().open("eval")
     records = [source[index] for index in range(len(source))]
     return np.stack([record["image"] for record in records]), np.array(
         [record["label"] for record in records]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
 from jaxtok.param_trees import flatten
 from jaxtok.run.initialise import initialiser
 from jaxtok.run.pretrained import load, save_pretrained
@@ -19,7 +19,7 @@ from tests.small_system import FIT, SMALL, assert_trees_close, tokenizer_update
 from tests.systems.test_instella_t2i import small_official
 from tests.test_convert import checkpoint
 
-DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=8)
+DATA = Digits(image_sizes=(8,), channels=1, batch_size=8)
 
 
 @pytest.fixture(scope="module")

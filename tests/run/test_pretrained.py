@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import jaxtok
-from jaxtok.data.sources import open_source
 from jaxtok.run import from_pretrained, load, save_pretrained
 from jaxtok.tensor_files import read_tensors, write_tensors
 from tests.small_run import SMALL_CONFIG
@@ -24,13 +23,13 @@ def folder(system, tmp_path):
 
 @pytest.fixture(scope="module")
 def images():
-    source = open_source(SMALL_CONFIG.data, "eval")
+    source = SMALL_CONFIG.data.open("eval")
     return np.stack([source[number]["image"] for number in range(4)])
 
 
 def test_load_gives_a_run_back(small_run, system, images):
     assert jaxtok.load is load
-    assert system.model == SMALL and set(system.variables) == {"tokenizer", "diffusion", "autoregressive"}
+    assert system.system == SMALL and set(system.variables) == {"tokenizer", "diffusion", "autoregressive"}
     assert system.record["experiment"] == "instella_t2i" and system.record["averaged"] is True
     codes = system.encode(images).codes
     assert codes.shape == (4, 3, 4) and set(np.unique(codes)) <= {0, 1}
@@ -43,7 +42,7 @@ def test_load_gives_a_run_back(small_run, system, images):
 
 def test_saved_and_loaded_is_equal(system, folder, images):
     again = from_pretrained(folder)
-    assert again.model == system.model and again.record["licence"] == "CC0-1.0"
+    assert again.system == system.system and again.record["licence"] == "CC0-1.0"
     assert_trees_close(again.variables, system.variables, 0)
     np.testing.assert_array_equal(again.encode(images).codes, system.encode(images).codes)
     assert again.sample(["a"], "diffusion")[0].shape == (1, 8, 8, 1)
@@ -66,8 +65,10 @@ def test_a_sample_depends_on_its_seed_and_place_only(system):
     one, _ = system.sample(captions[:1], "autoregressive", seed=3)
     np.testing.assert_array_equal(both[:1], one)
     np.testing.assert_array_equal(both, system.decode(latents))
-    with pytest.raises(ValueError, match=r"sampler settings \['step'\] are unknown to the diffusion prior"):
-        system.sample(captions, step=3)
+    with pytest.raises(
+        ValueError, match=r"sampler settings \['step'\] are unknown to the autoregressive prior"
+    ):
+        system.sample(captions, step=3)  # the last prior that was trained
     with pytest.raises(ValueError, match="no 'flow' in this system; it has"):
         system.sample(captions, "flow")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxtok.run import from_pretrained, save_pretrained
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.tensor_files import read_tensors, write_tensors
 from tests.small_system import SMALL, random_like
 
@@ -21,7 +21,7 @@ shapes_of = functools.cache(type(SMALL).shapes)
 def system():
     shapes = SMALL.shapes()
     variables = {name: random_like(shapes[name]) for name in ("tokenizer", "diffusion")}
-    return ImageSystem(SMALL, variables, {"experiment": "instella_t2i"})
+    return Trained(SMALL, variables, {"experiment": "instella_t2i"})
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(system, folder
         leaf = leaf[key]
     leaf[rest[-1]] = jnp.full_like(leaf[rest[-1]], jnp.inf)
     with pytest.raises(ValueError, match="not finite"):
-        save_pretrained(ImageSystem(SMALL, broken, system.record), tmp_path / "broken")
+        save_pretrained(Trained(SMALL, broken, system.record), tmp_path / "broken")
 
 
 def test_folders_without_hashes_still_load_and_say_so(folder, caplog):
@@ -111,7 +111,7 @@ def test_float_images_say_their_range(system):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     expected = np.asarray(system.encode(images).codes)
     for floats, value_range in ((images / 255, (0, 1)), (images / 127.5 - 1, None), (images / 1.0, (0, 255))):
-        found = system.encode(floats.astype(np.float32), value_range)
+        found = system.encode(floats.astype(np.float32), value_range=value_range)
         np.testing.assert_array_equal(found.codes, expected)
     for wrong, told in (
         (images / 255, r"value_range=\(0, 1\)"),

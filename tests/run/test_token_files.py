@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import pickle
-import types
 
 import jax
 import jax.numpy as jnp
@@ -9,40 +8,48 @@ import numpy as np
 import pytest
 
 from jaxtok.codes import CodeSpace, Latents
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
 from jaxtok.data.errors import BadDataError
 from jaxtok.data.pipeline import Pipeline
-from jaxtok.data.sources import open_source
 from jaxtok.data.token_shards import Manifest, TokenShards, read_manifest, shard_path, write_shard
+from jaxtok.data.tokens import TokenFiles
+from jaxtok.nn.images import to_float
 from jaxtok.run import token_files
 from jaxtok.run.pretrained import load
 from jaxtok.run.token_files import encode_data, token_data, tokenizer_hash
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.train.stage import StageCodes
 from tests.small_run import SMALL_CONFIG, small_cli, train_small
 
 
-class Fake(ImageSystem):
+@dataclasses.dataclass(frozen=True)
+class Brightness(ImageSystem):
     """A system whose codes are the brightness of 1,600 pixels modulo 3 and 5: no network, an odd alphabet."""
 
-    def __init__(self, seed=0, to=np.asarray):
-        kernel = np.random.default_rng(seed).standard_normal(3).astype(np.float32)
-        model = types.SimpleNamespace(space=CodeSpace((3, 5)), tokens=800)
-        super().__init__(model, {"tokenizer": {"params": {"kernel": to(kernel)}}})
+    space: CodeSpace = CodeSpace((3, 5))
+    tokens: int = 800
+    channels: int = 1
 
-    def encode(self, images):
-        pixels = np.tile(images[..., 0].reshape(len(images), -1), 25)[:, :1600].reshape(-1, 800, 2)
-        return Latents(codes=jnp.asarray(pixels.astype(np.int32) % np.array([3, 5])))
+    def encode_images(self, variables, images):
+        images = jnp.round((to_float(jnp.asarray(images)) + 1) * 127.5).astype(jnp.int32)
+        pixels = jnp.tile(images[..., 0].reshape(len(images), -1), 25)[:, :1600].reshape(-1, 800, 2)
+        return Latents(codes=pixels % jnp.array([3, 5]))
 
 
-DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=64, flip=True, crop="random")
+def fake(seed=0, to=np.asarray, kind=Trained):
+    kernel = np.random.default_rng(seed).standard_normal(3).astype(np.float32)
+    return kind(Brightness(), {"tokenizer": {"params": {"kernel": to(kernel)}}})
+
+
+DATA = Digits(image_sizes=(8,), channels=1, batch_size=64, flip=True, crop="random")
 CODES = StageCodes(CodeSpace((3, 5)), 800)
-FROZEN = {"tokenizer": Fake().variables["tokenizer"]}
+FROZEN = {"tokenizer": fake().variables["tokenizer"]}
 
 
 @pytest.mark.parametrize("shard_size", [1, 200, 0])
 def test_what_is_read_is_what_was_encoded(tmp_path, shard_size):
-    manifest = encode_data(Fake(), DATA, tmp_path, "eval", shard_size=shard_size)
+    manifest = encode_data(fake(), DATA, tmp_path, "eval", shard_size=shard_size)
     assert manifest.entries == 297 and manifest.bytes_per_entry == 400  # 800 tokens of one in 15
     assert manifest.block * 400 >= 2**16 and manifest.block % 64 == manifest.shard_size % manifest.block == 0
     assert manifest.shards == {1: 2, 200: 1, 0: 1}[shard_size]
@@ -50,24 +57,24 @@ def test_what_is_read_is_what_was_encoded(tmp_path, shard_size):
     assert read_manifest(tmp_path) == tokens.manifest == manifest and len(tokens) == 297
     shards = [tokens.shard(number) for number in range(manifest.shards)]
     joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
-    source = open_source(DATA, "eval")
+    source = DATA.open("eval")
     records = [source[number] for number in range(len(source))]
     np.testing.assert_array_equal(joined["index"], np.arange(297))  # in order, without augmentation
     np.testing.assert_array_equal(joined["label"], [record["label"] for record in records])
     np.testing.assert_array_equal(joined["caption"], [record["caption"] for record in records])
     images = np.stack([record["image"] for record in records])
-    np.testing.assert_array_equal(joined["codes"], Fake().encode(images).codes)
+    np.testing.assert_array_equal(joined["codes"], fake().encode(images).codes)
     assert joined["codes"].dtype == np.int32 and not list(tmp_path.glob("*.partial"))
 
 
 def test_augmentations_are_augmented_versions(tmp_path):
-    manifest = encode_data(Fake(), DATA, tmp_path, "eval", augmentations=3)
+    manifest = encode_data(fake(), DATA, tmp_path, "eval", augmentations=3)
     tokens = TokenShards(tmp_path)
     assert len(tokens) == manifest.entries == 3 * 297
     first, second = (tokens.codes(range(start, start + 20)) for start in (0, 297))
     assert [tokens.about(297 + i)["index"] for i in range(20)] == list(range(20))
-    images = np.stack([open_source(DATA, "eval")[i]["image"] for i in range(20)])
-    plain, mirrored = (np.asarray(Fake().encode(x).codes) for x in (images, images[:, :, ::-1]))
+    images = np.stack([DATA.open("eval")[i]["image"] for i in range(20)])
+    plain, mirrored = (np.asarray(fake().encode(x).codes) for x in (images, images[:, :, ::-1]))
     for crop in (first, second):  # an 8x8 image has one crop, so only the flips differ
         same = [(row == a).all() or (row == b).all() for row, a, b in zip(crop, plain, mirrored)]
         assert all(same) and 0 < (crop == plain).all((1, 2)).sum() < 20
@@ -78,58 +85,58 @@ def test_resolutions_are_drawn_per_batch_and_are_the_same_in_every_shard(tmp_pat
     data = dataclasses.replace(DATA, image_sizes=(8, 12, 16))
     seen = []
 
-    class Watching(Fake):
-        def encode(self, images):
-            seen.append(images.shape[1])
-            return super().encode(images)
+    class Watching(Trained):
+        def encode(self, values):
+            seen.append(values["image"].shape[1])
+            return super().encode(values)
 
-    encode_data(Watching(), data, tmp_path / "many", "train", augmentations=1, shard_size=1)
+    encode_data(fake(kind=Watching), data, tmp_path / "many", "train", augmentations=1, shard_size=1)
     whole, seen = seen, []
     assert set(whole) == {8, 12, 16} and len(whole) == 24  # 1,500 images in batches of 64
-    encode_data(Watching(), data, tmp_path / "one", "train", augmentations=1)
+    encode_data(fake(kind=Watching), data, tmp_path / "one", "train", augmentations=1)
     assert seen == whole
 
 
 def test_only_missing_shards_are_made(tmp_path):
     lines = []
-    encode_data(Fake(), DATA, tmp_path, "train", shard_size=1, part=1, parts=2)
+    encode_data(fake(), DATA, tmp_path, "train", shard_size=1, part=1, parts=2)
     with pytest.raises(ValueError, match="has not finished: 4 of 8 shards are missing, the first is 0"):
         TokenShards(tmp_path)
     kept = shard_path(tmp_path, "tokens", 1).stat().st_mtime_ns
-    encode_data(Fake(), DATA, tmp_path, "train", shard_size=1, tell=lines.append)
+    encode_data(fake(), DATA, tmp_path, "train", shard_size=1, tell=lines.append)
     assert sum("there already" in line for line in lines) == 4 and len(lines) == 8
     assert shard_path(tmp_path, "tokens", 1).stat().st_mtime_ns == kept
     assert len(TokenShards(tmp_path)) == 1500
 
 
 def test_a_shard_that_was_begun_is_not_taken_for_one(tmp_path, monkeypatch):
-    def stops(system, batches):
-        yield next(iter(_packed(system, batches)))
+    def stops(system, space, batches):
+        yield next(iter(_packed(system, space, batches)))
         raise KeyboardInterrupt
 
     _packed = token_files._packed
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(token_files, "_packed", stops)
-        encode_data(Fake(), DATA, tmp_path, "eval")
+        encode_data(fake(), DATA, tmp_path, "eval")
     with pytest.raises(ValueError, match="has not finished: 1 of 1 shards"):
         TokenShards(tmp_path)
-    encode_data(Fake(), DATA, tmp_path, "eval")
+    encode_data(fake(), DATA, tmp_path, "eval")
     assert len(TokenShards(tmp_path)) == 297
 
 
 def test_a_folder_holds_tokens_of_one_tokenizer_and_one_data_set(tmp_path):
-    encode_data(Fake(), DATA, tmp_path, "eval")
-    encode_data(Fake(), dataclasses.replace(DATA, text_length=9), tmp_path, "eval")  # captions stay texts
+    encode_data(fake(), DATA, tmp_path, "eval")
+    encode_data(fake(), dataclasses.replace(DATA, text_length=9), tmp_path, "eval")  # captions stay texts
     with pytest.raises(ValueError, match="holds tokens with another tokenizer; choose another folder"):
-        encode_data(Fake(seed=1), DATA, tmp_path, "eval")
+        encode_data(fake(seed=1), DATA, tmp_path, "eval")
     with pytest.raises(ValueError, match="another data, split, images, augmentations, shard_size"):
-        encode_data(Fake(), DATA, tmp_path, "train", augmentations=2, shard_size=7)
+        encode_data(fake(), DATA, tmp_path, "train", augmentations=2, shard_size=7)
 
 
 def test_augmentation_of_another_seed_is_not_mixed_in(tmp_path):
-    encode_data(Fake(), DATA, tmp_path, "eval", augmentations=2, part=0, parts=2)
+    encode_data(fake(), DATA, tmp_path, "eval", augmentations=2, part=0, parts=2)
     with pytest.raises(ValueError, match="holds tokens with another seed"):
-        encode_data(Fake(), dataclasses.replace(DATA, seed=1), tmp_path, "eval", augmentations=2)
+        encode_data(fake(), dataclasses.replace(DATA, seed=1), tmp_path, "eval", augmentations=2)
 
 
 def test_tokens_that_no_stage_reads_are_an_error(small_run, tmp_path, capsys):
@@ -149,7 +156,7 @@ def test_tokens_that_no_stage_reads_are_an_error(small_run, tmp_path, capsys):
 )
 def test_numbers_out_of_range(tmp_path, wrong):
     with pytest.raises(ValueError, match="part="):
-        encode_data(Fake(), DATA, tmp_path, "eval", **wrong)
+        encode_data(fake(), DATA, tmp_path, "eval", **wrong)
     assert not list(tmp_path.iterdir())
 
 
@@ -167,17 +174,17 @@ def test_tokens_of_an_older_format(tmp_path):
 def test_hash_follows_the_weights_only():
     one, same, other, on_device = (
         tokenizer_hash(fake.variables["tokenizer"])
-        for fake in (Fake(), Fake(), Fake(seed=1), Fake(to=jnp.asarray))
+        for fake in (fake(), fake(), fake(seed=1), fake(to=jnp.asarray))
     )
     assert one == same == on_device != other
 
 
 def test_tokens_stand_in_for_images(tmp_path):
-    encode_data(Fake(), DATA, tmp_path, "train")
+    encode_data(fake(), DATA, tmp_path, "train")
     data = token_data(str(tmp_path), DATA, CODES, FROZEN)
     of_tokens, of_images = (next(Pipeline(d, "train", seed=4).batches(7)) for d in (data, DATA))
     assert of_tokens["codes"].dtype == np.uint8 and "image" not in of_tokens
-    for name in ("label", "index", "mask"):  # the same records in the same order
+    for name in ("label", "index", "valid"):  # the same records in the same order
         np.testing.assert_array_equal(of_tokens[name], of_images[name])
 
 
@@ -187,7 +194,7 @@ def test_tokens_stand_in_for_images(tmp_path):
         ({"split": "eval"}, "holds the split 'eval'; training needs the split 'train'"),
         ({"codes": StageCodes(CodeSpace((3, 5)), 7)}, r"800 tokens of levels \(3, 5\), this prior learns 7"),
         (
-            {"frozen": {"tokenizer": Fake(1).variables["tokenizer"]}},
+            {"frozen": {"tokenizer": fake(1).variables["tokenizer"]}},
             "was written by tokenizer .* this run has",
         ),
         ({"data": dataclasses.replace(DATA, flip=False)}, "from images with fingerprint"),
@@ -195,20 +202,18 @@ def test_tokens_stand_in_for_images(tmp_path):
     ids=["split", "codes", "tokenizer", "images"],
 )
 def test_tokens_that_do_not_belong_to_the_run(tmp_path, change, told):
-    encode_data(Fake(), DATA, tmp_path, change.pop("split", "train"))
+    encode_data(fake(), DATA, tmp_path, change.pop("split", "train"))
     with pytest.raises(ValueError, match=told):
         token_data(str(tmp_path), **{"data": DATA, "codes": CODES, "frozen": FROZEN} | change)
 
 
 @pytest.mark.parametrize("kind", ["tokens", "about"])
 def test_a_damaged_shard_is_named(tmp_path, kind):
-    encode_data(Fake(), DATA, tmp_path, "train", shard_size=1)
+    encode_data(fake(), DATA, tmp_path, "train", shard_size=1)
     path = shard_path(tmp_path, kind, 3)
     whole = path.read_bytes()
     path.write_bytes(whole[:300] + bytes(40) + whole[340:])
-    batches = Pipeline(Data(source="tokens", path=str(tmp_path), held_out=0, batch_size=64), "train").batches(
-        0
-    )
+    batches = Pipeline(TokenFiles(path=str(tmp_path), levels=(3, 5), tokens=800, batch_size=64)).batches(0)
     with pytest.raises(
         BadDataError, match=f"16 records in a row cannot be decoded: entry .* in .*{path.name}"
     ):
@@ -218,7 +223,7 @@ def test_a_damaged_shard_is_named(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["tokens", "about"])
 def test_a_shard_that_is_cut_short_is_named(tmp_path, kind):
-    encode_data(Fake(), DATA, tmp_path, "train", shard_size=1)
+    encode_data(fake(), DATA, tmp_path, "train", shard_size=1)
     path = shard_path(tmp_path, kind, 3)
     path.write_bytes(path.read_bytes()[:70_000])
     with pytest.raises(ValueError, match=f"{path.name} cannot be read"):
@@ -228,11 +233,11 @@ def test_a_shard_that_is_cut_short_is_named(tmp_path, kind):
 def test_codes_of_a_trained_system_survive(small_run, tmp_path):
     system = load(small_run[0])
     manifest = encode_data(system, SMALL_CONFIG.data, tmp_path, "eval")
-    source = open_source(SMALL_CONFIG.data, "eval")
+    source = SMALL_CONFIG.data.open("eval")
     images = np.stack([source[number]["image"] for number in range(20)])
     tokens = TokenShards(tmp_path)
     np.testing.assert_array_equal(tokens.codes(range(20)), system.encode(images).codes)
-    assert manifest.levels == (2, 2, 2, 2) and manifest.source["source"] == "digits"
+    assert manifest.levels == (2, 2, 2, 2) and manifest.source["type"] == "digits"
 
 
 @pytest.mark.slow
@@ -254,7 +259,7 @@ def leaves(tree):
 
 
 def test_tokens_of_another_tokenizer_are_neither_decoded_nor_trained_on(small_run, tmp_path, capsys):
-    encode_data(Fake(), DATA, tmp_path, "eval")
+    encode_data(fake(), DATA, tmp_path, "eval")
     assert json.loads((tmp_path / "manifest.json").read_text())["tokenizer"]
     with pytest.raises(SystemExit):
         small_cli("decode", "--workdir", small_run[0], "--tokens", tmp_path, "--out", tmp_path / "out")

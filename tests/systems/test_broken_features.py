@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtok.codes import NO_CODE, Latents
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.systems.objectives import PriorObjective
 from tests.small_system import SMALL, random_like, small_batch
 
@@ -23,10 +23,10 @@ def broken():
 
 def test_their_codes_are_none_and_their_values_nan(broken):
     images = small_batch()["image"]
-    latents = jax.jit(SMALL.encode)(broken, images)
+    latents = jax.jit(SMALL.encode_images)(broken, images)
     assert np.all(latents.codes == NO_CODE) and np.all(np.isnan(latents.values))
     with pytest.raises(ValueError, match=r"not finite of images \[0, 1, 2.* of 8; its weights are damaged"):
-        ImageSystem(SMALL, {"tokenizer": broken}).encode(images)
+        Trained(SMALL, {"tokenizer": broken}).encode(images)
     with pytest.raises(ValueError, match="-1 stands where the features of an encoder were not finite"):
         SMALL.space.pack(np.asarray(latents.codes))
 
@@ -36,10 +36,10 @@ def test_a_prior_has_no_loss_over_them():
     prior = SMALL.prior_named("autoregressive")
     codes = np.zeros((8, SMALL.tokens, SMALL.space.slots), np.int32)
 
-    def encode(variables, images):
-        return Latents(codes=jnp.where(images[:, :3, :1, :1].reshape(8, 3, 1) > 200, NO_CODE, codes))
+    def encode(variables, batch):
+        return Latents(codes=jnp.where(batch["image"][:, :3, :1, :1].reshape(8, 3, 1) > 200, NO_CODE, codes))
 
-    objective = PriorObjective(prior, encode, SMALL.batch_condition)
+    objective = PriorObjective(prior, encode, SMALL.condition)
     example = prior.example(), SMALL.example_condition()
     params = random_like(jax.eval_shape(prior.init, jax.random.key(0), *example))
     batch, keys = (

@@ -55,7 +55,7 @@ def trained(name):
             inference_variables(state),
             model.tokenizer(),
         )
-        latents = model.encode(variables, batch["image"])
+        latents = model.encode_images(variables, batch["image"])
         return {
             "start": start,
             "state": state,
@@ -63,8 +63,8 @@ def trained(name):
             "variables": variables,
             "first features": tokenizer.apply(before, batch["image"], method="features"),
             "codes": latents.codes,
-            "images": model.decode(variables, latents, (8, 8)),
-            "images of the first codes": model.decode(variables, latents.codes[..., :1], (8, 8)),
+            "images": model.decode_images(variables, latents, (8, 8)),
+            "images of the first codes": model.decode_images(variables, latents.codes[..., :1], (8, 8)),
             "x_hat": tokenizer.apply(variables, batch["image"]).x_hat,
         }
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from jaxtok import convert
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
 from jaxtok.param_trees import merge_collections
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.systems.registry import system_class, system_modules
 from jaxtok.train.stage import abstract_batch, collections_of, network_shapes
 from jaxtok.weights import flatten
@@ -56,7 +56,7 @@ def batch_of(name, size=2):
     """Shapes of a batch of the smallest preset."""
     if experiment(name) is None:
         model = tiny(name)[0]
-        data = Data("digits", image_sizes=(model.image_size,), channels=model.channels)
+        data = Digits(image_sizes=(model.image_size,), channels=model.channels)
     else:
         data = next(iter(experiment(name).PRESETS.values())).data
     return abstract_batch(dataclasses.replace(data, batch_size=size))
@@ -65,12 +65,12 @@ def batch_of(name, size=2):
 def priors_of(name):
     """The components of the smallest preset that model codes."""
     model, shapes = tiny(name)
-    return [part for part in shapes if part not in OTHERS] if hasattr(model, "prior_named") else []
+    return [part for part in shapes if part in model.priors]
 
 
 def captions_of(model):
     """Whether its decoder reads captions."""
-    return hasattr(model, "batch_text") and bool(getattr(model, "text_length", True))
+    return model.decoder_reads_captions
 
 
 def with_method(method):
@@ -90,12 +90,10 @@ def with_priors():
 def test_the_parts_of_the_smallest_preset_fit_together(name):
     model, variables = tiny(name)
     batch, own = batch_of(name), variables["tokenizer"]
-    captioned = captions_of(model)
 
     def read_and_write(own, batch):
-        latents = model.encode(own, batch["image"])
-        text = {"text": model.batch_text(batch, {})} if captioned else {}
-        return latents, model.decode(own, latents, **text)
+        latents = model.encode(own, batch)
+        return latents, model.decode(own, latents, batch=batch, frozen={})["image"]
 
     latents, images = jax.eval_shape(read_and_write, own, batch)
     assert images.shape == batch["image"].shape and images.dtype == jnp.float32
@@ -104,18 +102,17 @@ def test_the_parts_of_the_smallest_preset_fit_together(name):
         assert latents.codes is None and latents.values.shape[:2] == (2, model.tokens)
     else:
         assert latents.codes.shape == (2, model.tokens, space.slots) and latents.codes.dtype == jnp.int32
-    system = ImageSystem(model, variables)
+    system = Trained(model, variables)
     for prior in priors_of(name):
         network = model.prior_named(prior)
         assert network.tokens == model.tokens and network.space.size == space.size, prior
-        sampler = system._sampler(prior, network.method.default_settings())
-        frozen, told = {"tokenizer": own}, system._told(["3", "7"])
-        drawn = jax.eval_shape(sampler, variables[prior]["params"], frozen, told, jax.random.key(0), None)
+        sampler = system._sampler(prior, network.method.default_settings(), 2)
+        frozen, asked = {"tokenizer": own}, model.request_batch(model.request_of(["3", "7"]))
+        drawn = jax.eval_shape(sampler, variables[prior]["params"], frozen, asked, jax.random.key(0), None)
         assert drawn.codes.shape == (2, model.tokens, network.space.slots), prior
 
         def write(own, batch, drawn):
-            text = {"text": model.batch_text(batch, {})} if captioned else {}
-            return model.decode(own, drawn, **text)
+            return model.decode(own, drawn, batch=batch, frozen={})["image"]
 
         assert jax.eval_shape(write, own, batch, drawn).shape == batch["image"].shape, prior
 
@@ -131,7 +128,7 @@ def stages_of(name):
         frozen |= {other: network_shapes(load) for other, load in stage.networks.items()}
         data = dataclasses.replace(stage.data, batch_size=2)
         # From codes of files where that is possible: then no tokenizer is compiled.
-        batch = abstract_batch(data, stage.codes)
+        batch = abstract_batch(stage.codes.files_of(data) if stage.codes else data)
         state = jax.eval_shape(stage.update.init, jax.random.key(0), abstract_batch(data), frozen)
         variables[stage.name] = {"params": state["params"], **collections_of(state)}
         yield stage, batch, frozen, state
@@ -268,28 +265,27 @@ def test_a_file_of_something_else_is_refused(name):
 def test_what_a_verb_cannot_do_is_refused_by_name(name):
     model, variables = tiny(name)
     image = np.zeros(batch_of(name)["image"].shape, np.uint8)
-    priors, nothing = priors_of(name), ImageSystem(model, {})
-    system = ImageSystem(model, {"tokenizer": {}, **{prior: {"params": {}} for prior in priors}})
+    priors, nothing = priors_of(name), Trained(model, {})
+    system = Trained(model, {"tokenizer": {}, **{prior: {"params": {}} for prior in priors}})
     with pytest.raises(ValueError, match=r"no 'tokenizer' in this system; it has \[\]"):
         nothing.reconstruct(image)
     with pytest.raises(ValueError, match=r"expected uint8, or floats in \[-1, 1\]"):
         system.encode(image.astype(np.int64))
     with pytest.raises(ValueError, match="resize"):
-        jax.eval_shape(model.encode, variables["tokenizer"], image[:, 1:, 1:])
-    if hasattr(model, "prior_named"):
-        with pytest.raises(ValueError, match=r"prior 'gan'.* choose one of"):
-            model.prior_named("gan")
+        jax.eval_shape(model.encode, variables["tokenizer"], {"image": image[:, 1:, 1:]})
+    with pytest.raises(ValueError, match=r"prior 'gan'"):
+        model.prior_named("gan")
     for prior in priors:
         with pytest.raises(ValueError, match=rf"no '{prior}' in this system; it has \[\]"):
             nothing.sample(["3"], prior)
         with pytest.raises(ValueError, match=rf"\['nonsense'\] are unknown to the {prior} prior; it has \["):
             system.sample(["3"], prior, nonsense=1)
-        if system._has_classes:
+        if model.conditioned_on == "labels":
             with pytest.raises(ValueError, match=r"\['ten'\] are none; give numbers from 0 to 9"):
                 system.sample(["3", "ten"], prior)
     # Whoever reads captions says how batches get them.
-    readers = ["batch_text"] if captions_of(model) else []
-    readers += ["batch_condition"] if priors and not system._has_classes else []
+    readers = ["decoder_condition"] if captions_of(model) else []
+    readers += ["condition"] if priors and model.conditioned_on == "captions" else []
     for reader in readers:
         with pytest.raises(ValueError, match=r"the batches have none; set --data\.text-length"):
             getattr(model, reader)({"image": jnp.asarray(image)}, {})

@@ -16,11 +16,11 @@ from jaxtok.nn.byte_text import byte_ids
 from jaxtok.nn.patches import patchify
 from jaxtok.param_trees import merge_collections
 from jaxtok.priors.autoregressive import AutoregressiveSettings
+from jaxtok.run.trained import Trained
 from jaxtok.systems.flow_objective import FlowObjective, FlowWeights
 from jaxtok.systems.image import flextok_official
 from jaxtok.systems.image.flextok import SIZES, FlexTok
 from jaxtok.systems.image.flextok_table import MODULES
-from jaxtok.systems.image.image_system import ImageSystem
 from jaxtok.systems.image.kl_vae import KLVAE, kl_vae_entries
 from jaxtok.systems.image.prior_shape import CaptionBytes
 from jaxtok.systems.objectives import PriorObjective
@@ -265,9 +265,7 @@ def trained(request):
     images = jnp.zeros((2, 8, 8, 1), jnp.uint8).at[:, 2:5, 3:6].set(200)
     batch = {"image": images, "label": jnp.asarray([3, 7], jnp.int32)}
     tokenizer = FlowObjective(model.tokenizer(), FlowWeights(), model.read, tuple(model.tokenizer_networks()))
-    prior = PriorObjective(
-        model.autoregressive(), model.encode, model.batch_condition, grouping=model.grouping
-    )
+    prior = PriorObjective(model.autoregressive(), model.encode, model.condition, grouping=model.grouping)
     frozen = {"vae": draw_like(model.vae.shapes())} if model.vae else {}
     keys = jax.random.split(jax.random.key(3), 2)  # image 0 is told nothing, image 1 all tokens
     shapes = model.shapes()
@@ -288,8 +286,8 @@ def trained(request):
         condition = model.class_condition(batch["label"])
         settings = AutoregressiveSettings(guidance=1.0, tokens=2)
         drawn = prior.prior.sample(variables["autoregressive"]["params"], condition, keys, settings=settings)
-        images = model.decode(own, drawn)
-        return terms, gradient, nll, drawn, images, model.decode(own, drawn.codes[:, :2])
+        images = model.decode_images(own, drawn)
+        return terms, gradient, nll, drawn, images, model.decode_images(own, drawn.codes[:, :2])
 
     init = jax.eval_shape(tokenizer.init, jax.random.key(0), batch, frozen)
     return model, init, shapes, run(variables)
@@ -321,12 +319,12 @@ def test_the_prior_is_told_captions_or_nothing():
         ids, mask = byte_ids(captions, 8)
         return {"label": jnp.asarray([3, 7]), "text": jnp.asarray(ids), "text_mask": jnp.asarray(mask)}
 
-    prior, condition = spoken.autoregressive(), spoken.batch_condition(batch("three", "seven"), {})
+    prior, condition = spoken.autoregressive(), spoken.condition(batch("three", "seven"), {})
     params = draw_like(spoken.shapes()["autoregressive"]["params"])
     mask = jnp.asarray([[True, False, False, False], [False] * 4])
     given = Latents(codes=jnp.full((2, 4, 1), 5), mask=mask[..., None])
     settings = AutoregressiveSettings(guidance=1.0, temperature=0.0)
-    told = [spoken.batch_condition(batch(text, text), {}) for text in ("three", "one")]
+    told = [spoken.condition(batch(text, text), {}) for text in ("three", "one")]
 
     sample = jax.jit(
         lambda params: prior.sample(params, condition, jax.random.key(0), given=given, settings=settings)
@@ -336,25 +334,28 @@ def test_the_prior_is_told_captions_or_nothing():
     one, other = (loss(params, latents, c) for c in told)
     assert latents.codes[0, 0, 0] == 5 and latents.codes.shape == (2, 4, 1) and one != other
     with pytest.raises(ValueError, match=r"the batches have none; set --data\.text-length"):
-        spoken.batch_condition({"label": jnp.asarray([3, 7])}, {})
+        spoken.condition({"label": jnp.asarray([3, 7])}, {})
     with pytest.raises(ValueError, match="told captions, not classes"):
         spoken.class_condition(jnp.asarray([3, 7]))
     with pytest.raises(ValueError, match="told 'class'; set told='text'"):
         SMALL.caption_condition(jnp.zeros((2, 8), jnp.int32), jnp.ones((2, 8), bool))
     untold = dataclasses.replace(SMALL, told="nothing")
     params = untold.shapes()["autoregressive"]["params"]
-    assert untold.batch_condition(batch("", ""), {}) is None and "conditioner" not in params
+    assert untold.condition(batch("", ""), {}) is None and "conditioner" not in params
 
 
 @pytest.mark.parametrize(
     "told, captions",
     # The first is compiled for longer, and the test before it draws from captions already.
-    [pytest.param("text", ["three", "one"], marks=pytest.mark.slow), ("nothing", [0, 0])],
+    [pytest.param("text", ["three", "one"], marks=pytest.mark.slow), ("nothing", 2)],
 )
 def test_a_system_draws_from_captions_or_from_nothing(told, captions):
     model = dataclasses.replace(SMALL, told=told, text=CaptionBytes(8, 1, 1, 16))
-    system = ImageSystem(model, draw_like(model.shapes()))
+    system = Trained(model, draw_like(model.shapes()))
     guidance = 1.0 if told == "text" else 0.0
+    if told == "nothing":
+        with pytest.raises(ValueError, match="without a condition; say how many"):
+            system.sample([0, 0])
     images, latents = system.sample(captions, prior="autoregressive", guidance=guidance)
     assert images.shape == (2, 8, 8, 1) and images.dtype == np.uint8 and latents.codes.shape == (2, 4, 1)
 

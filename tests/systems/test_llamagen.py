@@ -118,7 +118,7 @@ def test_the_official_language_model_gives_the_same(shared, name):
     loaded, model = convert.load("llamagen", path)["model"], from_official(config)
     io = {key.removeprefix("io."): value for key, value in tensors.items() if key.startswith("io.")}
     mask = jnp.asarray(io["text_mask"] != 0) if "text_mask" in io else None
-    told = lambda key: model.condition(
+    told = lambda key: model.condition_on(
         jnp.asarray(io[key].astype(np.int32 if mask is None else np.float32)), mask
     )
     prior = Prior(loaded.module, dataclasses.replace(model.autoregressive().method, condition_dropout=0.0))
@@ -230,8 +230,12 @@ def test_codes_of_unit_length_do_not_depend_on_the_length_of_features():
 
     @jax.jit
     def run(variables):
-        latents = TINY.encode(variables, images)
-        return latents.codes, TINY.decode(variables, latents), TINY.decode(variables, latents.codes)
+        latents = TINY.encode_images(variables, images)
+        return (
+            latents.codes,
+            TINY.decode_images(variables, latents),
+            TINY.decode_images(variables, latents.codes),
+        )
 
     codes, decoded, again = run(variables)
     assert codes.shape == (2, TINY.tokens, 1) and decoded.shape == images.shape
@@ -243,7 +247,7 @@ def test_codes_of_unit_length_do_not_depend_on_the_length_of_features():
 
 def test_a_prior_may_be_told_nothing():
     untold = dataclasses.replace(TINY, told="nothing")
-    assert untold.condition(jnp.zeros(2, jnp.int32)) is None
+    assert untold.condition_on(jnp.zeros(2, jnp.int32)) is None
     assert "conditioner" not in untold.shapes()["autoregressive"]["params"]
     assert "conditioner" in TINY.shapes()["autoregressive"]["params"]
 
@@ -268,7 +272,7 @@ def test_official_arguments_of_a_language_model():
     model = from_official({"model_args": arguments})
     assert (model.grid, model.prior.layers, model.prior.head_dim) == ((3, 3), 3, 32)
     assert model.prior.inner == 224  # int(1.3 * int(2 * 256 / 3)) = 221, up to a multiple of 32
-    assert model.prior.rope_theta == 500.0 and model.condition(jnp.zeros(1, jnp.int32)).null is None
+    assert model.prior.rope_theta == 500.0 and model.condition_on(jnp.zeros(1, jnp.int32)).null is None
     assert elements(model.shapes()["autoregressive"]["params"]["conditioner"]) == 4 * 64
 
 

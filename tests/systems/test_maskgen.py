@@ -14,7 +14,7 @@ from jaxtok.decoding.diffusion import GaussianDiffusion
 from jaxtok.nn.caption_ids import caption_ids
 from jaxtok.priors.masked import MaskedSettings
 from jaxtok.priors.masked_values import MaskedValueSettings
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.systems.image.maskgen import SIZES, MaskGen
 from jaxtok.systems.image.maskgen_generator import MaskGenerator, MaskGenText
 from jaxtok.systems.image.maskgen_table import from_official
@@ -342,11 +342,11 @@ def test_the_tiny_prior_of_values_draws_what_the_tokenizer_decodes():
         images = jnp.zeros((2, 8, 8, 1), jnp.uint8)
         text = model.decoder_text(ids, mask)
         prior = model.prior_named("masked")
-        latents, condition = model.encode(variables, images), model.caption_condition(ids, mask)
+        latents, condition = model.encode_images(variables, images), model.caption_condition(ids, mask)
         params = prior.init(key, latents, condition)
         loss, _ = prior.loss(params, latents, condition, key)
         drawn = prior.sample(params, condition, key)
-        return loss, drawn, model.decode(variables, drawn, text=text)
+        return loss, drawn, model.decode_images(variables, drawn, text=text)
 
     tokenizer = model.shapes()["tokenizer"]
     loss, drawn, images = jax.eval_shape(everything, jax.random.key(0), tokenizer)
@@ -379,20 +379,13 @@ def test_a_trained_system_tells_its_captions_to_both_parts():
     model = MaskGen.tiny()
     told = []
 
-    class Model:
-        text = model.text
-
-        def networks(self):
-            return {}
-
-        def decoder_text(self, ids, mask, frozen):
-            return model.decoder_text(ids, mask, frozen)
-
-        def decode(self, variables, latents, size, text=None):
+    class Model(MaskGen):
+        def decode_images(self, variables, latents, size=None, text=None):
             told.append(text is not None)
             return jnp.zeros((latents.codes.shape[0], 8, 8, 1)) + (0 if text is None else text.mask.mean())
 
-    system = ImageSystem(Model(), {"tokenizer": {}})
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    system = Trained(Model(**fields), {"tokenizer": {}})
     codes = np.zeros((2, 8, 1), np.int32)
     assert system.decode(codes, captions=["a", "b"]).shape == system.decode(codes).shape == (2, 8, 8, 1)
     assert told == [True, False]

@@ -94,7 +94,11 @@ def test_certain_logits_decode_like_the_codes(variables):
     def run(variables):
         certain = TINY.decode_soft(variables, 1e4 * jax.nn.one_hot(codes[..., 0], TINY.codes))
         energy = lambda logits: jnp.sum(jnp.square(TINY.decode_soft(variables, logits)))
-        return TINY.decode(variables, codes), certain, jax.grad(energy)(normal(2, TINY.tokens, TINY.codes))
+        return (
+            TINY.decode_images(variables, codes),
+            certain,
+            jax.grad(energy)(normal(2, TINY.tokens, TINY.codes)),
+        )
 
     hard, certain, gradient = run(variables)
     assert hard.shape == (2, 8, 8, 1) and TINY.space == CodeSpace((64,)) and TINY.tokens == 16
@@ -108,9 +112,9 @@ def test_images_are_signed_outside_whatever_they_are_inside(variables):
 
     @jax.jit
     def run(variables):
-        codes = TINY.encode(variables, wide).codes
+        codes = TINY.encode_images(variables, wide).codes
         features = signed.tokenizer().apply(variables, wide / np.float32(255), method="features")
-        decoded = [model.decode(variables, codes, (8, 12)) for model in (TINY, signed)]
+        decoded = [model.decode_images(variables, codes, (8, 12)) for model in (TINY, signed)]
         return TINY.tokenizer().apply(variables, wide, method="features"), features, *decoded
 
     unit, other, decoded, raw = run(variables)

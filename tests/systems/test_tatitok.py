@@ -7,7 +7,7 @@ import pytest
 
 from jaxtok.keys import example_keys
 from jaxtok.nn.caption_ids import caption_ids
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.systems.image.tatitok import TATiTok
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
 from jaxtok.tokenizers.latent_vit import LatentViTShape
@@ -33,15 +33,15 @@ BATCH = {
 
 
 def test_captions_reach_the_decoder():
-    objective = TokenizerObjective(MODEL.tokenizer(), TokenizerWeights("l2"), text=MODEL.batch_text)
+    objective = TokenizerObjective(MODEL.tokenizer(), TokenizerWeights("l2"), text=MODEL.decoder_condition)
     keys = example_keys(jax.random.key(0), 2)
     fresh = jax.eval_shape(lambda: objective.init(jax.random.key(0), BATCH, {}))
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, MODEL.shapes_of("tokenizer"))
 
     @jax.jit
     def run(variables, batch):
-        codes = MODEL.encode(variables, batch["image"])
-        decoded = MODEL.decode(variables, codes, text=MODEL.batch_text(batch, {}))
+        codes = MODEL.encode_images(variables, batch["image"])
+        decoded = MODEL.decode_images(variables, codes, text=MODEL.decoder_condition(batch, {}))
         return objective.loss(variables, batch, {}, keys, jnp.int32(0)).outputs["fake"], decoded
 
     variables = draw_like(MODEL.shapes_of("tokenizer"))
@@ -56,16 +56,16 @@ def test_captions_reach_the_decoder():
 
 def test_without_text_nothing_is_read():
     silent = dataclasses.replace(MODEL, text_length=0)
-    assert silent.batch_text({}, {}) is None
+    assert silent.decoder_condition({}, {}) is None
     assert "text" not in silent.shapes_of("tokenizer")["params"]["decoder"]
 
 
 def test_text_of_another_kind_is_named():
     features = dataclasses.replace(MODEL, text_source="features")
     with pytest.raises(ValueError, match="set text_source='bytes' to train on captions"):
-        features.batch_text(BATCH, {})
+        features.decoder_condition(BATCH, {})
     with pytest.raises(ValueError, match=r"the batches have none; set --data\.text-length"):
-        MODEL.batch_text({"image": BATCH["image"]}, {})
+        MODEL.decoder_condition({"image": BATCH["image"]}, {})
     codes, given = jnp.zeros((2, 2, 1), jnp.int32), MODEL.caption_condition(BATCH["text"], BATCH["text_mask"])
     for model, text, message in (
         (features, given, "reads text as features, got Condition"),
@@ -73,12 +73,12 @@ def test_text_of_another_kind_is_named():
     ):
         variables = model.shapes_of("tokenizer")
         with pytest.raises(ValueError, match=message):
-            jax.eval_shape(lambda v, m=model, t=text: m.decode(v, codes, text=t), variables)
+            jax.eval_shape(lambda v, m=model, t=text: m.decode_images(v, codes, text=t), variables)
 
 
 def test_a_system_decodes_with_captions_or_says_that_nothing_reads_them():
     model = dataclasses.replace(MODEL, image_size=8, patch=8, decoder_patch=8)
-    system = ImageSystem(model, {"tokenizer": draw_like(model.shapes_of("tokenizer"))})
+    system = Trained(model, {"tokenizer": draw_like(model.shapes_of("tokenizer"))})
     codes = np.zeros((2, model.tokens, 1), np.int32)
     red, blue = (system.decode(codes, captions=[text, text]) for text in ("red", "a blue one"))
     assert red.shape == (2, 8, 8, 3) and np.any(red != blue)
@@ -86,4 +86,4 @@ def test_a_system_decodes_with_captions_or_says_that_nothing_reads_them():
         system.decode(codes)
     plain = dataclasses.replace(model, text_length=0)
     with pytest.raises(ValueError, match="this decoder reads no captions; leave them out"):
-        ImageSystem(plain, {"tokenizer": {}}).decode(codes, captions=["a", "b"])
+        Trained(plain, {"tokenizer": {}}).decode(codes, captions=["a", "b"])

@@ -215,12 +215,12 @@ def test_the_parts_of_other_tiny_sizes_fit_together(model):
 
     def everything(key):
         variables = model.tokenizer().init({"params": key}, images)
-        latents = model.encode(variables, images)
+        latents = model.encode_images(variables, images)
         drawn = {}
         for name in PRIORS if model.space else model.priors:
             prior, condition = model.prior_named(name), model.class_condition(jnp.zeros(2, jnp.int32))
             drawn[name] = prior.sample(prior.init(key, latents, condition), condition, key).codes
-        return latents, model.decode(variables, latents), drawn
+        return latents, model.decode_images(variables, latents), drawn
 
     latents, decoded, drawn = jax.eval_shape(everything, jax.random.key(0))
     assert decoded.shape == images.shape and latents.values.shape == (2, model.tokens, model.width)

@@ -8,7 +8,7 @@ import pytest
 from jaxtok.codes import Latents
 from jaxtok.keys import example_keys
 from jaxtok.quantize.vq_losses import cross_entropy
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.systems.image.titok import TiTok
 from jaxtok.systems.image.titok_stages import FROZEN, DecoderTuning, ProxyImages, ProxyObjective
 from jaxtok.systems.objectives import TokenizerWeights
@@ -35,14 +35,14 @@ def frozen():
 
 
 def test_the_first_stage_is_cross_entropy_and_the_losses_of_the_quantizer(frozen):
-    objective = ProxyObjective(MODEL.proxy(), MODEL.teacher.encode, quantizer_weight=0.5)
+    objective = ProxyObjective(MODEL.proxy(), MODEL.teacher.encode_images, quantizer_weight=0.5)
     keys = example_keys(jax.random.key(0), 4)
 
     @jax.jit
     def run(variables, frozen):
         terms = objective.loss(variables, BATCH, frozen, keys, jnp.int32(0))
         out = MODEL.proxy().apply(variables, BATCH["image"], train=True, key=keys)
-        codes = MODEL.teacher.encode(frozen["teacher"], BATCH["image"]).codes[..., 0]
+        codes = MODEL.teacher.encode_images(frozen["teacher"], BATCH["image"]).codes[..., 0]
         state = objective.update_collections({"quantizer": variables["quantizer"]}, terms.statistics, keys[0])
         return terms, out, codes, state
 
@@ -104,10 +104,10 @@ def test_a_first_stage_is_shown_by_the_teachers_decoder(frozen):
 
     @jax.jit
     def run(variables, params):
-        drawn = MODEL.decode({**variables["own"], "params": params}, codes)
+        drawn = MODEL.decode_images({**variables["own"], "params": params}, codes)
         return (
-            shown.decode(variables, Latents(codes=codes)),
-            shown.encode(variables, BATCH["image"]).codes,
+            shown.decode_images(variables, Latents(codes=codes)),
+            shown.encode_images(variables, BATCH["image"]).codes,
             drawn,
         )
 
@@ -126,6 +126,6 @@ def test_stages_depend_on_where_the_teacher_comes_from():
 
 
 def test_classes_are_drawn_by_number():
-    system = ImageSystem(MODEL, {"masked": {"params": {}}})
+    system = Trained(MODEL, {"masked": {"params": {}}})
     with pytest.raises(ValueError, match=r"\['ten'\] are none; give numbers from 0 to 9"):
         system.sample(["3", "ten"], "masked")

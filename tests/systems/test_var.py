@@ -12,7 +12,7 @@ from jaxtok.codes import Latents
 from jaxtok.decoding.guidance import guide
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.next_scale import NextScaleSettings
-from jaxtok.systems.image.image_system import ImageSystem
+from jaxtok.run.trained import Trained
 from jaxtok.systems.image.var import SIZES, VAR, ScalePriorShape, from_official, official_components
 from jaxtok.weights import read_tensors
 from tests.filled import draw_like
@@ -99,7 +99,7 @@ def test_the_official_transformer_gives_the_same(shared, name):
 
     @jax.jit
     def run(params, vae):
-        codec, key = model.codec(vae), jax.random.key(0)
+        codec, key = model.prior_codec(vae), jax.random.key(0)
         drawn = [
             prior.sample(params, condition, key, settings=NextScaleSettings(w, top_k=1), codec=codec).codes
             for w in strengths.values()
@@ -117,7 +117,7 @@ def test_the_official_transformer_gives_the_same(shared, name):
             "logits_uncond": untold[0],
             "cross_entropy": prior.loss(params, Latents(codes), condition, key, codec)[0],
         }
-        images = jnp.clip(model.decode(vae, every), -1, 1)
+        images = jnp.clip(model.decode_images(vae, every), -1, 1)
         images = images.reshape(3, codes.shape[0], *images.shape[1:])
         for i, (name, strength) in enumerate(strengths.items(), start=1):
             course = jnp.asarray(strength * model.layout.levels[:, None] / model.layout.levels[-1])
@@ -196,13 +196,13 @@ def test_scales_that_are_absent_add_nothing(variables):
 
     @jax.jit
     def run(variables):
-        latents = TINY.encode(variables, images)
+        latents = TINY.encode_images(variables, images)
         seen = jnp.broadcast_to(jnp.arange(21)[:, None] < 5, latents.codes.shape)
-        first = TINY.decode(variables, latents.codes[:, :5])
-        masked = TINY.decode(variables, Latents(latents.codes, mask=seen))
-        whole = [TINY.decode(variables, x) for x in (latents, latents.codes)]
-        values = TINY.codec(variables).embed(latents.codes)
-        return latents, first, masked, whole, TINY.decode(variables, Latents(values=values))
+        first = TINY.decode_images(variables, latents.codes[:, :5])
+        masked = TINY.decode_images(variables, Latents(latents.codes, mask=seen))
+        whole = [TINY.decode_images(variables, x) for x in (latents, latents.codes)]
+        values = TINY.prior_codec(variables).embed(latents.codes)
+        return latents, first, masked, whole, TINY.decode_images(variables, Latents(values=values))
 
     latents, first, masked, (whole, again), of_values = run(variables)
     assert latents.codes.shape == (2, 21, 1) and latents.values is None and whole.shape == images.shape
@@ -212,7 +212,7 @@ def test_scales_that_are_absent_add_nothing(variables):
     assert np.abs(first - whole).max() > 1e-2
     assert TINY.tokenizer().layout == TINY.layout and TINY.tokenizer().tokens == 21
     with pytest.raises(ValueError, match="64 cells, but the last of the scales"):
-        jax.eval_shape(lambda v: TINY.encode(v, np.zeros((1, 16, 16, 1), np.uint8)), variables)
+        jax.eval_shape(lambda v: TINY.encode_images(v, np.zeros((1, 16, 16, 1), np.uint8)), variables)
 
 
 def test_official_arguments():
@@ -244,7 +244,7 @@ def test_official_arguments():
 def test_a_whole_system_completes_what_is_given(variables):
     model = dataclasses.replace(TINY, prior=ScalePriorShape(1, 2, 8))
     prior = draw_like(model.shapes()["next_scale"])
-    system = ImageSystem(model, {"tokenizer": variables, "next_scale": prior})
+    system = Trained(model, {"tokenizer": variables, "next_scale": prior})
     codes = np.random.default_rng(0).integers(0, 64, (2, 21, 1)).astype(np.int32)
     given = Latents(codes, mask=np.broadcast_to(np.arange(21)[:, None] < 5, codes.shape))
     images, latents = system.sample([3, 7], "next_scale", given=given, guidance=1.0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtok import keys as random
-from jaxtok.data.config import Data
+from jaxtok.data.arrays import NumpyImages
 from jaxtok.evaluate.protocol import Result
 from jaxtok.losses.terms import Terms
 from jaxtok.train.fingerprint import fingerprint
@@ -62,7 +62,7 @@ def main(workdir: str, objective: str, steps: int, save_every: int) -> None:
     # It imports PyTorch, and the digits import scikit-learn: most of the time of a start.
     sys.modules["tensorboardX"] = None
     pictures = str(Path(workdir).with_name("pictures.npy"))
-    data = Data("numpy", pictures, image_sizes=(8, 16), channels=1, batch_size=8, held_out=8)
+    data = NumpyImages(path=pictures, image_sizes=(8, 16), channels=1, batch_size=8, held_out=8)
     settings = TrainConfig(steps=steps, learning_rate=1e-2, warmup_steps=0, ema_decay=0.9, micro_batches=2)
     if objective == "vq":
         from tests.small_system import SMALL_VQ, tokenizer_update

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxtok.losses.adversarial import hinge_generator
+from jaxtok.losses.discriminators import Discrimination, Several
 from jaxtok.losses.terms import Terms
 from jaxtok.train.adversarial import DiscriminatorWeights, adversarial
 from jaxtok.train.gradient import gradient
@@ -144,3 +145,84 @@ def test_what_cannot_be():
         build(fit=dataclasses.replace(FIT, micro_batches=2))
     with pytest.raises(ValueError, match=r"no parameter 'decoder/out'.*last/kernel"):
         adversarial(Painter(), FIT, Critic(), WEIGHTS, "decoder/out").init(KEY, BATCH, {})
+
+
+class Seeing(Critic):
+    """A critic of features, whose logits are those of `Critic` with the same parameters."""
+
+    def __call__(self, images):
+        return self.discriminate(images).logits
+
+    @nn.compact
+    def discriminate(self, images):
+        hidden = nn.tanh(nn.Dense(5, name="Dense_1")(images.reshape(len(images), -1)))
+        return Discrimination(nn.Dense(3, name="Dense_0")(hidden), (hidden,))
+
+
+def seeing(discriminator=None, **weights):
+    weights = dataclasses.replace(WEIGHTS, start=0, **weights)
+    return adversarial(Painter(), FIT, discriminator or Seeing(), weights, "last/kernel")
+
+
+def test_features_that_are_not_matched_change_nothing():
+    states, rows = run(build(dataclasses.replace(WEIGHTS, start=0)), 2)
+    shown, others = run(seeing(), 2)
+    jax.tree.map(np.testing.assert_array_equal, (states, rows), (shown, others))
+
+
+def test_feature_matching_is_one_of_the_other_losses():
+    update = seeing(feature_matching_weight=3.0, adaptive_limit=0.0, ramp=2)
+    (state, _), (row,) = run(update, 1)
+    critic = state["discriminator"]["params"]
+    hidden = lambda x: Seeing().apply({"params": critic}, x, method="discriminate").features[0]
+
+    def total(params):
+        terms = Painter().loss({"params": params}, BATCH, {}, None, 0)
+        fake, real = terms.outputs["fake"], terms.outputs["real"]
+        distance = jnp.mean(jnp.abs(hidden(fake) - jax.lax.stop_gradient(hidden(real))))
+        fooling = hinge_generator(Critic().apply({"params": critic}, fake))
+        return terms.total + 0.5 * (3.0 * distance + 0.5 * fooling), distance  # a half of the ramp
+
+    gradients, distance = jax.jit(jax.grad(total, has_aux=True))(state["params"])
+    np.testing.assert_allclose(row["norm/gradients"], optax.tree.norm(gradients), rtol=1e-5)
+    np.testing.assert_allclose(row["loss/feature_matching"], distance, rtol=1e-5)
+    assert "loss/feature_matching" not in run(build(), 4)[1][0]
+
+
+def test_several_discriminators_count_alike():
+    update = seeing(Several((Seeing(), Seeing())), loss="least_squares", adaptive_limit=0.0)
+    (state, after), (row,) = run(update, 1)
+    real = BATCH["image"]
+    fake = Painter().loss({"params": state["params"]}, BATCH, {}, None, 0).outputs["fake"]
+    params = state["discriminator"]["params"].values()
+    logits = [[Critic().apply({"params": each}, x) for x in (real, fake)] for each in params]
+    assert len(logits) == 2
+    expected = np.mean([(np.square(1 - r).mean() + np.square(f).mean()) / 2 for r, f in logits])
+    np.testing.assert_allclose(row["loss/discriminator"], expected, rtol=1e-5)
+    expected = np.mean([np.square(1 - f).mean() for _, f in logits])
+    np.testing.assert_allclose(row["loss/generator"], expected, rtol=1e-5)
+    np.testing.assert_allclose(row["discriminator/real"], np.mean([r.mean() for r, _ in logits]), rtol=1e-4)
+    assert all(changed(state["discriminator"], after["discriminator"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Singer(Painter):
+    """The same objective for signals of one axis, under another name."""
+
+    def loss(self, variables, batch, frozen, keys, step):
+        terms = Painter().loss(variables, {"image": batch["audio"][..., None, None]}, frozen, keys, step)
+        outputs = {name: value[..., 0, 0] for name, value in terms.outputs.items()}
+        return dataclasses.replace(terms, outputs=outputs)
+
+
+def test_no_kind_of_signal_is_named():
+    update = dataclasses.replace(build(), objective=Singer())
+    audio = {"audio": BATCH["image"][:, :, 0, 0]}
+    state = jax.eval_shape(update.init, KEY, audio, {})
+    assert state["discriminator"]["params"]["Dense_1"]["kernel"].shape == (4, 5)
+    assert jax.eval_shape(update, state, audio, {}, KEY)[0].keys() == state.keys()
+
+
+def test_features_that_are_not_shown_cannot_be_matched():
+    with pytest.raises(ValueError, match=r"feature_matching_weight=1\.0 needs features, which Critic"):
+        build(DiscriminatorWeights(feature_matching_weight=1.0))

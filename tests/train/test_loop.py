@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from jaxtok import keys as random
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
 from jaxtok.data.errors import BadDataError
-from jaxtok.data.images import encode_png
+from jaxtok.data.folder import ImageFolder
+from jaxtok.data.image_files import encode_png
 from jaxtok.data.pipeline import Pipeline
+from jaxtok.data.webdataset import WebDatasetImages
 from jaxtok.evaluate.protocol import Result
 from jaxtok.losses.terms import Terms
 from jaxtok.train import loop
@@ -31,7 +33,7 @@ from jaxtok.train.sharding import MeshShape, make_mesh
 from jaxtok.train.stage import Stage
 from tests.small_system import assert_trees_close
 
-DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=8)
+DATA = Digits(image_sizes=(8,), channels=1, batch_size=8)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class View:
     def evaluate(self, trained):
         self.act()
         self.seen.append(trained)
-        return [Result("images", sum(int(batch["mask"].sum()) for batch in trained.batches()))]
+        return [Result("images", sum(int(batch["valid"].sum()) for batch in trained.batches()))]
 
     def figures(self, trained):
         return {"grey": np.zeros((4, 4), np.uint8)}
@@ -196,7 +198,7 @@ def pictures(folder, bad=()):
     for number in range(32):
         content = encode_png(np.full((8, 8, 1), 8 * number, np.uint8))
         (folder / f"{number:02d}.png").write_bytes(content[:40] if number in bad else content)
-    return Data("folder", str(folder), image_sizes=(8,), channels=1, batch_size=8, held_out=8)
+    return ImageFolder(path=str(folder), image_sizes=(8,), channels=1, batch_size=8, held_out=8)
 
 
 def test_corrupt_images_are_replaced_named_and_counted(tmp_path, caplog):
@@ -220,7 +222,7 @@ def test_a_tar_shard_that_is_cut_short_is_refused_before_the_first_step(tmp_path
     with tarfile.open(shard, "w") as archive:
         for picture in sorted(Path(pictures(tmp_path / "pictures").path).iterdir()):
             archive.add(picture, picture.name)
-    data = Data("webdataset", str(shard), image_sizes=(8,), channels=1, batch_size=8, held_out=8)
+    data = WebDatasetImages(path=str(shard), image_sizes=(8,), channels=1, batch_size=8, held_out=8)
     assert int(fit(stage(1, data), run_in(tmp_path / "whole"), {})[0]["step"]) == 1
     content = shard.read_bytes()
     for cut in (700, 1024):

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from experiments.image import instella_t2i, titok
-from jaxtok.data.config import Data
-from jaxtok.data.records import ArraySource
+from jaxtok.data.embedded import Digits
+from jaxtok.data.image_sources import ImageArrays
 from jaxtok.losses import reconstruction
 from jaxtok.systems.objectives import TokenizerObjective
 from jaxtok.train.gradient import gradient
 from jaxtok.train.stage import Stage
 from jaxtok.train.start_checks import check_labels, check_stages, label_summary
 
-DATA = Data("digits", image_sizes=(8,), batch_size=4)
+DATA = Digits(image_sizes=(8,), batch_size=4)
 
 
 def stages(**changes):
     config = dataclasses.replace(titok.TINY, data=dataclasses.replace(titok.TINY.data, **changes))
-    return config.model, list(titok.stages(config))
+    return config.model.check_data, list(titok.stages(config))
 
 
 def test_the_smallest_run_passes():
@@ -42,14 +42,14 @@ def test_every_resolution_is_traced():
     data = dataclasses.replace(instella_t2i.TINY.data, image_sizes=sizes)
     config = dataclasses.replace(instella_t2i.TINY, data=data)
     with pytest.raises(ValueError, match=r"batches of .*10,10.* both sides must divide by 4"):
-        check_stages(config.model, list(instella_t2i.stages(config))[:1])
+        check_stages(config.model.check_data, list(instella_t2i.stages(config))[:1])
 
 
 def test_texts_of_another_length_than_the_models_are_refused():
     data = dataclasses.replace(instella_t2i.TINY.data, text_length=7)
     config = dataclasses.replace(instella_t2i.TINY, data=data)
     with pytest.raises(ValueError, match=r"data\.text_length is 7, but the model reads texts of \d+ tokens"):
-        check_stages(config.model, list(instella_t2i.stages(config)))
+        check_stages(config.model.check_data, list(instella_t2i.stages(config)))
 
 
 def test_losses_refuse_unequal_shapes():
@@ -61,7 +61,7 @@ def test_losses_refuse_unequal_shapes():
 def source(labels, classes=("cat", "dog")):
     labels = np.asarray(labels)
     images = np.zeros((len(labels), 4, 4, 1), np.uint8)
-    return ArraySource(images, labels, ("",) * 9, name="x", channels=1, classes=classes)
+    return ImageArrays(images, labels, ("",) * 9, name="x", channels=1, classes=classes)
 
 
 def conditioned(classes=2, null_class=True):
@@ -72,10 +72,10 @@ def conditioned(classes=2, null_class=True):
 @pytest.mark.parametrize(
     ("labels", "stage", "message"),
     [
-        ([0, 1, 2], conditioned(), r"labels 0 to 1, and the data has 1 others: 2 \(1 images\)"),
-        ([0, 7, 7, 9], conditioned(), r"7 \(2 images\), 9 \(1 images\)"),
-        ([0, -1], conditioned(null_class=False), "1 of 2 images have no label"),
-        ([-1, -1], conditioned(), "2 of 2 images have no label"),
+        ([0, 1, 2], conditioned(), r"labels 0 to 1, and the data has 1 others: 2 \(1 records\)"),
+        ([0, 7, 7, 9], conditioned(), r"7 \(2 records\), 9 \(1 records\)"),
+        ([0, -1], conditioned(null_class=False), "1 of 2 records have no label"),
+        ([-1, -1], conditioned(), "2 of 2 records have no label"),
     ],
 )
 def test_labels_outside_the_classes_are_refused(labels, stage, message):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtok.codes import Latents
 from jaxtok.evaluate.codes import CodeStatistics
 from jaxtok.evaluate.counts import dead_codes, perplexity, usage
 from jaxtok.evaluate.protocol import Result
@@ -20,8 +21,8 @@ from jaxtok.inspect.comparison import (
     plot_usage_history,
 )
 from jaxtok.nn.images import to_float, to_uint8
-from jaxtok.run.evaluators.reconstructions import DiscreteImageModel
-from jaxtok.train.stage import Trained
+from jaxtok.run.evaluators.reconstructions import ReconstructsCodes
+from jaxtok.train.stage import TrainedStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def even_usage(codes: int, tokens: int) -> float:
     return 1 - (1 - 1 / codes) ** tokens
 
 
-def measure_codes(model: DiscreteImageModel, trained: Trained, variables: Any, images: int) -> Measured:
+def measure_codes(model: ReconstructsCodes, trained: TrainedStage, variables: Any, images: int) -> Measured:
     """One pass over the first `images` held-out images.
 
     Raises:
@@ -75,8 +76,8 @@ def measure_codes(model: DiscreteImageModel, trained: Trained, variables: Any, i
     restore, statistics = _prefix_restorer(model), None
     squares, count, shown = np.zeros(model.space.slots), 0, None
     for batch in trained.batches():
-        codes, errors, restored = jax.device_get(restore(variables, batch["image"]))
-        kept = batch["mask"] & (count + np.cumsum(batch["mask"]) <= images)
+        codes, errors, restored = jax.device_get(restore(variables, {"image": batch["image"]}))
+        kept = batch["valid"] & (count + np.cumsum(batch["valid"]) <= images)
         if statistics is None:
             statistics = CodeStatistics(model.space, codes.shape[1])
             shown = batch["image"][kept][:20], restored[kept][:20]
@@ -90,14 +91,17 @@ def measure_codes(model: DiscreteImageModel, trained: Trained, variables: Any, i
 
 
 @functools.lru_cache(maxsize=32)
-def _prefix_restorer(model: DiscreteImageModel) -> Callable[..., Any]:
-    """(variables, images) -> codes, squared errors [Q, B] of each number of slots, uint8 images of all."""
+def _prefix_restorer(model: ReconstructsCodes) -> Callable[..., Any]:
+    """(variables, batch) -> codes, squared errors [Q, B] of each number of slots, uint8 images of all."""
 
     @jax.jit
-    def restore(variables, images):
-        codes, size = model.encode(variables, images).codes, images.shape[1:3]
+    def restore(variables, batch):
+        codes, images = model.encode(variables, batch).codes, batch["image"]
         prefixes = [codes[..., :slots] for slots in range(1, model.space.slots + 1)]
-        restored = [jnp.clip(model.decode(variables, prefix, size), -1, 1) for prefix in prefixes]
+        restored = [
+            jnp.clip(model.decode(variables, Latents(codes=prefix), batch=batch)["image"], -1, 1)
+            for prefix in prefixes
+        ]
         errors = [jnp.mean(jnp.square(x - to_float(images)), axis=(1, 2, 3)) for x in restored]
         return codes, jnp.stack(errors), to_uint8(restored[-1])
 
@@ -114,10 +118,10 @@ class CodeEvaluator:
       images: how many held-out images.
     """
 
-    model: DiscreteImageModel
+    model: ReconstructsCodes
     images: int
 
-    def evaluate(self, trained: Trained) -> list[Result]:
+    def evaluate(self, trained: TrainedStage) -> list[Result]:
         """Usage, perplexity and dead codes, MSE, PSNR; with several slots the PSNR of every prefix."""
         found = measure_codes(self.model, trained, trained.variables, self.images)
         counts, slots = found.counts, self.model.space.slots
@@ -144,7 +148,7 @@ class CodeEvaluator:
             ]
         return results
 
-    def figures(self, trained: Trained) -> dict[str, Any]:
+    def figures(self, trained: TrainedStage) -> dict[str, Any]:
         """Reconstructions, and the codes by frequency."""
         found = measure_codes(self.model, trained, trained.variables, min(self.images, 64))
         grid = reconstruction_grid(found.originals, found.restored, title="held-out images")
@@ -163,13 +167,13 @@ class ComparisonEvaluator:
       threshold: usage that a hypothesis names, drawn as a line.
     """
 
-    models: tuple[tuple[str, DiscreteImageModel], ...]
-    stacks: tuple[tuple[str, DiscreteImageModel], ...]
+    models: tuple[tuple[str, ReconstructsCodes], ...]
+    stacks: tuple[tuple[str, ReconstructsCodes], ...]
     images: int
     window_tokens: int
     threshold: float | None = None
 
-    def evaluate(self, trained: Trained) -> list[Result]:
+    def evaluate(self, trained: TrainedStage) -> list[Result]:
         """Usage and perplexity on training data, of all quantizers."""
         results = []
         for name, counts in self._training_counts(trained).items():
@@ -184,7 +188,7 @@ class ComparisonEvaluator:
             results.append(Result(f"training_perplexity_{name}", float(perplexity(counts).mean()), protocol))
         return results
 
-    def figures(self, trained: Trained) -> dict[str, Any]:
+    def figures(self, trained: TrainedStage) -> dict[str, Any]:
         """Usage and perplexity over training, usage and error at its end, PSNR of residual prefixes."""
         on_training, rows, histories = self._training_counts(trained), {}, {}
         for name, model in self.models:
@@ -207,7 +211,7 @@ class ComparisonEvaluator:
             **({"prefixes": plot_prefix_psnr(prefixes)} if prefixes else {}),
         }
 
-    def _training_counts(self, trained: Trained) -> Mapping[str, np.ndarray]:
+    def _training_counts(self, trained: TrainedStage) -> Mapping[str, np.ndarray]:
         return {
             name: np.round(counts).astype(np.int64)
             for name, counts in jax.device_get(trained.variables["params"]).items()

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtok import keys as random
-from jaxtok.data.config import Data
+from jaxtok.codes import Latents
+from jaxtok.data.dataset import Dataset
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.feature_sets import (
     KEPT_ROWS,
@@ -35,10 +36,10 @@ from jaxtok.evaluate.references import Reference, read_reference
 from jaxtok.evaluate.streaming import StreamingMean, first_images
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.nn.images import to_uint8
-from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator, reconstructor
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator, read_arrays, reconstructor
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.train.distributed import to_host
-from jaxtok.train.stage import Trained
+from jaxtok.train.stage import TrainedStage
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class FeatureOptions:
         training split of the run.
       save_reference: `.npz` file to write the statistics of the training split to.
       images: how many images of a split at most.
-      samples: how many samples; 0 for as many as the experiment scorers.
+      samples: how many samples; 0 for as many as the experiment scores.
       perturb: "alpha:delta" of perturbed codes, such as 0.5:16 1:16; by default 0.5:16 where a tokenizer has
         a list of codes.
     """
@@ -102,9 +103,9 @@ class FeatureMeasures:
             else digit_network()
         )
         self.perceptual = PerceptualNetwork("lpips", options.lpips) if options.lpips else PerceptualNetwork()
-        self._real: dict[Data, FeatureSet] = {}
+        self._real: dict[Dataset, FeatureSet] = {}
 
-    def evaluate(self, evaluator: Any, trained: Trained) -> list[Result]:
+    def evaluate(self, evaluator: Any, trained: TrainedStage) -> list[Result]:
         """What the evaluator measures, and what the networks say of its images."""
         if isinstance(evaluator, TokenizerEvaluator):
             return [*evaluator.evaluate(trained), *self.reconstructions(evaluator, trained)]
@@ -116,7 +117,7 @@ class FeatureMeasures:
 
     # -- reconstructions --
 
-    def reconstructions(self, evaluator: TokenizerEvaluator, trained: Trained) -> list[Result]:
+    def reconstructions(self, evaluator: TokenizerEvaluator, trained: TrainedStage) -> list[Result]:
         """Frechet distances, neighbours and perceptual distance of reconstructions and their originals, and
         Frechet distances with perturbed codes.
         """
@@ -126,16 +127,15 @@ class FeatureMeasures:
         worse = {setting: FeatureSet(self.network) for setting in perturbed}
         apart = StreamingMean()
         for number, (batch, mask) in enumerate(first_images(trained.batches(), self.options.images)):
-            text = evaluator.told(batch, trained)
-            codes, restored = to_host(reconstruct(variables, batch["image"], text))
+            arrays, frozen = read_arrays(batch, trained)
+            codes, restored = to_host(reconstruct(variables, arrays, frozen))
             real.update(batch["image"], mask)
             ours.update(restored, mask)
             distance = _distance(self.perceptual)(self.perceptual.variables(), restored, batch["image"])
             apart.update(np.asarray(distance), mask)
             keys = random.example_keys(jax.random.fold_in(trained.key, number), len(mask))
             for setting, decode in perturbed.items():
-                size = batch["image"].shape[1:3]
-                worse[setting].update(to_host(decode(variables, codes, keys, size, text)), mask)
+                worse[setting].update(to_host(decode(variables, codes, keys, arrays, frozen)), mask)
         if real.count < 2:
             return []
         originals = real.reference("the originals")
@@ -165,7 +165,7 @@ class FeatureMeasures:
         return Result("lpips_vgg16" if lpips else "perceptual_digits", apart.value, {**stated, **shared})
 
     def _perturbed(
-        self, evaluator: TokenizerEvaluator, trained: Trained
+        self, evaluator: TokenizerEvaluator, trained: TrainedStage
     ) -> dict[tuple[float, int], Callable[..., Any]]:
         """(alpha, delta) -> what decodes perturbed codes.
 
@@ -193,14 +193,14 @@ class FeatureMeasures:
     # -- samples --
 
     def samples(
-        self, data: Data, images: np.ndarray, labels: np.ndarray, captions: Sequence[str]
+        self, data: Dataset, images: np.ndarray, labels: np.ndarray, captions: Sequence[str]
     ) -> list[Result]:
         """Frechet distances, neighbours and class score of samples; a `Scorer` but for the data."""
         del labels, captions
         found, real = FeatureSet(self.network), self._training_images(data)
         for first in range(0, len(images), self.network.batch):
             found.update(images[first : first + self.network.batch])
-        name = f"train split of {data.source}"
+        name = f"train split of {data.kind_name()}"
         reference, shared = self.reference or real.reference(name), {"seed": self.seed}
         return [
             *frechet_results(found, reference, "g", shared),
@@ -208,17 +208,17 @@ class FeatureMeasures:
             score_result(found, shared),
         ]
 
-    def _training_images(self, data: Data) -> FeatureSet:
+    def _training_images(self, data: Dataset) -> FeatureSet:
         """Features of the training split without augmentation; seen once for all priors."""
         if data not in self._real:
             limit = min(self.options.images, KEPT_ROWS) if self.reference else self.options.images
-            plain = dataclasses.replace(data, text_length=0, text_model="")
+            plain = data.for_tokens()
             real = FeatureSet(self.network)
             for batch, mask in first_images(Pipeline(plain, "train").evaluation_batches(), limit):
                 real.update(batch["image"], mask)
             self._real[data] = real
             if self.options.save_reference:
-                made: Reference = real.reference(f"train split of {data.source}")
+                made: Reference = real.reference(f"train split of {data.kind_name()}")
                 made.save(self.options.save_reference)
                 log.info("statistics of %d images in %s", made.images, self.options.save_reference)
         return self._real[data]
@@ -241,12 +241,12 @@ def _distance(network: PerceptualNetwork) -> Callable[..., jax.Array]:
 
 
 def _perturbed_decoder(model: Any, alpha: float, delta: int, metric: Any, vectors: jax.Array) -> Any:
-    """(variables, codes, keys, size, text) -> uint8 images of perturbed codes."""
+    """(variables, codes, keys, batch, frozen) -> uint8 images of perturbed codes."""
 
-    @functools.partial(jax.jit, static_argnums=4)
-    def decode(variables, vectors, codes, keys, size, text):
+    @jax.jit
+    def decode(variables, vectors, codes, keys, batch, frozen):
         wrong = perturbed(codes, model.space, vectors, keys, alpha=alpha, delta=delta, metric=metric)
-        told: dict[str, Any] = {} if text is None else {"text": text}
-        return to_uint8(model.decode(variables, wrong, size, **told))
+        decoded = model.decode(variables, Latents(codes=wrong), batch=batch, frozen=frozen)
+        return to_uint8(decoded["image"])
 
-    return lambda variables, codes, keys, size, text: decode(variables, vectors, codes, keys, size, text)
+    return lambda variables, codes, *read: decode(variables, vectors, codes, *read)

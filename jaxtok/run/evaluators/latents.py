@@ -10,16 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtok.data.config import Data
+from jaxtok.data.dataset import Dataset
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.evaluate.codes import CodeStatistics
 from jaxtok.evaluate.protocol import Result
 from jaxtok.evaluate.rates import entropy_coded_rates, nominal_rates
 from jaxtok.evaluate.streaming import first_images
-from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator, read_arrays
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.train.distributed import to_host
-from jaxtok.train.stage import Trained
+from jaxtok.train.stage import TrainedStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,9 @@ class LatentMeasures:
         self._served |= {name} if results else set()
         return results
 
-    def results(self, evaluator: Any, trained: Trained, data: Data, found: Sequence[Result]) -> list[Result]:
+    def results(
+        self, evaluator: Any, trained: TrainedStage, data: Dataset, found: Sequence[Result]
+    ) -> list[Result]:
         """What the options ask for of a stage.
 
         Args:
@@ -123,8 +125,8 @@ class LatentMeasures:
         shared: dict[str, Any] = {"weights": "average" if trained.averaged else "raw"}
         results = []
         if space is not None and options.rates:
-            side = max(data.image_sizes)
-            results += self._of("rates", nominal_rates(space, latents.shape[1], side, side))
+            height, width = data.fields()["image"].shape[:2]
+            results += self._of("rates", nominal_rates(space, latents.shape[1], height, width))
         if space is not None and options.slots:
             counts = CodeStatistics(space, latents.shape[1])
             counts.update(latents)
@@ -145,25 +147,25 @@ class LatentMeasures:
 
 
 @functools.lru_cache(maxsize=8)
-def _encoder(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
-    """(variables, images) -> codes, or the values of continuous latents."""
+def _encoder(model: Any) -> Callable[[Any, Any], jax.Array]:
+    """(variables, batch) -> codes, or the values of continuous latents."""
 
     @jax.jit
-    def encode(variables, images):
-        latents = model.encode(variables, images)
+    def encode(variables, batch):
+        latents = model.encode(variables, batch)
         return latents.values if latents.codes is None else latents.codes
 
     return encode
 
 
 def _encoded(
-    evaluator: TokenizerEvaluator, trained: Trained, batches: Iterable[Any], images: int
+    evaluator: TokenizerEvaluator, trained: TrainedStage, batches: Iterable[Any], images: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Latents [B, N, ...] and labels [B] of the first images; None if there are none."""
     encode, variables = _encoder(evaluator.model), evaluator.variables(trained)
     latents, labels = [], []
     for batch, kept in first_images(batches, images):
-        latents.append(to_host(encode(variables, batch["image"]))[kept])
+        latents.append(to_host(encode(variables, read_arrays(batch, trained)[0]))[kept])
         labels.append(np.asarray(batch["label"])[kept])
     return (np.concatenate(latents), np.concatenate(labels)) if sum(map(len, labels)) else None
 
@@ -208,6 +210,6 @@ def _rates(evaluator: SampleEvaluator, found: Sequence[Result]) -> list[Result]:
     space = evaluator.model.space if grouping is None else grouping.space
     if likelihood is None or space is None or not isinstance(tokens, int) or likelihood.value < 0:
         return []
-    side = max(evaluator.data.image_sizes)
+    height, width = evaluator.data.fields()["image"].shape[:2]
     shared = {key: value for key, value in likelihood.protocol.items() if key != "size"}
-    return entropy_coded_rates(likelihood.value, space, tokens, side, side, **shared)
+    return entropy_coded_rates(likelihood.value, space, tokens, height, width, **shared)

@@ -17,17 +17,17 @@ from jaxtok.evaluate.protocol import Result
 from jaxtok.evaluate.streaming import StreamingMean
 from jaxtok.inspect import sample_grid
 from jaxtok.nn.images import to_uint8
-from jaxtok.run.evaluators.reconstructions import DiscreteImageModel, TokenizerEvaluator
+from jaxtok.run.evaluators.reconstructions import ReconstructsCodes, TokenizerEvaluator
 from jaxtok.tokenizers.nested_dropout import prefix_lengths, prefix_mask
 from jaxtok.train.distributed import to_host
-from jaxtok.train.stage import Trained
+from jaxtok.train.stage import TrainedStage
 
 _IMAGES = 1024  # every prefix is drawn twice
 _SHOWN = 10
 
 
 @runtime_checkable
-class PrefixModel(DiscreteImageModel, Protocol):
+class PrefixModel(ReconstructsCodes, Protocol):
     """An image system that draws images of any prefix of its tokens."""
 
     @property
@@ -38,16 +38,6 @@ class PrefixModel(DiscreteImageModel, Protocol):
     @property
     def flow(self) -> FlowSettings:
         """How it draws."""
-        ...
-
-    def decode(
-        self,
-        variables: Any,
-        latents: Latents | jax.Array,
-        size: tuple[int, int] | None = None,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        """Float images of latents whose mask says which tokens are there; `key` draws the noise."""
         ...
 
 
@@ -61,7 +51,7 @@ class PrefixEvaluator(TokenizerEvaluator):
 
     model: PrefixModel
 
-    def evaluate(self, trained: Trained) -> list[Result]:
+    def evaluate(self, trained: TrainedStage) -> list[Result]:
         """What `TokenizerEvaluator` measures; and for the first n tokens PSNR, what of it is lost against all
         of them (dB), and diversity: the mean squared difference, in pixels of [-1, 1], of two draws.
         """
@@ -71,11 +61,11 @@ class PrefixEvaluator(TokenizerEvaluator):
         spreads, count = [StreamingMean() for _ in lengths], 0
         for number, batch in enumerate(trained.batches()):
             key = jax.random.fold_in(trained.key, number)
-            drawn, squares = to_host(draw(variables, batch["image"], key))
+            drawn, squares = to_host(draw(variables, {"image": batch["image"]}, key))
             for i in range(len(lengths)):
-                meters[i].update(batch["image"], drawn[i], batch["mask"])
-                spreads[i].update(squares[i], batch["mask"])
-            count += int(batch["mask"].sum())
+                meters[i].update(batch["image"], drawn[i], batch["valid"])
+                spreads[i].update(squares[i], batch["valid"])
+            count += int(batch["valid"].sum())
             if count >= _IMAGES:
                 break
         if not count:
@@ -95,15 +85,15 @@ class PrefixEvaluator(TokenizerEvaluator):
             ]
         return results
 
-    def figures(self, trained: Trained) -> dict[str, Any]:
+    def figures(self, trained: TrainedStage) -> dict[str, Any]:
         """What `TokenizerEvaluator` draws, and some images by number of tokens."""
         figures, lengths = super().figures(trained), prefix_lengths(self.model.tokens)
         batch = next(iter(trained.batches()), None)
         if batch is not None:
             draw = _prefix_drawer(self.model)
-            drawn, _ = to_host(draw(self.variables(trained), batch["image"], trained.key))
+            drawn, _ = to_host(draw(self.variables(trained), {"image": batch["image"]}, trained.key))
             names = ("held out", *(f"{n} token{'s' * (n > 1)}" for n in lengths))
-            kept = batch["mask"].nonzero()[0][:_SHOWN]
+            kept = batch["valid"].nonzero()[0][:_SHOWN]
             rows = np.concatenate([batch["image"][None], drawn])[:, kept]
             figures["prefixes"] = sample_grid(rows, names, columns=_SHOWN)
         return figures
@@ -111,19 +101,22 @@ class PrefixEvaluator(TokenizerEvaluator):
 
 @functools.lru_cache(maxsize=8)
 def _prefix_drawer(model: PrefixModel) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """(variables, images, key) -> uint8 images [P, B, ...] of every prefix, and squared differences [P, B] to
+    """(variables, batch, key) -> uint8 images [P, B, ...] of every prefix, and squared differences [P, B] to
     other draws.
     """
 
+    def decoded(variables, batch, latents, key):
+        return model.decode(variables, latents, batch=batch, key=key)["image"]
+
     @jax.jit
-    def draw(variables, images, key):
-        codes, size = model.encode(variables, images).codes, (images.shape[1], images.shape[2])
+    def draw(variables, batch, key):
+        codes = model.encode(variables, batch).codes
 
         def prefix(length):
             mask = jnp.broadcast_to(prefix_mask(length, model.tokens)[..., None], codes.shape)
             latents = Latents(codes=codes, mask=mask)
             one, other = (
-                jnp.clip(model.decode(variables, latents, size, jax.random.fold_in(key, i)), -1, 1)
+                jnp.clip(decoded(variables, batch, latents, jax.random.fold_in(key, i)), -1, 1)
                 for i in range(2)
             )
             return to_uint8(one), jnp.mean(jnp.square(one - other), axis=(1, 2, 3))

@@ -1,7 +1,7 @@
 """How an evaluator samples latents: from a prior, from one with other captions, or each slot by itself."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -30,9 +30,7 @@ class Sampler(Protocol):
         self,
         variables: Any,
         frozen: Any,
-        ids: jax.Array,
-        mask: jax.Array,
-        labels: jax.Array,
+        batch: Mapping[str, jax.Array],
         key: jax.Array,
         guidance: float,
     ) -> Latents:
@@ -41,9 +39,8 @@ class Sampler(Protocol):
         Args:
           variables: of this stage.
           frozen: variables of earlier stages and frozen networks, by name.
-          ids, mask: captions, int32 and bool [B, T].
-          labels: int32 [B].
-          key: scalar key.
+          batch: what is asked for, named as in training batches: "label", "text", "text_mask", ...
+          key: a key per sample.
           guidance: static strength, one of `guidances`.
         """
         ...
@@ -55,15 +52,13 @@ class PriorSampler:
 
     Attributes:
       prior: the prior.
-      condition: (ids, mask, frozen) -> condition, or (labels) -> condition of a prior of classes.
-      classes: whether it is one of classes.
+      condition: (batch, frozen) -> condition.
       codec: `(frozen variables of the tokenizer) -> Codec`, for priors that need one.
     """
 
     prior: Prior
     condition: Callable[..., Condition | None]
-    classes: bool = False
-    codec: Callable[[Any], Codec] | None = None
+    codec: Callable[[Any], Codec | None] | None = None
 
     @property
     def guidances(self) -> tuple[float, ...]:
@@ -83,24 +78,22 @@ class PriorSampler:
         self,
         variables: Any,
         frozen: Any,
-        ids: jax.Array,
-        mask: jax.Array,
-        labels: jax.Array,
+        batch: Mapping[str, jax.Array],
         key: jax.Array,
         guidance: float,
     ) -> Latents:
-        """Samples of captions, or of classes."""
+        """Samples of what is asked for."""
         settings = dataclasses.replace(self.prior.method.default_settings(), guidance=guidance)
-        condition = self.condition(labels) if self.classes else self.condition(ids, mask, frozen)
-        codec = None if self.codec is None else self.codec(frozen["tokenizer"])
+        condition = self.condition(batch, frozen)
+        codec = None if self.codec is None else self.codec(frozen.get("tokenizer"))
         return self.prior.sample(
-            variables["params"], condition, key, batch=labels.shape[0], settings=settings, codec=codec
+            variables["params"], condition, key, batch=key.shape[0], settings=settings, codec=codec
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class OtherCaptions:
-    """`Sampler` that is told the caption of the next row: what the captions of others make of a picture.
+    """`Sampler` with the condition of the next row: what the captions of others make of a picture.
 
     Attributes:
       sampler: what draws.
@@ -122,15 +115,13 @@ class OtherCaptions:
         self,
         variables: Any,
         frozen: Any,
-        ids: jax.Array,
-        mask: jax.Array,
-        labels: jax.Array,
+        batch: Mapping[str, jax.Array],
         key: jax.Array,
         guidance: float,
     ) -> Latents:
         """Samples of the other captions."""
-        ids, mask, labels = (jax.numpy.roll(x, -1, axis=0) for x in (ids, mask, labels))
-        return self.sampler(variables, frozen, ids, mask, labels, key, guidance)
+        batch = {name: jax.numpy.roll(array, -1, axis=0) for name, array in batch.items()}
+        return self.sampler(variables, frozen, batch, key, guidance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +148,10 @@ class IndependentSampler:
         self,
         variables: Any,
         frozen: Any,
-        ids: jax.Array,
-        mask: jax.Array,
-        labels: jax.Array,
+        batch: Mapping[str, jax.Array],
         key: jax.Array,
         guidance: float,
     ) -> Latents:
         """Samples of classes."""
-        del frozen, ids, mask, guidance
-        return sample_independent(variables["params"]["counts"], labels, self.space, key)
+        del frozen, guidance
+        return sample_independent(variables["params"]["counts"], batch["label"], self.space, key)

@@ -1,27 +1,23 @@
-"""How stages of priors are measured and drawn: by samples, decoded to images."""
+"""How stages of priors are measured and drawn: by decoded samples, and by likelihood."""
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxtok import keys as random
-from jaxtok.data.config import Data
+from jaxtok.data.dataset import Dataset
 from jaxtok.data.errors import BadRecord
-from jaxtok.data.sources import open_source
 from jaxtok.evaluate.protocol import Result
-from jaxtok.inspect import sample_grid
-from jaxtok.nn.caption_ids import caption_ids
-from jaxtok.nn.images import to_uint8
-from jaxtok.run.evaluators.reconstructions import LARGEST_EVALUATION, ImageModel
+from jaxtok.run.evaluators.reconstructions import LARGEST_EVALUATION, Reconstructs, modality_of
 from jaxtok.run.evaluators.samplers import Sampler
 from jaxtok.run.evaluators.scorers import Scorer
 from jaxtok.train.distributed import to_host
-from jaxtok.train.stage import Trained
+from jaxtok.train.stage import TrainedStage, abstract_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +35,10 @@ class SampleEvaluator:
         in `loss_name`; None leaves it out.
       others: (suffix of the results' names, sampler) of others that draw from the same prior, to compare.
       metric: like a scorer, but its results keep their own names.
-      text: `(ids, mask, frozen) -> text` of captions for a model whose `decode` takes one.
     """
 
-    model: ImageModel
-    data: Data
+    model: Reconstructs
+    data: Dataset
     scorer: Scorer | None = None
     captions: int = 10
     per_caption: int = 50
@@ -51,24 +46,25 @@ class SampleEvaluator:
     objective: Any = None
     others: tuple[tuple[str, Sampler], ...] = ()
     metric: Scorer | None = None
-    text: Callable[..., Any] | None = None
 
-    def evaluate(self, trained: Trained) -> list[Result]:
+    def evaluate(self, trained: TrainedStage) -> list[Result]:
         """Likelihood of held-out images, the scorer's opinion of samples with each guidance, and sampling
         speed.
         """
         sampler = self._sampler()
         protocol = {"weights": "average" if trained.averaged else "raw", **sampler.description}
         results = self._held_out(trained, protocol)
-        captions, labels = self._captions(self.captions)
-        captions, labels = captions * self.per_caption, np.tile(labels, self.per_caption)
+        captions, asked = self._requests(self.captions)
+        captions = captions * self.per_caption
+        asked = {name: np.tile(x, (self.per_caption, *[1] * (x.ndim - 1))) for name, x in asked.items()}
+        labels = asked.get("label", np.full(len(captions), -1, np.int32))
         samplers = [
             (f"_w{guidance:g}" if len(sampler.guidances) > 1 else "", sampler, guidance)
             for guidance in sampler.guidances
         ]
         samplers += [(f"_{name}", other, other.guidances[0]) for name, other in self.others]
         for suffix, drawer, guidance in samplers:
-            images, speed = self._draw(trained, captions, labels, drawer, guidance, timed=True)
+            images, speed = self._draw(trained, asked, drawer, guidance, timed=True)
             shared = {
                 **protocol,
                 **drawer.description,
@@ -89,32 +85,32 @@ class SampleEvaluator:
             results.append(Result(f"samples_per_second{suffix}", speed, timing))
         return results
 
-    def figures(self, trained: Trained) -> dict[str, Any]:
+    def figures(self, trained: TrainedStage) -> dict[str, Any]:
         """Samples of up to ten captions, eight of each if so many are measured, with each guidance."""
-        captions, labels = self._captions(min(self.captions, 10))
-        each = min(8, self.per_caption)
-        repeated, sampler = [caption for caption in captions for _ in range(each)], self._sampler()
+        captions, asked = self._requests(min(self.captions, 10))
+        each, sampler = min(8, self.per_caption), self._sampler()
+        repeated = {name: np.repeat(x, each, axis=0) for name, x in asked.items()}
         guidances, figures = sampler.guidances, {}
         for guidance in guidances:
-            images, _ = self._draw(trained, repeated, np.repeat(labels, each), sampler, guidance, timed=False)
+            images, _ = self._draw(trained, repeated, sampler, guidance, timed=False)
             several = len(guidances) > 1
-            figures[f"samples_w{guidance:g}" if several else "samples"] = sample_grid(
-                images, captions, title=f"guidance {guidance:g}" if several else ""
+            figures[f"samples_w{guidance:g}" if several else "samples"] = modality_of(self.model).samples(
+                images, captions, each, f"guidance {guidance:g}" if several else ""
             )
         return figures
 
-    def program(self) -> tuple[Callable[..., jax.Array], tuple[jax.ShapeDtypeStruct, ...]]:
+    def program(self) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
         """The compiled call that draws one batch with the recommended guidance, and the shapes of what it
         takes after `variables` and `frozen`.
         """
-        sampler, size, length = self._sampler(), self.data.batch_size, max(self.data.text_length, 1)
-        shapes = (
-            jax.ShapeDtypeStruct((size, length), np.int32),
-            jax.ShapeDtypeStruct((size, length), np.bool_),
-            jax.ShapeDtypeStruct((size,), np.int32),
-            jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size)),
-        )
-        return _drawer(self.model, sampler, sampler.guidances[0], self.text), shapes
+        sampler, size = self._sampler(), self.data.batch_size
+        asked = {
+            name: shape
+            for name, shape in abstract_batch(self.data).items()
+            if name != modality_of(self.model).key
+        }
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+        return _drawer(self.model, sampler, sampler.guidances[0]), (asked, keys)
 
     def _sampler(self) -> Sampler:
         if self.sampler is None:
@@ -123,78 +119,84 @@ class SampleEvaluator:
             )
         return self.sampler
 
-    def _captions(self, count: int) -> tuple[list[str], np.ndarray]:
-        """The first different captions of the evaluation split, by label, and their labels."""
-        found: dict[str, int] = {}
-        source = open_source(self.data, "eval")
+    def _requests(self, count: int) -> tuple[list[str], dict[str, np.ndarray]]:
+        """The first different captions of the evaluation split (or labels, or records, where there are none),
+        by label; and what the examples say beside the signal, [count, ...].
+        """
+        found: dict[str, dict[str, Any]] = {}
+        source = self.data.open("eval")
         for number in range(min(len(source), 100 * count)):
             try:
                 record = source[number]
             except BadRecord:
                 continue  # the pipeline counts and names it
-            found.setdefault(record["caption"], record["label"])
+            label = record.get("label")
+            name = (
+                record["caption"] if "caption" in record else record["key"] if label is None else str(label)
+            )
+            found.setdefault(name, record)
             if len(found) == count:
                 break
-        ordered = sorted(found, key=lambda caption: found[caption])
-        return ordered, np.array([found[caption] for caption in ordered], np.int32)
+        captions = sorted(found, key=lambda caption: found[caption].get("label", -1))
+        examples = [self.data.example(found[caption], 0, None) for caption in captions]
+        batch = self.data.collate(examples) if examples else {}
+        key = modality_of(self.model).key
+        return captions, {name: x for name, x in batch.items() if name not in (key, f"{key}_mask")}
 
     def _draw(
         self,
-        trained: Trained,
-        captions: Sequence[str],
-        labels: np.ndarray,
+        trained: TrainedStage,
+        asked: Mapping[str, np.ndarray],
         sampler: Sampler,
         guidance: float,
         timed: bool,
     ) -> tuple[np.ndarray, float]:
-        """uint8 images, drawn in batches of the training's size, and how many a second if it is `timed`:
-        by the fastest of all calls but the first, which compiles.
+        """What users see of samples, drawn in batches of the training's size, and how many a second if it is
+        `timed`: by the fastest of all calls but the first, which compiles.
         """
-        draw = _drawer(self.model, sampler, guidance, self.text)
-        size, count = self.data.batch_size, len(labels)
+        draw = _drawer(self.model, sampler, guidance)
+        size, count = self.data.batch_size, len(next(iter(asked.values())))
         rows = np.arange(-(-count // size) * size) % count  # the last batch is filled up
-        ids, mask = caption_ids(captions, max(self.data.text_length, 1), self.data.text_model)
         keys = random.example_keys(trained.key, len(rows))
-        frozen, images, seconds = dict(trained.frozen), [], []
+        frozen, drawn, seconds = dict(trained.frozen), [], []
         parts = [slice(first, first + size) for first in range(0, len(rows), size)]
         if timed and len(parts) == 1:
             parts *= 2  # the first call compiles
         for part in parts:
-            own = rows[part]
+            own = {name: array[rows[part]] for name, array in asked.items()}
             start = time.perf_counter()
-            drawn = draw(trained.variables, frozen, ids[own], mask[own], labels[own], keys[part])
-            images.append(to_host(jax.block_until_ready(drawn)))
+            found = draw(trained.variables, frozen, own, keys[part])
+            drawn.append(to_host(jax.block_until_ready(found)))
             seconds.append(time.perf_counter() - start)
         speed = size / min(seconds[1:]) if timed else 0.0
-        return np.concatenate(images)[:count], speed
+        return np.concatenate(drawn)[:count], speed
 
-    def _held_out(self, trained: Trained, protocol: dict[str, Any]) -> list[Result]:
+    def _held_out(self, trained: TrainedStage, protocol: dict[str, Any]) -> list[Result]:
         if self.objective is None:
             return []
         held_out = jax.jit(self.objective.held_out)
         total = count = 0
         for number, batch in enumerate(trained.batches()):
-            if not batch["mask"].all() or count >= LARGEST_EVALUATION:
+            if not batch["valid"].all() or count >= LARGEST_EVALUATION:
                 break  # the loss is a mean over the batch: padding rows cannot be taken out of it
-            arrays = {name: value for name, value in batch.items() if name not in ("index", "mask")}
+            arrays = {name: value for name, value in batch.items() if name not in ("index", "valid")}
             key = jax.random.fold_in(trained.key, number)
             value = held_out(trained.variables, arrays, dict(trained.frozen), key)
-            total, count = total + float(value) * len(batch["mask"]), count + len(batch["mask"])
+            total, count = total + float(value) * len(batch["valid"]), count + len(batch["valid"])
         name = f"{self.objective.loss_name}_nats_per_slot"
         return [Result(name, total / count, {**protocol, "images": count, "split": "eval"})] if count else []
 
 
 # Kept, so that an evaluation, its figures and the next evaluation share the compiled function.
 @functools.lru_cache(maxsize=8)
-def _drawer(
-    model: ImageModel, sampler: Sampler, guidance: float, text: Callable[..., Any] | None = None
-) -> Callable[..., jax.Array]:
-    """(variables, frozen, ids, mask, labels, keys) -> uint8 images."""
+def _drawer(model: Reconstructs, sampler: Sampler, guidance: float) -> Callable[..., jax.Array]:
+    """(variables, frozen, what is asked for, keys) -> what users see."""
+    modality = modality_of(model)
 
     @jax.jit
-    def draw(variables, frozen, ids, mask, labels, keys):
-        latents = sampler(variables, frozen, ids, mask, labels, keys, guidance)
-        told: dict[str, Any] = {} if text is None else {"text": text(ids, mask, frozen)}
-        return to_uint8(model.decode(frozen["tokenizer"], latents, **told))
+    def draw(variables, frozen, asked, keys):
+        latents = sampler(variables, frozen, asked, keys, guidance)
+        decoded = model.decode(frozen.get("tokenizer"), latents, batch=asked, frozen=frozen)
+        return modality.to_user(decoded[modality.key])
 
     return draw

@@ -16,7 +16,8 @@ from jaxtok.run.plan.stages import StagePlan
 _ROWS: tuple[tuple[str, Callable[[StagePlan, int], str]], ...] = (
     ("trained parameters", lambda p, n: f"{p.parameters:,}"),
     ("frozen parameters", lambda p, n: f"{p.frozen_parameters:,}"),
-    ("batch, pixels", lambda p, n: f"{p.batch:,}, {p.image_size}"),
+    ("batch", lambda p, n: f"{p.batch:,}"),
+    ("an example", lambda p, n: p.inputs),
     ("arguments", lambda p, n: _size(p.program.memory.arguments)),
     (
         "outputs (aliased)",

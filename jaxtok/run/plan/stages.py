@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxtok.data.dataset import Dataset
 from jaxtok.run.plan.arithmetic import jaxpr_flops
 from jaxtok.run.plan.devices import Topology
 from jaxtok.run.plan.program import Program, compile_program
@@ -26,7 +27,7 @@ class StagePlan:
       parameters: that it trains.
       frozen_parameters: of earlier stages and frozen networks that it reads.
       batch: examples per step over all chips.
-      image_size: side in pixels, the largest that it trains at.
+      inputs: arrays of an example, of the largest shapes that it trains on.
       program: what the compiler says.
       model_flops: arithmetic of the model over all chips, nothing recomputed.
       ceiling: of model FLOP utilisation; None where the program does not compile.
@@ -36,7 +37,7 @@ class StagePlan:
     parameters: int
     frozen_parameters: int
     batch: int
-    image_size: int
+    inputs: str
     program: Program
     model_flops: float
     ceiling: float | None
@@ -68,19 +69,19 @@ def plan_train(
       plain: the same without rematerialisation, to count what the model needs.
       only: names of those to plan; none for all.
       mesh, topology: where.
-      from_codes: stages that can, read token files in place of images.
+      from_codes: stages that can, read token files in place of their data.
     """
     for stage, other in zip(stages, plain, strict=True):
         if only and stage.name not in only:
             continue
         check_batch(stage, mesh)
         frozen = frozen_shapes(stage, stages)
-        step = make_step(stage, mesh, frozen, from_codes=from_codes)
+        step = make_step(stage, mesh, frozen, data=_read(stage, from_codes))
         arguments = (step.state, step.batch, step.frozen, step.key)
         program = compile_program(step.update, arguments, mesh, topology)
         needed = program.jaxpr_flops
         if other is not stage:
-            needed = _written(make_step(other, mesh, frozen, from_codes=from_codes), mesh)
+            needed = _written(make_step(other, mesh, frozen, data=_read(other, from_codes)), mesh)
         yield _stage_plan(stage, step.state["params"], frozen, program, needed, topology, mesh)
 
 
@@ -157,11 +158,19 @@ def _stage_plan(
         _count(params),
         _count(frozen),
         data.batch_size,
-        max(data.image_sizes),
+        ", ".join(_shown(name, field.shape) for name, field in data.fields().items() if field.shape),
         program,
         needed,
         ceiling,
     )
+
+
+def _read(stage: Stage, from_codes: bool) -> Dataset:
+    return stage.codes.files_of(stage.data) if from_codes and stage.codes else stage.data
+
+
+def _shown(name: str, shape: tuple[int, ...]) -> str:
+    return f"{name} {' x '.join(map(str, shape))}"
 
 
 def _count(tree: Any) -> int:

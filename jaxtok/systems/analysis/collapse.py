@@ -29,6 +29,8 @@ from jaxtok.quantize.lfq import LFQ
 from jaxtok.quantize.residual import residual_vq
 from jaxtok.quantize.simvq import SimVQ
 from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.base import SystemBase
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
 from jaxtok.tokenizers.patch_mlp import PatchDecoder, PatchEncoder
 
@@ -37,7 +39,7 @@ DROPOUT = "rvq_dropout"
 
 
 @dataclasses.dataclass(frozen=True)
-class Collapse:
+class Collapse(SystemBase):
     """Sizes of the autoencoder and settings of the quantizers.
 
     Attributes:
@@ -174,7 +176,7 @@ class Collapse:
 
 
 @dataclasses.dataclass(frozen=True)
-class PatchAutoencoder:
+class PatchAutoencoder(ImageSystem):
     """The autoencoder with one of the quantizers.
 
     Attributes:
@@ -210,14 +212,14 @@ class PatchAutoencoder:
     def _own_space(self) -> CodeSpace:
         return self.sizes.quantizer(self.name).space
 
-    def encode(self, variables: Any, images: jax.Array) -> Latents:
+    def encode_images(self, variables: Any, images: Any) -> Latents:
         """Codes of uint8 or float [-1, 1] images [B, H, W, C]."""
         latents = cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
         if self.name in self.sizes.residual:
             return latents
         return dataclasses.replace(latents, codes=self._own_space.join(latents.codes)[..., None])
 
-    def decode(
+    def decode_images(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images of latents or codes; of a residual stack also of its first codes."""
@@ -249,7 +251,7 @@ class CodeCounter:
         del keys
         new = {}
         for name, model in self.models:
-            codes = cast(jax.Array, model.encode(frozen[name], batch["image"]).codes)
+            codes = cast(jax.Array, model.encode(frozen[name], batch).codes)
             slots = jnp.broadcast_to(jnp.arange(codes.shape[-1]), codes.shape)
             new[name] = params[name].at[slots, codes].add(1.0)
         return new, {"tokens": jnp.sum(new[self.models[0][0]])}

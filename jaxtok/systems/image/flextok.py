@@ -26,6 +26,7 @@ from jaxtok.nn.prefix_transformer import BytePrefix, ClassPrefix, PrefixTransfor
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.quantize.fsq import FSQ
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.flextok_official import official_components
 from jaxtok.systems.image.kl_vae import KLVAE, kl_vae_entries
 from jaxtok.systems.image.prior_shape import CaptionBytes, PriorShape
@@ -42,7 +43,7 @@ SIZES = {"d12-d12": (12, 12), "d18-d18": (18, 18), "d18-d28": (18, 28)}
 
 
 @dataclasses.dataclass(frozen=True)
-class FlexTok:
+class FlexTok(ImageSystem):
     """Sizes of tokenizer and prior; `FlexTok.published("d18-d28")` is a released size.
 
     Attributes:
@@ -233,11 +234,6 @@ class FlexTok:
             return ClassPrefix(self.classes, self.prior.width)
         return BytePrefix(self.text.encoder(dtype), self.prior.width) if self.told == "text" else None
 
-    @property
-    def reads_captions(self) -> bool:
-        """Whether the prior is told captions, and not labels."""
-        return self.told == "text"
-
     # -- use --
 
     def read(self, variables: Any, images: Images) -> jax.Array:
@@ -248,12 +244,22 @@ class FlexTok:
             return jnp.asarray(to_float(images))
         return self.vae.encode(variables["vae"], images)
 
-    def encode(self, variables: Any, images: Images) -> Latents:
+    @property
+    def conditioned_on(self) -> Literal["labels", "captions", "nothing"]:
+        """See `ImageSystem`."""
+        return "labels" if self.told == "class" else "captions" if self.told == "text" else "nothing"
+
+    @property
+    def caption_reading(self) -> tuple[int, str]:
+        """See `ImageSystem`."""
+        return (self.text.length, "") if self.told == "text" else (0, "")
+
+    def encode_images(self, variables: Any, images: Images) -> Latents:
         """Latents of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
         data = self.read(variables, images)
         return cast(Latents, self.tokenizer().apply(variables, data, method="encode"))
 
-    def decode(
+    def decode_images(
         self,
         variables: Any,
         latents: Latents | jax.Array,
@@ -282,6 +288,19 @@ class FlexTok:
         tokenizer = self.tokenizer()
         drawn = cast(jax.Array, tokenizer.apply(variables, latents, inner, key, settings, method="decode"))
         return drawn if self.vae is None else self.vae.decode(variables["vae"], drawn)
+
+    def decode(
+        self,
+        variables: Any,
+        latents: Latents | jax.Array,
+        *,
+        batch: Mapping[str, Any] | None = None,
+        frozen: Mapping[str, Any] | None = None,
+        key: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """See `System.decode`; `key` draws the noise."""
+        (size,) = self._reading(batch, frozen)
+        return {"image": self.decode_images(variables, latents, size, key)}
 
     def join(self, latents: Latents) -> Latents:
         """Latents as the prior reads them: the slots of a token as one index; masks stay."""
@@ -340,14 +359,14 @@ class FlexTok:
             raise ValueError(f"this prior is told {self.told!r}; set told='text' to tell it captions")
         return conditioner.condition(ids, mask)
 
-    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+    def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
         """Condition of a training batch, for `PriorObjective`.
 
         Raises:
           ValueError: the prior is told captions and the batch has none.
         """
         if self.told != "text":
-            return self.class_condition(batch["label"])
+            return None if self.told == "nothing" else self.class_condition(batch["label"])
         if "text" not in batch:
             raise ValueError("the prior is told captions, but the batches have none; set --data.text-length")
         return self.caption_condition(batch["text"], batch["text_mask"], frozen)

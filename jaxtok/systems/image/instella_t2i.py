@@ -28,6 +28,7 @@ from jaxtok.priors.binary_diffusion import BinaryDiffusion, DiffusionSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.quantize.binary import BinaryQuantizer
 from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.prior_shape import PriorShape
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.official_config import require_same, set_aside
@@ -73,7 +74,7 @@ class TextShape:
 
 
 @dataclasses.dataclass(frozen=True)
-class InstellaT2I:
+class InstellaT2I(ImageSystem):
     """Sizes of the whole system; every named size is a class method.
 
     Attributes:
@@ -262,11 +263,21 @@ class InstellaT2I:
 
     # -- use --
 
-    def encode(self, variables: Any, images: jax.Array) -> Latents:
+    @property
+    def conditioned_on(self) -> Literal["labels", "captions", "nothing"]:
+        """See `ImageSystem`."""
+        return "nothing" if self.text.source == "none" else "captions"
+
+    @property
+    def caption_reading(self) -> tuple[int, str]:
+        """See `ImageSystem`."""
+        return (0, "") if self.text.source == "none" else (self.text.length, self.text.path)
+
+    def encode_images(self, variables: Any, images: jax.Array) -> Latents:
         """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any tokenizer variables."""
         return cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
 
-    def decode(
+    def decode_images(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images of latents or codes at `size` (height, width) pixels; pure."""
@@ -297,7 +308,7 @@ class InstellaT2I:
         null = Condition(encoder.apply(frozen["text"], null_ids, null_mask), null_mask, batch_axis=1)
         return Condition(encoder.apply(frozen["text"], ids, mask), mask, null=null, batch_axis=1)
 
-    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+    def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
         """Condition of a training batch, for `PriorObjective`.
 
         Raises:

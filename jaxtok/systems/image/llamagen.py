@@ -20,6 +20,7 @@ from jaxtok.nn.transformer import Remat
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.llamagen_table import language_model_table, tokenizer_table
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.systems.official_config import set_aside
@@ -96,7 +97,7 @@ def feed_forward_width(width: int, multiple: int = 256, factor: float = 1.0) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaGen:
+class LlamaGen(ImageSystem):
     """Sizes of the system; every named size is a class method.
 
     Attributes:
@@ -252,11 +253,16 @@ class LlamaGen:
         dropout = 0.0 if self.told == "nothing" else self.condition_dropout
         return Prior(network, Autoregressive(self.space, dropout, self.settings))
 
-    def encode(self, variables: Any, images: Images) -> Latents:
+    @property
+    def conditioned_on(self) -> Literal["labels", "captions", "nothing"]:
+        """See `ImageSystem`."""
+        return "nothing" if self.told == "nothing" else "labels"
+
+    def encode_images(self, variables: Any, images: Images) -> Latents:
         """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
         return cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
 
-    def decode(
+    def decode_images(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images around [-1, 1] of latents or codes at `size` (height, width) pixels; pure."""
@@ -274,7 +280,7 @@ class LlamaGen:
             raise ValueError(f"prior {name!r}; choose one of {self.priors}")
         return self.autoregressive(dtype)
 
-    def condition(self, told: jax.Array, mask: jax.Array | None = None) -> Condition | None:
+    def condition_on(self, told: jax.Array, mask: jax.Array | None = None) -> Condition | None:
         """What the prior is told, with "nothing" as the alternative that guidance needs.
 
         Args:
@@ -295,17 +301,17 @@ class LlamaGen:
           ValueError: the prior is told a text.
         """
         if self.told == "text":
-            raise ValueError("this prior is told a text, not a class; use `condition` with its features")
-        return self.condition(labels)
+            raise ValueError("this prior is told a text, not a class; use `condition_on` with its features")
+        return self.condition_on(labels)
 
-    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+    def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
         """Condition of a training batch, for `PriorObjective`.
 
         Raises:
           ValueError: see `class_condition`.
         """
         del frozen
-        return self.class_condition(batch["label"])
+        return None if self.told == "nothing" else self.class_condition(batch["label"])
 
     def networks(self, dtype: Any = jnp.float32) -> dict[str, FrozenNetwork]:
         """Frozen networks that the prior needs: none."""
@@ -315,8 +321,8 @@ class LlamaGen:
     def example_condition(self, batch: int = 1) -> Condition | None:
         """A condition of the right shape, for initialisation."""
         if self.told == "text":
-            return self.condition(jnp.zeros((batch, self.text_length, self.text_width)))
-        return self.condition(jnp.zeros(batch, jnp.int32))
+            return self.condition_on(jnp.zeros((batch, self.text_length, self.text_width)))
+        return self.condition_on(jnp.zeros(batch, jnp.int32))
 
     def shapes(self) -> dict[str, Any]:
         """Variables of "tokenizer" and "autoregressive" as shapes, nothing is allocated."""

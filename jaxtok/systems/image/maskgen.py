@@ -8,7 +8,7 @@ generators load as "maskgen", those of the tokenizers as "tatitok".
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxtok.nn.clip_text import ClipFeatures, ClipText, clip_text_shapes, load_c
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import MaskedSettings
 from jaxtok.priors.masked_values import MaskedValueSettings
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.maskgen_generator import MaskGenerator, MaskGenText
 from jaxtok.systems.image.maskgen_table import official_components
 from jaxtok.systems.image.tatitok import TATiTok
@@ -40,7 +41,7 @@ SIZES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskGen:
+class MaskGen(ImageSystem):
     """Sizes of the whole system.
 
     Attributes:
@@ -154,11 +155,31 @@ class MaskGen:
 
     # -- use --
 
-    def encode(self, variables: Any, images: Images) -> Latents:
-        """Latents of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
-        return self.codec.encode(variables, images)
+    @property
+    def conditioned_on(self) -> Literal["labels", "captions", "nothing"]:
+        """See `ImageSystem`."""
+        return "captions"
 
-    def decode(
+    @property
+    def caption_reading(self) -> tuple[int, str]:
+        """See `ImageSystem`."""
+        return self.text.length, self.text.path
+
+    @property
+    def side(self) -> int:
+        """See `ImageSystem`."""
+        return self.codec.image_size
+
+    @property
+    def decoder_reads_captions(self) -> bool:
+        """See `ImageSystem`."""
+        return self.codec.text_length > 0
+
+    def encode_images(self, variables: Any, images: Images) -> Latents:
+        """Latents of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
+        return self.codec.encode_images(variables, images)
+
+    def decode_images(
         self,
         variables: Any,
         latents: Latents | jax.Array,
@@ -166,7 +187,7 @@ class MaskGen:
         text: jax.Array | Condition | None = None,
     ) -> jax.Array:
         """Float images around [-1, 1] of latents or codes, see `TiTok.decode`; `text` from `decoder_text`."""
-        return self.codec.decode(variables, latents, size, text)
+        return self.codec.decode_images(variables, latents, size, text)
 
     def caption_condition(self, ids: Ids, mask: Ids, frozen: Mapping[str, Any] | None = None) -> Condition:
         """What the generator is told by captions, with the empty caption as "no condition".
@@ -208,7 +229,9 @@ class MaskGen:
             return self._clip(ids, mask, frozen).late.astype(jnp.float32)
         return self.codec.caption_condition(ids, mask)
 
-    def batch_text(self, batch: Mapping[str, Any], frozen: Mapping[str, Any]) -> jax.Array | Condition | None:
+    def decoder_condition(
+        self, batch: Mapping[str, Any], frozen: Mapping[str, Any]
+    ) -> jax.Array | Condition | None:
         """What the decoder reads of a batch, for `TokenizerObjective`.
 
         Raises:
@@ -217,7 +240,7 @@ class MaskGen:
         _check_captions(batch)
         return self.decoder_text(batch["text"], batch["text_mask"], frozen)
 
-    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
+    def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
         """Condition of a training batch, for `PriorObjective`.
 
         Raises:

@@ -18,6 +18,7 @@ from jaxtok.nn.masked_transformer import Form, MaskedTransformer
 from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import Masked, MaskedSettings
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.maskgit_vqgan import MaskGITVQGAN
 from jaxtok.systems.image.prior_shape import PriorShape, masked_network, next_token_prior
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
@@ -27,7 +28,7 @@ PRIORS = ("masked", "autoregressive")
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskGIT:
+class MaskGIT(ImageSystem):
     """Sizes of the whole system; every published size is a class method.
 
     Attributes:
@@ -125,6 +126,8 @@ class MaskGIT:
         settings = self.autoregressive_settings
         return next_token_prior(self.prior, self.space, self.tokens, self.classes, settings, dtype)
 
+    priors = PRIORS
+
     def prior_named(self, name: str, dtype: Any = jnp.float32) -> Prior:
         """One of `PRIORS` by name.
 
@@ -137,21 +140,26 @@ class MaskGIT:
 
     # -- use --
 
-    def encode(self, variables: Any, images: Images) -> Latents:
-        """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure."""
-        return self.codec.encode(variables, images)
+    @property
+    def side(self) -> int:
+        """See `ImageSystem`."""
+        return self.codec.image_size
 
-    def decode(
+    def encode_images(self, variables: Any, images: Images) -> Latents:
+        """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure."""
+        return self.codec.encode_images(variables, images)
+
+    def decode_images(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images of latents or codes at `size` (height, width) pixels; pure."""
-        return self.codec.decode(variables, latents, size)
+        return self.codec.decode_images(variables, latents, size)
 
     def class_condition(self, labels: jax.Array) -> Condition:
         """Condition of class labels int32 [B], with "no class" as null; the same for both priors."""
         return self.network().class_condition(labels)
 
-    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
+    def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
         """Condition of a training batch, for `PriorObjective`."""
         del frozen
         return self.class_condition(batch["label"])

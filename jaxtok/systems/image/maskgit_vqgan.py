@@ -17,6 +17,7 @@ from jaxtyping import Float
 from jaxtok.codes import CodeSpace, Latents
 from jaxtok.quantize.soft_assignment import soft_lookup
 from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.grid_table import GridNames, grid_entries
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.grid import GridDecoder, GridEncoder, GridShape
@@ -30,7 +31,7 @@ DECODER_NAMES = GridNames(block="up.{l}.block.{j}", resample="up.{l}.upsample_co
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskGITVQGAN:
+class MaskGITVQGAN(ImageSystem):
     """Sizes of the tokenizer; both halves have the same.
 
     Attributes:
@@ -79,11 +80,11 @@ class MaskGITVQGAN:
             (self.image_size, self.image_size),
         )
 
-    def encode(self, variables: Any, images: Images) -> Latents:
+    def encode_images(self, variables: Any, images: Images) -> Latents:
         """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
         return cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
 
-    def decode(
+    def decode_images(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images around [-1, 1] of latents or codes at `size` (height, width) pixels; pure."""
@@ -96,7 +97,7 @@ class MaskGITVQGAN:
         through which gradients reach whoever made the logits.
         """
         values = soft_lookup(variables["params"]["quantizer"]["codebook"], logits)
-        return self.decode(variables, Latents(values=values), size)
+        return self.decode_images(variables, Latents(values=values), size)
 
     def shapes(self) -> dict[str, Any]:
         """Variables of the "tokenizer" as shapes, nothing is allocated."""

@@ -5,13 +5,14 @@ The tokenizer is the MaskGIT-VQGAN; what is trained is the generator.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition, Latents
 from jaxtok.priors.contract import Prior
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.maskgit_vqgan import MaskGITVQGAN
 from jaxtok.systems.image.rar_generator import RARGenerator, official_components
 from jaxtok.systems.official import OfficialComponent
@@ -20,7 +21,7 @@ from jaxtok.weights import FrozenNetwork
 
 
 @dataclasses.dataclass(frozen=True)
-class RAR:
+class RAR(ImageSystem):
     """Sizes of the whole system.
 
     Attributes:
@@ -93,24 +94,34 @@ class RAR:
 
     # -- use --
 
-    def encode(self, variables: Any, images: Images) -> Latents:
-        """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
-        return self.codec.encode(variables, images)
+    @property
+    def conditioned_on(self) -> Literal["labels", "captions", "nothing"]:
+        """See `ImageSystem`."""
+        return "labels" if self.classes else "nothing"
 
-    def decode(
+    @property
+    def side(self) -> int:
+        """See `ImageSystem`."""
+        return self.codec.image_size
+
+    def encode_images(self, variables: Any, images: Images) -> Latents:
+        """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
+        return self.codec.encode_images(variables, images)
+
+    def decode_images(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images around [-1, 1] of latents or codes at `size` (height, width) pixels; pure."""
-        return self.codec.decode(variables, latents, size)
+        return self.codec.decode_images(variables, latents, size)
 
     def class_condition(self, labels: jax.Array) -> Condition | None:
         """Condition of class labels int32 [B], with "no class" as null."""
         return self.generator.network().class_condition(labels)
 
-    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+    def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
         """Condition of a training batch, for `PriorObjective`."""
         del frozen
-        return self.class_condition(batch["label"])
+        return None if not self.classes else self.class_condition(batch["label"])
 
     def networks(self) -> dict[str, FrozenNetwork]:
         """Frozen networks that the prior needs: none."""

@@ -23,6 +23,7 @@ from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import MaskedSettings
 from jaxtok.quantize.gaussian import GaussianBottleneck
 from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.maskgit_vqgan import MaskGITVQGAN
 from jaxtok.systems.image.prior_shape import PriorShape, class_conditioner, next_token_prior
 from jaxtok.systems.image.titok_maskgit import TiTokMaskGIT
@@ -38,7 +39,7 @@ PRIORS = ("masked", "autoregressive")
 
 
 @dataclasses.dataclass(frozen=True)
-class TiTok:
+class TiTok(ImageSystem):
     """Sizes of tokenizer and prior; every published size is a class method, and `titok(name)`.
 
     Attributes:
@@ -329,11 +330,21 @@ class TiTok:
 
     # -- use --
 
-    def encode(self, variables: Any, images: Images) -> Latents:
+    @property
+    def caption_reading(self) -> tuple[int, str]:
+        """See `ImageSystem`."""
+        return (self.text_length, "") if self._reads_bytes else (0, "")
+
+    @property
+    def decoder_reads_captions(self) -> bool:
+        """See `ImageSystem`."""
+        return self.text_length > 0
+
+    def encode_images(self, variables: Any, images: Images) -> Latents:
         """Latents of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
         return cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
 
-    def decode(
+    def decode_images(
         self,
         variables: Any,
         latents: Latents | jax.Array,
@@ -353,7 +364,7 @@ class TiTok:
         """What a decoder of "bytes" reads: int32 and bool [B, T] from `jaxtok.nn.caption_ids`."""
         return Condition(jnp.asarray(ids), jnp.asarray(mask))
 
-    def batch_text(self, batch: Mapping[str, Any], frozen: Mapping[str, Any]) -> Condition | None:
+    def decoder_condition(self, batch: Mapping[str, Any], frozen: Mapping[str, Any]) -> Condition | None:
         """What the decoder reads of a batch, for `TokenizerObjective`; None if it reads nothing.
 
         Raises:
@@ -404,7 +415,7 @@ class TiTok:
         )
         return {"params": params}
 
-    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
+    def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition:
         """Condition of a training batch, for `PriorObjective`."""
         del frozen
         return self.class_condition(batch["label"])

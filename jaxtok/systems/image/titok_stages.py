@@ -19,6 +19,7 @@ from jaxtok.losses.terms import Terms
 from jaxtok.nn.images import to_float
 from jaxtok.quantize.health import health
 from jaxtok.quantize.vq_losses import cross_entropy
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.titok import TiTok
 from jaxtok.systems.objectives import Batch, TokenizerObjective, Variables, nan_without_codes
 from jaxtok.tokenizers.proxy import initialise_from
@@ -110,7 +111,7 @@ class DecoderTuning(TokenizerObjective):
 
 
 @dataclasses.dataclass(frozen=True)
-class ProxyImages:
+class ProxyImages(ImageSystem):
     """A first stage with images to look at: the teacher's decoder draws what is predicted.
 
     Variables are {"own": of the first stage, "teacher": of the teacher}.
@@ -126,11 +127,11 @@ class ProxyImages:
         """Alphabet of a token."""
         return cast(CodeSpace, self.model.space)
 
-    def encode(self, variables: Any, images: jax.Array) -> Latents:
+    def encode_images(self, variables: Any, images: Any) -> Latents:
         """Codes of images."""
         return cast(Latents, self.model.proxy().apply(variables["own"], images, method="encode"))
 
-    def decode(
+    def decode_images(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images of latents or codes."""

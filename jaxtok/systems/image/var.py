@@ -9,7 +9,7 @@ next-token prior in its place ("raster"), of as many parameters, to compare with
 import dataclasses
 from collections import ChainMap
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.next_scale import NextScale, NextScaleSettings
 from jaxtok.quantize.multi_scale import multi_scale_vq
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.llamagen import halves
 from jaxtok.systems.image.var_table import tokenizer_table, transformer_table
 from jaxtok.systems.official import OfficialComponent
@@ -91,7 +92,7 @@ class ScalePriorShape:
 
 
 @dataclasses.dataclass(frozen=True)
-class VAR:
+class VAR(ImageSystem):
     """Sizes of the system; every named size is a class method.
 
     Attributes:
@@ -217,7 +218,7 @@ class VAR:
             phis=self.phis,
         )
 
-    def codec(self, variables: Any) -> ScaleCodec:
+    def prior_codec(self, variables: Any) -> ScaleCodec:
         """What the prior reads of the tokenizer with these variables."""
         own = {name: part["quantizer"] for name, part in variables.items() if "quantizer" in part}
         return ScaleCodec(self._quantizer(), own)
@@ -296,11 +297,16 @@ class VAR:
 
     # -- use --
 
-    def encode(self, variables: Any, images: Images) -> Latents:
+    @property
+    def conditioned_on(self) -> Literal["labels", "captions", "nothing"]:
+        """See `ImageSystem`."""
+        return "labels" if self.classes else "nothing"
+
+    def encode_images(self, variables: Any, images: Images) -> Latents:
         """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
         return cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
 
-    def decode(
+    def decode_images(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images around [-1, 1] of latents, or of the codes of all scales or the first ones; pure."""
@@ -311,10 +317,10 @@ class VAR:
         conditioner = self.conditioner()
         return None if conditioner is None else conditioner.condition(labels)
 
-    def batch_condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
+    def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
         """Condition of a training batch, for `PriorObjective`."""
         del frozen
-        return self.class_condition(batch["label"])
+        return None if not self.classes else self.class_condition(batch["label"])
 
     def networks(self, dtype: Any = jnp.float32) -> dict[str, FrozenNetwork]:
         """Frozen networks that the prior needs: none but the tokenizer."""

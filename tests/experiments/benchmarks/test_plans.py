@@ -1,13 +1,11 @@
 import importlib
 import json
-from pathlib import Path
 
 import pytest
 
 from experiments.benchmarks import plans
 from experiments.benchmarks.plans import CASES, RECORD, Case, chosen, ordered, table
 
-ROOT = Path(__file__).parents[3]
 RECORDS = json.loads(RECORD.read_text())
 
 
@@ -23,13 +21,10 @@ def test_every_case_is_a_stage_of_a_published_preset():
             assert flag.endswith(".micro-batches") and fit.micro_batches == 1
 
 
-def test_what_is_recorded_fits_and_is_what_the_readme_says():
+def test_what_is_recorded_fits():
     records = ordered(RECORDS)
     assert records and len(records) == len(RECORDS), "plans.json has rows of cases that are no more"
     assert all(record["fits"] and record["bytes"] < record["bytes_of_chip"] for record in records)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = text.partition("<!-- plans:begin -->\n")[2].partition("\n<!-- plans:end -->")[0]
-    assert shown == table(records)
 
 
 def test_a_row_says_what_was_planned():

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import mmap
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,11 +179,3 @@ def test_roofline_of_a_gpu():
     versions = {"date": "2026-01-01", "jax": "1", "torch": "2"}
     assert "66%" in quantizers_gpu.markdown({"records": [record], "versions": versions})
     assert quantizers_gpu.table([record]).row_count == 1
-
-
-def test_the_readme_repeats_what_was_measured():
-    root = Path(quantizers.__file__).parents[2]
-    report = json.loads((root / "experiments/benchmarks/quantizers.json").read_text(encoding="utf-8"))
-    text = (root / "README.md").read_text(encoding="utf-8")
-    shown = text.partition("<!-- quantizers:begin -->\n")[2].partition("<!-- quantizers:end -->")[0]
-    assert shown == quantizers_tables.markdown(report)

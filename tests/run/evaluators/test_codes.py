@@ -8,13 +8,14 @@ import pytest
 
 from jaxtok.codes import CodeSpace, Latents
 from jaxtok.run.evaluators.codes import CodeEvaluator, ComparisonEvaluator, even_usage, measure_codes
-from jaxtok.train.stage import Trained
+from jaxtok.systems.image.base import ImageSystem
+from jaxtok.train.stage import TrainedStage
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), dtype=np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
-class Grey:
+class Grey(ImageSystem):
     """Every pixel is a token: its grey level, whole or as a coarse and a fine half."""
 
     slots: int = 1
@@ -23,11 +24,11 @@ class Grey:
     def space(self):
         return CodeSpace((256,) if self.slots == 1 else (16, 16))
 
-    def encode(self, variables: Any, images):
+    def encode_images(self, variables: Any, images):
         pixels = images.reshape(len(images), -1, 1).astype(jnp.int32)
         return Latents(codes=pixels if self.slots == 1 else jnp.concatenate([pixels // 16, pixels % 16], -1))
 
-    def decode(self, variables: Any, latents, size=None):
+    def decode_images(self, variables: Any, latents, size=None):
         codes = latents.codes if isinstance(latents, Latents) else latents
         scale = jnp.array([1] if self.slots == 1 else [16, 1])[: codes.shape[-1]]
         return (codes * scale).sum(-1).reshape(-1, 4, 4, 1) / 127.5 - 1
@@ -35,13 +36,13 @@ class Grey:
 
 def trained(variables=None):
     def batches():
-        yield {"image": IMAGES[:4], "mask": np.ones(4, bool)}
+        yield {"image": IMAGES[:4], "valid": np.ones(4, bool)}
         yield {
             "image": np.concatenate([IMAGES[4:], IMAGES[:2]]),
-            "mask": np.array([True, True, False, False]),
+            "valid": np.array([True, True, False, False]),
         }
 
-    return Trained(variables or {}, {}, batches, jax.random.key(0), False)
+    return TrainedStage(variables or {}, {}, batches, jax.random.key(0), False)
 
 
 def by_name(results):

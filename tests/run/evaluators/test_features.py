@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 
 from jaxtok.codes import CodeSpace, Latents, Layout
-from jaxtok.data.config import Data
-from jaxtok.data.sources import open_source
+from jaxtok.data.embedded import Digits
 from jaxtok.evaluate.protocol import difference
 from jaxtok.evaluate.references import read_reference
 from jaxtok.run.evaluators.features import FeatureMeasures, FeatureOptions
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.train.loop import evaluation_batches
-from jaxtok.train.stage import Trained
+from jaxtok.train.stage import TrainedStage
 
-DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=64)
+DATA = Digits(image_sizes=(8,), channels=1, batch_size=64)
 LEVELS = 5
 SPACE = CodeSpace((LEVELS,))
 
 
-class Levels:
+class Levels(ImageSystem):
     """A tokenizer whose codes are grey levels; its module and its system in one."""
 
     space, layout, quantizer = SPACE, Layout(64), None
@@ -33,11 +33,11 @@ class Levels:
         assert method == "embed"
         return codes.astype(jnp.float32)
 
-    def encode(self, variables, images):
+    def encode_images(self, variables, images):
         levels = jnp.round(images.astype(jnp.float32) * (LEVELS - 1) / 255)
         return Latents(codes=levels.reshape(len(images), -1, 1).astype(jnp.int32))
 
-    def decode(self, variables, latents, size=None):
+    def decode_images(self, variables, latents, size=None):
         codes = latents.codes if isinstance(latents, Latents) else latents
         return codes.reshape(-1, 8, 8, 1) * 2 / (LEVELS - 1) - 1
 
@@ -55,17 +55,18 @@ class Recaller:
     def description(self):
         return {"prior": "memory"}
 
-    def __call__(self, variables, frozen, ids, mask, labels, key, guidance):
+    def __call__(self, variables, frozen, batch, key, guidance):
+        labels = batch["label"]
         rows = jax.random.randint(key[0], (len(labels),), 0, len(variables["params"]))
-        return MODEL.encode({}, variables["params"][rows] * (guidance > 0))
+        return MODEL.encode_images({}, variables["params"][rows] * (guidance > 0))
 
 
 @pytest.fixture(scope="module")
 def trained():
-    source = open_source(DATA, "train")
+    source = DATA.open("train")
     images = np.stack([source[number]["image"] for number in range(len(source))])
     batches = lambda: evaluation_batches(DATA)
-    return Trained({"params": jnp.asarray(images)}, {"tokenizer": {}}, batches, jax.random.key(0), True)
+    return TrainedStage({"params": jnp.asarray(images)}, {"tokenizer": {}}, batches, jax.random.key(0), True)
 
 
 @pytest.fixture(scope="module")

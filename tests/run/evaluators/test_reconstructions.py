@@ -7,35 +7,35 @@ import pytest
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Latents
-from jaxtok.data.config import Data
+from jaxtok.data.embedded import Digits
 from jaxtok.data.errors import BadRecord
-from jaxtok.data.sources import open_source
+from jaxtok.data.shapes import Shapes
 from jaxtok.evaluate.protocol import Result
 from jaxtok.run.evaluators import reconstructions as image_views
-from jaxtok.run.evaluators import samples as sample_views
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samplers import IndependentSampler, OtherCaptions, PriorSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.titok import TiTok
 from jaxtok.train.loop import evaluation_batches
-from jaxtok.train.stage import Trained
+from jaxtok.train.stage import TrainedStage
 from tests.small_system import SMALL
 
-DATA = Data("digits", image_sizes=(8,), channels=1, batch_size=64, text_length=24)
+DATA = Digits(image_sizes=(8,), channels=1, batch_size=64, text_length=24)
 SPACE = CodeSpace((256,))
 
 
 @dataclasses.dataclass(frozen=True)
-class Pixels:
+class Pixels(ImageSystem):
     """A tokenizer that loses nothing: every pixel is a token."""
 
     space: CodeSpace = SPACE
 
-    def encode(self, variables, images):
+    def encode_images(self, variables, images):
         return Latents(codes=images.reshape(len(images), -1, 1).astype(jnp.int32))
 
-    def decode(self, variables, latents, size=None):
+    def decode_images(self, variables, latents, size=None):
         codes = latents.codes if isinstance(latents, Latents) else latents
         return codes.reshape(-1, 8, 8, 1) / 127.5 - 1
 
@@ -50,7 +50,8 @@ class Recaller:
     def description(self):
         return {"prior": "memory"}
 
-    def __call__(self, variables, frozen, ids, mask, labels, key, guidance):
+    def __call__(self, variables, frozen, batch, key, guidance):
+        labels = batch["label"]
         images = variables["params"][labels].reshape(len(labels), 64, 1)
         noise = (random.uniform(random.example_keys(key, len(labels)), (64, 1)) * 256).astype(jnp.int32)
         return Latents(codes=images if guidance else noise)
@@ -67,13 +68,13 @@ class HeldOut:
 def trained(params=(), averaged=True, data=DATA):
     frozen = {"tokenizer": {}}
     batches = lambda: evaluation_batches(data)
-    return Trained({"params": params}, frozen, batches, jax.random.key(0), averaged)
+    return TrainedStage({"params": params}, frozen, batches, jax.random.key(0), averaged)
 
 
 @pytest.fixture(scope="module")
 def examples():
     """A real image of every digit, int32 [10, 8, 8, 1]."""
-    source, found = open_source(DATA, "train"), {}
+    source, found = DATA.open("train"), {}
     for number in range(100):
         found.setdefault(int(source[number]["label"]), source[number]["image"])
     return jnp.asarray(np.stack([found[digit] for digit in range(10)]), jnp.int32)
@@ -98,15 +99,15 @@ def test_tokenizer_without_loss_is_measured_as_such():
 
 
 @dataclasses.dataclass(frozen=True)
-class Values:
+class Values(ImageSystem):
     """Pixels as continuous latents, shifted by a frozen offset."""
 
     space: None = None
 
-    def encode(self, variables, images):
+    def encode_images(self, variables, images):
         return Latents(values=images.reshape(len(images), -1, 1) - variables["teacher"]["shift"])
 
-    def decode(self, variables, latents, size=None):
+    def decode_images(self, variables, latents, size=None):
         return (latents.values + variables["teacher"]["shift"]).reshape(-1, 8, 8, 1) / 127.5 - 1
 
 
@@ -141,18 +142,18 @@ def test_samples_are_judged_for_each_guidance(examples):
     assert good.protocol["prior"] == "memory" and good.protocol["weights"] == "average"
     assert results["samples_per_second_w3"].value > 0
     assert results["samples_per_second_w3"].protocol["batch"] == 64
-    labels = [open_source(DATA, "eval")[number]["label"] for number in range(256)]  # whole batches only
+    labels = [DATA.open("eval")[number]["label"] for number in range(256)]  # whole batches only
     assert results["nll_nats_per_slot"].value == pytest.approx(np.mean(labels), rel=1e-5)
     assert results["nll_nats_per_slot"].protocol["images"] == 256
     assert sorted(evaluator.figures(trained(examples))) == ["samples_w0", "samples_w3"]
 
 
 def test_samples_do_not_depend_on_the_size_of_the_batches(examples):
-    captions, labels = ["a handwritten one"] * 70, np.arange(70, dtype=np.int32) % 10
+    asked = {"label": np.arange(70, dtype=np.int32) % 10}
     drawn = []
     for size in (16, 64, 128):
         evaluator = SampleEvaluator(Pixels(), dataclasses.replace(DATA, batch_size=size), sampler=Recaller())
-        drawn.append(evaluator._draw(trained(examples), captions, labels, Recaller(), 0.0, timed=False))
+        drawn.append(evaluator._draw(trained(examples), asked, Recaller(), 0.0, timed=False))
     assert all(images.shape == (70, 8, 8, 1) and speed == 0 for images, speed in drawn)
     np.testing.assert_array_equal(drawn[0][0], drawn[1][0])
     np.testing.assert_array_equal(drawn[0][0], drawn[2][0])
@@ -180,9 +181,10 @@ def test_a_view_without_sampler_or_scorer(examples):
 
 def test_captions_are_different_ones_in_the_order_of_labels(monkeypatch):
     evaluator = SampleEvaluator(Pixels(), DATA)
-    captions, labels = evaluator._captions(10)
-    assert captions[7] == "a handwritten seven" and labels.tolist() == list(range(10))
-    assert len(evaluator._captions(4)[0]) == 4 and len(evaluator._captions(50)[0]) == 10
+    captions, asked = evaluator._requests(10)
+    assert captions[7] == "a handwritten seven" and asked["label"].tolist() == list(range(10))
+    assert sorted(asked) == ["label", "text", "text_mask"]
+    assert len(evaluator._requests(4)[0]) == 4 and len(evaluator._requests(50)[0]) == 10
 
     class Damaged:
         def __len__(self):
@@ -191,20 +193,21 @@ def test_captions_are_different_ones_in_the_order_of_labels(monkeypatch):
         def __getitem__(self, number):
             if number == 0:
                 raise BadRecord("0", "cut short")
-            return {"caption": f"c{number}", "label": 5 - number}
+            image = np.zeros((8, 8, 1), np.uint8)
+            return {"caption": f"c{number}", "label": 5 - number, "image": image}
 
-    monkeypatch.setattr(sample_views, "open_source", lambda data, split: Damaged())
-    captions, labels = evaluator._captions(10)
-    assert captions == ["c2", "c1"] and labels.tolist() == [3, 4]
+    monkeypatch.setattr(Digits, "open", lambda data, split: Damaged())
+    captions, asked = evaluator._requests(10)
+    assert captions == ["c2", "c1"] and asked["label"].tolist() == [3, 4]
 
 
 def test_samplers_describe_themselves():
     for name in SMALL.priors:
-        sampler = PriorSampler(SMALL.prior_named(name), SMALL.caption_condition)
+        sampler = PriorSampler(SMALL.prior_named(name), SMALL.condition)
         assert sampler.guidances == (3.0, 0.0) and sampler.description["settings"]["guidance"] == 3.0
-        assert hash(sampler) == hash(PriorSampler(SMALL.prior_named(name), SMALL.caption_condition))
+        assert hash(sampler) == hash(PriorSampler(SMALL.prior_named(name), SMALL.condition))
         plain = dataclasses.replace(SMALL, **{f"{name}_settings": _without_guidance(SMALL, name)})
-        assert PriorSampler(plain.prior_named(name), plain.caption_condition).guidances == (0.0,)
+        assert PriorSampler(plain.prior_named(name), plain.condition).guidances == (0.0,)
     assert IndependentSampler(SPACE).guidances == (0.0,)
 
 
@@ -212,14 +215,13 @@ def test_a_sampler_of_classes_is_told_labels():
     model, told = TiTok.tiny(), []
     prior = model.prior_named("autoregressive")
 
-    def condition(labels):
-        told.append(labels.shape)
-        return model.class_condition(labels)
+    def condition(batch, frozen):
+        told.append(batch["label"].shape)
+        return model.condition(batch, frozen)
 
-    sampler = PriorSampler(prior, condition, classes=True)
+    sampler = PriorSampler(prior, condition)
     variables = model.shapes_of("autoregressive")
-    ids, mask = jnp.zeros((3, 2), jnp.int32), jnp.ones((3, 2), bool)
-    draw = lambda v, labels: sampler(v, {}, ids, mask, labels, jax.random.key(0), 0.0)
+    draw = lambda v, labels: sampler(v, {}, {"label": labels}, jax.random.split(jax.random.key(0), 3), 0.0)
     drawn = jax.eval_shape(draw, variables, jnp.arange(3))
     assert told == [(3,)] and drawn.codes.shape == (3, model.tokens, 1)
 
@@ -230,7 +232,7 @@ def _without_guidance(model, name):
 
 def test_judges_by_name():
     assert scorer_named("none") is None
-    source = open_source(Data("shapes", image_sizes=(32,), channels=3), "eval")
+    source = Shapes(image_sizes=(32,), channels=3).open("eval")
     records = [source[number] for number in range(4)]
     images = np.stack([record["image"] for record in records])
     captions = [record["caption"] for record in records]
@@ -243,11 +245,13 @@ def test_other_captions_are_those_of_the_next_row():
     class Echo:
         guidances, description = (2.0, 0.0), {"prior": "echo"}
 
-        def __call__(self, variables, frozen, ids, mask, labels, key, guidance):
-            return Latents(codes=ids, mask=mask, positions=(labels, guidance))
+        def __call__(self, variables, frozen, batch, key, guidance):
+            labels = batch["label"]
+            return Latents(codes=batch["text"], mask=batch["text_mask"], positions=(labels, guidance))
 
     other, rows, key = OtherCaptions(Echo()), jnp.arange(3), jax.random.key(0)
-    latents = other({}, {}, rows[:, None], rows[:, None] > 0, rows, key, 2.0)
+    asked = {"text": rows[:, None], "text_mask": rows[:, None] > 0, "label": rows}
+    latents = other({}, {}, asked, key, 2.0)
     labels, guidance = latents.positions
     np.testing.assert_array_equal(latents.codes, [[1], [2], [0]])
     np.testing.assert_array_equal(latents.mask, [[True], [True], [False]])

@@ -148,7 +148,7 @@ def fake_search(monkeypatch, trials, fits):
     def plan(stages_of, config, name, choice, topology):
         memory = Memory(0, 0, 0, 0, 0, total=1 if fits(choice) else 10**15)
         compiled = Program(memory, fits(choice), None, None, 0.0, 0.0, 0.0)
-        return StagePlan(name, 1, 0, 64, 8, compiled, 0.0, None)
+        return StagePlan(name, 1, 0, 64, "image 8 x 8 x 1", compiled, 0.0, None)
 
     monkeypatch.setattr(search, "_plan", plan)
     stages_of = lambda config: list(instella_t2i.stages(config))

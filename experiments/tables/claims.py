@@ -1,54 +1,28 @@
-"""Tables of the README from measured files: `python -m jaxtok.train.readme README.md`.
+"""Tables of claims and results, from the files that are committed beside the experiments.
 
 `experiments/<group>/<name>.claims.json` is what the verb `verify` writes with `--out`, and
-`experiments/<group>/<name>.results.json` is the `results.json` of a run. Both are committed; the README only
-repeats them, between the comments `<!-- claims:begin -->` and `<!-- claims:end -->` and the same for
-`results`. A test compares.
+`experiments/<group>/<name>.results.json` is the `results.json` of a run.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.tables.markdown import link, markdown_table
 from jaxtok.evaluate.headlines import basis, is_headline
 from jaxtok.evaluate.protocol import Result, read_results
 from jaxtok.json_files import check_object, read_object
 
-SECTIONS = ("claims", "results")
 
-
-def rewrite(text: str, root: Path) -> str:
-    """A README whose tables say what the committed files say.
-
-    Args:
-      text: of the README.
-      root: the checkout, with its folder `experiments`; without measured files the tables say so.
-
-    Raises:
-      ValueError: no pair of comments for a section, or a file of another format.
-    """
-    for section, table in zip(SECTIONS, (claims_section(root), results_section(root))):
-        begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
-        before, found_begin, rest = text.partition(begin)
-        _, found_end, after = rest.partition(end)
-        if not found_begin or not found_end:
-            raise ValueError(
-                f"the README needs {begin!r} and, below it, {end!r}; the {section} go in between"
-            )
-        text = f"{before}{begin}\n{table}\n{end}{after}"
-    return text
-
-
-def claims_section(root: Path) -> str:
+def claims(root: Path, folder: Path) -> str:
     """Markdown of all `*.claims.json` below `experiments`."""
-    parts = [_claims(path, _read_claims(path), root) for path in _measured(root, "claims")]
+    parts = [claims_table(path, read_claims(path), folder) for path in _measured(root, "claims")]
     return "\n\n".join(parts) or "No claims have been measured yet."
 
 
-def results_section(root: Path) -> str:
+def results(root: Path, folder: Path) -> str:
     """Markdown of all `*.results.json` below `experiments`."""
-    parts = [_results(path, read_results(path), root) for path in _measured(root, "results")]
+    parts = [_results(path, read_results(path), folder) for path in _measured(root, "results")]
     return "\n\n".join(parts) or "No results have been recorded yet."
 
 
@@ -59,7 +33,12 @@ def _measured(root: Path, kind: str) -> list[Path]:
 # -- claims --
 
 
-def _read_claims(path: Path) -> Mapping[str, Any]:
+def read_claims(path: Path) -> Mapping[str, Any]:
+    """What the verb `verify` wrote.
+
+    Raises:
+      ValueError: a file of another format.
+    """
     remedy = "Write it again with the verb `verify` and --out."
     about = {"experiment": str, "preset": str, "date": str, "seeds": list, "claims": list}
     outcome = read_object(path, about, remedy)
@@ -76,15 +55,15 @@ def _read_claims(path: Path) -> Mapping[str, Any]:
     return outcome
 
 
-def _claims(path: Path, outcome: Mapping[str, Any], root: Path) -> str:
-    claims, seeds = outcome["claims"], outcome["seeds"]
-    hold = sum(claim["holds"] for claim in claims)
-    where = path.relative_to(root).as_posix()
+def claims_table(path: Path, outcome: Mapping[str, Any], folder: Path) -> str:
+    """Markdown of one file of claims, for a page in `folder`."""
+    scored, seeds = outcome["claims"], outcome["seeds"]
+    hold = sum(claim["holds"] for claim in scored)
     words = [
-        f"`{outcome['experiment']}`, preset `{outcome['preset']}`: {hold} of {len(claims)} claims hold",
+        f"`{outcome['experiment']}`, preset `{outcome['preset']}`: {hold} of {len(scored)} claims hold",
         f"in every seed ({', '.join(map(str, seeds))}). Measured {outcome['date']}",
         *([f"at commit {outcome['commit']}"] if outcome.get("commit") else []),
-        f"by the verb `verify`; every value is in [`{path.name}`]({where}).",
+        f"by the verb `verify`; every value is in {link(path, folder)}.",
     ]
     if outcome.get("steps"):
         words.append(
@@ -97,7 +76,7 @@ def _claims(path: Path, outcome: Mapping[str, Any], root: Path) -> str:
             "yes" if claim["holds"] else "**NO**",
             _margin(claim),
         )
-        for claim in claims
+        for claim in scored
     ]
     header = (
         "claim",
@@ -118,21 +97,18 @@ def _margin(claim: Mapping[str, Any]) -> str:
 # -- results --
 
 
-def _results(path: Path, results: Sequence[Result], root: Path) -> str:
+def _results(path: Path, found: Sequence[Result], folder: Path) -> str:
     name = path.name.removesuffix(".results.json")
-    where = path.relative_to(root).as_posix()
     rows, last = [], ""
-    for result in results:
+    for result in found:
         stage, _, metric = result.name.rpartition("/")
         if not is_headline(metric):
             continue
-        rows.append((stage if stage != last else "", f"`{metric}`", _value(result, results), basis(result)))
+        rows.append((stage if stage != last else "", f"`{metric}`", _value(result, found), basis(result)))
         last = stage
     if not rows:
-        raise ValueError(
-            f"{path} has none of the metrics that the README shows; see jaxtok.evaluate.headlines"
-        )
-    line = f"`{name}`, one run; every metric with its whole protocol is in [`{path.name}`]({where})."
+        raise ValueError(f"{path} has none of the metrics that the page shows; see jaxtok.evaluate.headlines")
+    line = f"`{name}`, one run; every metric with its whole protocol is in {link(path, folder)}."
     return line + "\n\n" + markdown_table(("stage", "metric", "value", "measured on"), rows)
 
 
@@ -147,30 +123,9 @@ def _value(result: Result, results: Iterable[Result]) -> str:
     return f"{_number(result.value / slowest, 2)} x the slowest"
 
 
-# -- Markdown --
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in which a vertical bar inside a cell stays a character."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-
-
 def _number(value: int | float, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
 def _mean(values: Sequence[int | float]) -> float:
     return sum(values) / len(values)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Rewrites the README that is named."""
-    if len(arguments) != 1:
-        raise SystemExit("usage: python -m jaxtok.train.readme README.md")
-    path = Path(arguments[0])
-    path.write_text(rewrite(path.read_text(encoding="utf-8"), path.resolve().parent), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
