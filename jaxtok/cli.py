@@ -222,6 +222,8 @@ def _with_kinds(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
 
 def _parse(verb: str, description: str, arguments: list[str], options: Any, config: Any) -> tuple[Any, Any]:
     """Fields of the options and of the configuration (if any) side by side, as flags without a prefix."""
+    from jaxtok.aliases import current_flags
+
     unprefixed = tyro.conf.arg(name="")
     parts = {"options": options} if config is None else {"options": options, "config": config}
     command = dataclasses.make_dataclass(
@@ -238,7 +240,8 @@ def _parse(verb: str, description: str, arguments: list[str], options: Any, conf
     )
     if unknown:
         known = [flag for part in parts.values() for flag in _flags(part)]
-        close = difflib.get_close_matches(unknown[0].partition("=")[0].replace("_", "-"), known)
+        flag = unknown[0].partition("=")[0]
+        close = current_flags(config, flag) or difflib.get_close_matches(flag.replace("_", "-"), known)
         meant = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(f"unknown {' '.join(unknown)!r}; {meant}{verb} --help lists the flags")
     return parsed.options, getattr(parsed, "config", None)

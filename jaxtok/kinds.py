@@ -34,6 +34,10 @@ class Kinds(ABC):  # noqa: B024 (each base says what is abstract)
         here = cls.__module__.startswith(f"{cls.home}.")
         return own if own and here else f"{cls.__module__}:{cls.__qualname__}"
 
+    def carried(self) -> set[str]:
+        """Names of fields whose values another kind takes over where it has them: all."""
+        return {field.name for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
 
 def kinds_of(base: type[Kinds]) -> Mapping[str, type[Kinds]]:
     """Every kind of a base in its home package, by name, in alphabetical order."""
@@ -104,7 +108,9 @@ def replace_kind(config: Any, path: str, name: str) -> Any:
     if not bases:
         raise ValueError(f"--{path}:{name}: {field!r} has no kinds; its type is {annotated}")
     chosen: Any = kind_named(bases[0], name, f"--{path}")
-    shared = {f.name for f in dataclasses.fields(chosen)} & {f.name for f in dataclasses.fields(value)}
+    if chosen is type(value):
+        return config
+    shared = {f.name for f in dataclasses.fields(chosen)} & (set() if value is None else value.carried())
     return dataclasses.replace(config, **{field: chosen(**{name: getattr(value, name) for name in shared})})
 
 

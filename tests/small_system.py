@@ -10,8 +10,10 @@ import numpy as np
 from jaxtok.nn.byte_text import byte_ids
 from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.priors.binary_diffusion import DiffusionSettings
+from jaxtok.quantize.binary import BinaryConfig
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.image.instella_t2i import InstellaT2I, PriorShape, TextShape
-from jaxtok.systems.objectives import PriorObjective, TokenizerObjective
+from jaxtok.systems.objectives import PriorObjective, objective_for
 from jaxtok.tokenizers.query_vit import ViTShape
 from jaxtok.train.gradient import gradient
 from jaxtok.train.schedules import TrainConfig
@@ -23,10 +25,7 @@ SMALL = InstellaT2I(
     channels=1,
     patch=4,
     tokens=3,
-    bits=4,
-    codebook=16,
-    codebook_width=0,
-    temperature=1.0,
+    quantizer=BinaryConfig(bits=4, temperature=1.0),
     encoder=_VIT,
     decoder=_VIT,
     scale=None,
@@ -35,7 +34,9 @@ SMALL = InstellaT2I(
     diffusion_settings=DiffusionSettings(steps=2),
     autoregressive_settings=AutoregressiveSettings(),
 )
-SMALL_VQ = dataclasses.replace(SMALL, quantizer="vq")
+SMALL_VQ = dataclasses.replace(
+    SMALL, quantizer=VQConfig(codes=16, learning="ema", decay=0.95, revive_below=0.1)
+)
 
 # Adam divides a gradient by its own size, so where it is almost zero a rounding error would count fully.
 FIT = TrainConfig(steps=10, learning_rate=1e-2, warmup_steps=0, eps=1e-3, ema_decay=0.9)
@@ -54,7 +55,7 @@ def small_batch(size: int = 8, side: int = 8, seed: int = 0) -> dict[str, np.nda
 
 
 def tokenizer_update(model: InstellaT2I = SMALL, fit: TrainConfig = FIT) -> Any:
-    return gradient(TokenizerObjective(model.tokenizer(), temperature=model.temperature), fit)
+    return gradient(objective_for(model.quantizer)(model.tokenizer()), fit)
 
 
 def prior_update(name: str, model: InstellaT2I = SMALL, fit: TrainConfig = FIT) -> Any:

@@ -14,6 +14,7 @@ from PIL import Image
 from experiments.image import instella_t2i
 from jaxtok import cli
 from jaxtok.evaluate.protocol import read_results
+from jaxtok.quantize.binary import BinaryConfig
 from jaxtok.run import pretrained
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.pretrained import load
@@ -91,10 +92,14 @@ def test_train_writes_everything_and_prints_a_table(small_run):
 
 def test_other_settings_are_refused_with_the_list_of_differences(workdir, capsys):
     with pytest.raises(SystemExit):
-        train_small(workdir, "--model.bits", "5", "--seed", "2")
+        train_small(workdir, "--model.quantizer.bits", "5", "--seed", "2")
     message = capsys.readouterr().err
     assert "holds a run with another configuration" in message
-    assert "config.model.bits: 4 -> 5" in message and "seed: 0 -> 2" in message and "--init-from" in message
+    assert (
+        "config.model.quantizer.bits: 4 -> 5" in message
+        and "seed: 0 -> 2" in message
+        and "--init-from" in message
+    )
 
 
 @pytest.mark.slow
@@ -159,7 +164,7 @@ def test_encode_and_decode(workdir, tmp_path):
         np.testing.assert_array_equal(image(tmp_path / "some" / f"{number:06d}.png"), expected)
 
 
-def test_verify_judges_a_claim(tmp_path):
+def test_verify_evaluates_a_claim(tmp_path):
     # What the arms change is not compiled into a step, so the second arm runs the program of the first.
     arms = (
         Arm("mirrored", "tokenizer/psnr_uint8", (("data.flip", True),)),
@@ -196,7 +201,7 @@ def test_help_says_what_there_is():
     for flag, description in (
         ("--workdir", "Running the same command again continues there. (default: runs/instella_t2i-tiny)"),
         ("--data.batch-size", "Examples per step over all hosts together. (default: 64)"),
-        ("--model.bits", "n, bits per token of binary latents. (default: 16)"),
+        ("--model.quantizer.bits", "n, bits per token of binary latents. (default: 16)"),
         ("--model.encoder.heads", "attention heads."),
         ("--model.diffusion-settings.steps", "network evaluations."),
         ("--weights.bit-weight", "of the bit regulariser"),
@@ -303,9 +308,11 @@ def test_presets_are_changed_by_flags(monkeypatch, tmp_path):
 
     seen = []
     monkeypatch.setattr(verbs, "train_verb", lambda experiment, config, run: seen.append((config, run)))
-    small_cli("--preset", "other", "--model.bits", "9", "--data.image-sizes", "8", "16", "--seed", "5")
+    small_cli(
+        "--preset", "other", "--model.quantizer.bits", "9", "--data.image-sizes", "8", "16", "--seed", "5"
+    )
     ((config, run),) = seen
-    model = dataclasses.replace(SMALL_CONFIG.model, bits=9)
+    model = dataclasses.replace(SMALL_CONFIG.model, quantizer=BinaryConfig(bits=9, temperature=1.0))
     data = dataclasses.replace(SMALL_CONFIG.data, image_sizes=(8, 16))
     assert config == dataclasses.replace(SMALL_CONFIG, classes=0, model=model, data=data)
     assert run.seed == 5 and run.workdir == "runs/instella_t2i-other"

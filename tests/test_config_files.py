@@ -77,7 +77,7 @@ def test_round_trip_of_an_experiment(preset, tokenizer, prior, bits, scale):
     config = dataclasses.replace(
         PRESETS[preset], tokenizer=TrainConfig(**tokenizer), prior=TrainConfig(**prior)
     )
-    config = replace_at(replace_at(config, "model.bits", bits), "model.scale", scale)
+    config = replace_at(replace_at(config, "model.quantizer.bits", bits), "model.scale", scale)
     assert through_a_file(config) == config
     assert differences(to_json(config), to_json(through_a_file(config))) == []
 

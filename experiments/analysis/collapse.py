@@ -11,6 +11,7 @@ quantizer dropout. (arXiv 1711.00937, 2110.04627, 2411.02038, 2309.15505, 2310.0
     python experiments/analysis/collapse.py --preset large      # 4,096 codes, features of width 64
     python experiments/analysis/collapse.py --preset digits     # that on 8x8 digits: too few tokens to tell
     python experiments/analysis/collapse.py --only plain simvq  # some of the arms
+    python experiments/analysis/collapse.py --model.quantizer:ibq --only plain own  # one more quantizer
 
 Usage is a share of codes that occur, so the number of tokens bounds it. M tokens that took each of K codes
 with equal probability would show 1 - (1 - 1/K)^M of them: 69 % for 4,096 codes and the 4,752 tokens of the
@@ -38,8 +39,8 @@ from jaxtok.data.embedded import Digits, Photos
 from jaxtok.data.image_data import ImageData
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.codes import CodeEvaluator, ComparisonEvaluator
-from jaxtok.systems.analysis.collapse import DROPOUT, SINGLE, CodeCounter, Collapse
-from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
+from jaxtok.systems.analysis.collapse import DROPOUT, CodeCounter, Collapse
+from jaxtok.systems.objectives import TokenizerWeights, objective_for
 from jaxtok.systems.usage_history import UsageHistory
 from jaxtok.train.gradient import gradient
 from jaxtok.train.schedules import TrainConfig
@@ -91,15 +92,12 @@ def stages(config: Config) -> Iterator[Stage]:
     model, data = config.model, config.data
     for name in model.arms:
         arm = model.arm(name)
-        # No temperature: nothing is sampled.
-        objective = TokenizerObjective(
-            arm.tokenizer(), config.weights, temperature=0.0, codebook_from_data=model.from_data(name)
-        )
+        objective = objective_for(model.quantizer_of(name))(arm.tokenizer(), config.weights)
         history = UsageHistory(objective, config.window, max(1, config.fit.steps // config.window))
         evaluator = CodeEvaluator(arm, config.evaluation_images)
         yield Stage(name, gradient(history, config.fit), data, config.fit.steps, evaluator=evaluator)
 
-    models = tuple((name, model.arm(name)) for name in SINGLE)
+    models = tuple((name, model.arm(name)) for name in model.single)
     stacks = tuple((name, model.arm(name)) for name in model.residual)
     tokens = config.window * data.batch_size * model.tokens
     evaluator = ComparisonEvaluator(models, stacks, config.evaluation_images, tokens, MARK)

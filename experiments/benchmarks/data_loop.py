@@ -22,6 +22,7 @@ import tyro
 
 from experiments.benchmarks.timing import take_turns, times_as_fast
 from experiments.image import instella_t2i
+from jaxtok.config_files import replace_at
 from jaxtok.data.image_data import ImageData
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.train.loop import device_batch, iter_closing
@@ -97,7 +98,8 @@ def images_per_second(data: ImageData, seconds: float) -> float:
 def measure(options: Options) -> dict[str, Any]:
     """Everything, by number of workers."""
     config = instella_t2i.PRESETS[options.preset]
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=options.path))
+    if options.path:  # embedded data have none
+        config = replace_at(config, "data.path", options.path)
     found: dict[str, Any] = {"options": asdict(options), "batch": config.data.batch_size, "workers": {}}
     for workers in options.workers:
         own = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))

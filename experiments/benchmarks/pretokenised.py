@@ -8,7 +8,6 @@ and after how many epochs of a prior that has paid for itself.
     python -m experiments.benchmarks.pretokenised --preset tiny
 """
 
-import dataclasses
 import itertools
 import json
 import statistics
@@ -24,6 +23,7 @@ import tyro
 
 from experiments.benchmarks.timing import take_turns, times_as_fast
 from experiments.image import instella_t2i
+from jaxtok.config_files import replace_at
 from jaxtok.data.dataset import Dataset
 from jaxtok.data.pipeline import Pipeline
 from jaxtok.run.token_files import encode_data, token_data
@@ -73,7 +73,8 @@ def stepper(stage: Stage, data: Dataset, frozen: Any, mesh: Any) -> Callable[[in
 def measure(options: Options, folder: Path) -> dict[str, Any]:
     """Everything: encoding, and each prior."""
     config = instella_t2i.PRESETS[options.preset]
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=options.path))
+    if options.path:  # embedded data have none
+        config = replace_at(config, "data.path", options.path)
     stages = {stage.name: stage for stage in instella_t2i.stages(config)}
     mesh, first = make_mesh(MeshShape(1), jax.devices()[:1]), stages["tokenizer"]
     step = make_step(first, mesh, {})
@@ -81,7 +82,7 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
     # Untrained: how long encoding takes does not depend on what was learned.
     frozen = {"tokenizer": inference_variables(step.init(jax.random.key(0), batch, {}))}
     system = Trained(config.model, frozen)
-    encode_data(system, dataclasses.replace(config.data, held_out=0.999), folder / "warm")  # compiles
+    encode_data(system, config.data, folder / "warm", "eval")  # compiles
     start = time.monotonic()
     manifest = encode_data(system, config.data, folder / "tokens")
     seconds = time.monotonic() - start

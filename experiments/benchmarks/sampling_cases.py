@@ -21,6 +21,7 @@ from jaxtok.priors.contract import Codec, Prior
 from jaxtok.priors.masked import MaskedSettings
 from jaxtok.priors.permuted import PermutedSettings
 from jaxtok.quantize.pyramid import phi_of_scale
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.image import llamagen, rar_generator, titok_maskgit, var
 from jaxtok.systems.image.llamagen_table import language_model_table
 from jaxtok.systems.image.var_table import transformer_table
@@ -197,7 +198,7 @@ def llamagen_case(size: Size, batch: int) -> Case:
         model = dataclasses.replace(
             model,
             image_size=size.side * model.encoder.factor,
-            codes=16 * size.codes,
+            quantizer=VQConfig(codes=16 * size.codes, code_width=8, metric="cosine"),
             classes=size.classes,
             prior=shape,
         )
@@ -208,7 +209,7 @@ def llamagen_case(size: Size, batch: int) -> Case:
         shape.heads,
         shape.width,
         shape.inner,
-        model.codes,
+        model.space.size,
         model.classes,
         [torch.from_numpy(np.array(plane[:, ::2])) for plane in (rope.cos, rope.sin)],
     )
@@ -218,7 +219,9 @@ def llamagen_case(size: Size, batch: int) -> Case:
         return module.generate(labels, settings.guidance, draw, released)
 
     table, prior = language_model_table(shape.layers, classes=True), model.autoregressive()
-    return _case(prior, model.condition, batch, model.classes, module, table, settings, loop, released=True)
+    return _case(
+        prior, model.condition_on, batch, model.classes, module, table, settings, loop, released=True
+    )
 
 
 def rar_case(size: Size, batch: int) -> Case:
@@ -246,7 +249,7 @@ def maskgit_case(size: Size, batch: int) -> Case:
         model = dataclasses.replace(model, **_shape(size), codebook=size.codes)
     settings = MaskedSettings.titok(8, 4.5, 3.0)
     shape = (model.layers, model.heads, model.width, model.hidden, model.tokens)
-    module = theirs.MaskGITGenerator(*shape, model.codebook, model.classes)
+    module = theirs.MaskGITGenerator(*shape, model.space.size, model.classes)
 
     def loop(labels, temperature):
         return module.generate(labels, settings.guidance, temperature, settings.steps)

@@ -18,7 +18,7 @@ from jaxtok.codes import Latents
 from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.priors.binary_diffusion import DiffusionSettings
 from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I
-from jaxtok.systems.objectives import PriorObjective, TokenizerObjective
+from jaxtok.systems.objectives import PriorObjective, objective_for
 from jaxtok.train.gradient import gradient
 from jaxtok.train.optimizer import optimizer
 from jaxtok.train.schedules import TrainConfig
@@ -67,7 +67,7 @@ def cases(size: str, tasks: tuple[str, ...] = TASKS, compile_torch: bool = False
     rng = np.random.default_rng(0)
     side = model.image_size
     images = rng.integers(0, 256, (batch, side, side, model.channels), dtype=np.uint8)
-    codes = rng.integers(0, 2, (batch, model.tokens, model.bits)).astype(np.int32)
+    codes = rng.integers(0, 2, (batch, model.tokens, model.space.slots)).astype(np.int32)
     ids = rng.integers(1, 257, (batch, model.text.length)).astype(np.int32)
     mask = np.arange(model.text.length) < rng.integers(8, model.text.length, (batch, 1))
     for task in tasks:
@@ -84,7 +84,7 @@ def cases(size: str, tasks: tuple[str, ...] = TASKS, compile_torch: bool = False
 
 
 def _tokenizer_case(model: InstellaT2I, images: np.ndarray, compile_torch: bool) -> Case:
-    objective = TokenizerObjective(model.tokenizer(), temperature=model.temperature)
+    objective = objective_for(model.quantizer)(model.tokenizer())
     batch = {"image": jnp.asarray(images)}
     init = jax.jit(lambda key: objective.init(key, batch, {})["params"])
     params = _perturbed(init(jax.random.key(0)))
@@ -112,7 +112,7 @@ def _tokenizer_case(model: InstellaT2I, images: np.ndarray, compile_torch: bool)
     differences["forward"] = _difference(reconstruction, other)
 
     def step_loss(module):
-        return module.loss(float_images, model.temperature)
+        return module.loss(float_images, model.quantizer.sampling_temperature)
 
     sides = {
         "torch": _torch_training(theirs, step_loss, compile_torch=False),
@@ -178,7 +178,7 @@ def _prior_case(setting: _PriorSetting, compile_torch: bool) -> Case:
         del frozen
         return batch["condition"]
 
-    objective = PriorObjective(s.prior, lambda _, codes: Latents(codes), condition)
+    objective = PriorObjective(s.prior, lambda _, batch: Latents(batch["image"]), condition)
     sides = {
         "torch": _torch_training(s.theirs, step_loss, compile_torch=False),
         "jaxtok": _jax_training(loss, s.params, {"latents": s.latents, "condition": s.condition}),

@@ -38,7 +38,7 @@ def torch_tokenizer(model: InstellaT2I) -> Tokenizer:
     coarse, coarsest = cells // 2**doublings, finest.halved(doublings)
     decoded = [(coarse * 2**n, coarsest.doubled(n)) for n in range(doublings + 1)]
     decoder = Decoder(model.encoder.width, (coarse, coarse), **half(model.decoder, decoded))
-    return Tokenizer(encoder, decoder, model.bits, model.patch, model.channels)
+    return Tokenizer(encoder, decoder, model.space.slots, model.patch, model.channels)
 
 
 def torch_prior(model: InstellaT2I, timed: bool, dropout: float) -> Prior:
@@ -51,7 +51,7 @@ def torch_prior(model: InstellaT2I, timed: bool, dropout: float) -> Prior:
     null_ids, null_mask = byte_ids([""], text.length)
     null = (torch.from_numpy(null_ids), torch.from_numpy(null_mask))
     return Prior(
-        model.bits,
+        model.space.slots,
         model.tokens,
         shape.layers,
         shape.heads,
@@ -87,7 +87,7 @@ def _official_config(model: InstellaT2I) -> dict[str, Any]:
         "patch_size": model.patch,
         "in_channels": model.channels,
         "num_latent_tkns": model.tokens,
-        "codebook_size": model.bits,
+        "codebook_size": model.space.slots,
         "downsample_idx": model.encoder.resample_after,
         "upsample_idx": model.decoder.resample_after,
         "axes_dims_rope": model.encoder.axes_dims,

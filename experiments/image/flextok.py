@@ -1,13 +1,13 @@
 """FlexTok: an image as 1 to 256 ordered tokens and a flow that draws it (arXiv 2502.13967).
 
 Register tokens read an image, or the latents of an autoencoder, in a transformer and become six scalars of
-few levels each. A rectified-flow transformer draws images from noise, told by them. Training keeps a random
-number of the first tokens, so that they are ordered from coarse to fine and any prefix decodes; a language
-model then writes as many of them as one wants.
+few levels each. A rectified-flow transformer draws images from noise, conditioned on them. Training keeps a
+random number of the first tokens, so that they are ordered from coarse to fine and any prefix decodes; a
+language model then writes as many of them as one wants.
 
     python experiments/image/flextok.py                             # tiny: 8x8 digits, 2 CPU cores, minutes
     python experiments/image/flextok.py sample --captions 3 7 --prior autoregressive
-    python experiments/image/flextok.py --preset tiny-text          # a prior that is told captions
+    python experiments/image/flextok.py --preset tiny-text          # a prior of captions
     python experiments/image/flextok.py verify                      # claims in miniature
     python experiments/image/flextok.py plan --preset d18-d28 --topology v5p:4x4x4
     python experiments/image/flextok.py --preset d18-d28 --data.path images --model.vae.path vae.safetensors
@@ -107,7 +107,7 @@ def published(size: str) -> Config:
 TINY_TEXT = replace(
     TINY,
     data=replace(TINY.data, text_length=TINY.model.text.length),
-    model=replace(TINY.model, told="text"),
+    model=replace(TINY.model, conditioning="text"),
 )
 
 PRESETS = {"tiny": TINY, "tiny-text": TINY_TEXT, **{size: published(size) for size in SIZES}}

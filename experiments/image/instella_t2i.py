@@ -17,7 +17,6 @@ accelerator; nothing was trained at those sizes here.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -30,7 +29,8 @@ from jaxtok.data.parquet import ParquetImages
 from jaxtok.data.shapes import Shapes
 from jaxtok.losses.discriminators import PatchGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
-from jaxtok.run.claims import Arm, Claim, vary
+from jaxtok.quantize.vq import VQConfig
+from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samplers import IndependentSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
@@ -40,8 +40,8 @@ from jaxtok.run.sweep.space import Range
 from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I
 from jaxtok.systems.objectives import (
     IndependentEstimator,
-    TokenizerObjective,
     TokenizerWeights,
+    objective_for,
 )
 from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.precision import Precision, compute_dtype
@@ -146,7 +146,7 @@ def stages(config: Config) -> Iterator[Stage]:
         PatchGAN.of_size(min(data.image_sizes)),
         "decoder/pixels/kernel",
         TOKENIZER_RULES,
-        objective=functools.partial(TokenizerObjective, temperature=model.temperature),
+        objective=objective_for(model.quantizer),
     )
 
     # With classes a few captions are drawn often; without, many captions once.
@@ -173,18 +173,24 @@ def stages(config: Config) -> Iterator[Stage]:
         yield prior_stage(name, prior, model, data, config.prior, look, networks=networks)
 
 
+# The comparison with one codebook.
+CODES = VQConfig(codes=256, code_width=8, learning="ema", decay=0.95, revive_below=0.1)
 ACCURACY = "sample_class_accuracy_digits_svc"
 CLAIMS = [
     Claim(
         "16 bits per token reconstruct better than one of 256 codes, at equal token count (PSNR, dB)",
         (
-            Arm("one of 256 codes", "tokenizer/psnr_uint8", (("model.quantizer", "vq"),)),
+            Arm("one of 256 codes", "tokenizer/psnr_uint8", (("model.quantizer", CODES),)),
             Arm("16 bits", "tokenizer/psnr_uint8"),
         ),
         margin=2.0,
     ),
     Claim(
-        "more bits per token, higher PSNR (dB)", vary("model.bits", 4, 8, 16, metric="tokenizer/psnr_uint8")
+        "more bits per token, higher PSNR (dB)",
+        tuple(
+            Arm(f"model.bits={bits}", "tokenizer/psnr_uint8", (("model.quantizer.bits", bits),))
+            for bits in (4, 8, 16)
+        ),
     ),
     *(
         Claim(

@@ -40,6 +40,7 @@ from jaxtok.systems.image.llamagen import LlamaGen
 from jaxtok.systems.objectives import (
     IndependentEstimator,
     TokenizerWeights,
+    objective_for,
 )
 from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.precision import Precision, compute_dtype
@@ -132,7 +133,13 @@ def stages(config: Config) -> Iterator[Stage]:
         TokenizerEvaluator(model, scorer),
     )
     yield tokenizer_stage(
-        config, model.tokenizer(dtype), evaluator, discriminator, "decoder/conv_out/kernel", CODEBOOK_RULES
+        config,
+        model.tokenizer(dtype),
+        evaluator,
+        discriminator,
+        "decoder/conv_out/kernel",
+        CODEBOOK_RULES,
+        objective=objective_for(model.quantizer),
     )
     look = SampleEvaluator(model, config.data, scorer, model.classes if scorer else 200, 50 if scorer else 1)
     if scorer:
@@ -155,7 +162,10 @@ def stages(config: Config) -> Iterator[Stage]:
 
 
 ACCURACY = "sample_class_accuracy_digits_svc"
-WIDE = (("model.code_width", TINY.model.encoder.features), ("model.unit_codes", False))
+WIDE = (
+    ("model.quantizer.code_width", TINY.model.encoder.features),
+    ("model.quantizer.metric", "euclidean"),
+)
 CLAIMS = [
     Claim(
         "codes of few channels and unit length are used more than codes of all channels (perplexity)",

@@ -39,7 +39,7 @@ from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
 from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.maskgen import SIZES, MaskGen
-from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
+from jaxtok.systems.objectives import TokenizerWeights, objective_for
 from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import TrainConfig
@@ -140,14 +140,22 @@ def stages(config: Config) -> Iterator[Stage]:
         BlurGAN.of_size(min(config.data.image_sizes)),
         "decoder/smooth/kernel",
         TOKENIZER_RULES,
-        objective=functools.partial(TokenizerObjective, text=text),
+        objective=functools.partial(objective_for(model.codec.quantizer), text=text),
         networks=networks if reads else {},
     )
     prior = model.prior_named("masked", dtype)
     others = (("other_captions", OtherCaptions(PriorSampler(prior, model.condition))),) if scorer else ()
     evaluator = SampleEvaluator(model, config.data, scorer, 10, 20 if scorer else 1, others=others)
     yield prior_stage(
-        "masked", prior, model, config.data, config.prior, evaluator, networks=networks, rules=TIED_RULES
+        "masked",
+        prior,
+        model,
+        config.data,
+        config.prior,
+        evaluator,
+        grouping=model.grouping,
+        networks=networks,
+        rules=TIED_RULES,
     )
 
 

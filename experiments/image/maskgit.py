@@ -44,7 +44,7 @@ from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
 from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.maskgit import PRIORS, MaskGIT
-from jaxtok.systems.objectives import TokenizerWeights
+from jaxtok.systems.objectives import TokenizerWeights, objective_for
 from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import TrainConfig
@@ -141,7 +141,13 @@ def stages(config: Config) -> Iterator[Stage]:
         TokenizerEvaluator(model, scorer),
     )
     yield tokenizer_stage(
-        config, model.tokenizer(dtype), evaluator, discriminator, "decoder/conv_out/kernel", CODEBOOK_RULES
+        config,
+        model.tokenizer(dtype),
+        evaluator,
+        discriminator,
+        "decoder/conv_out/kernel",
+        CODEBOOK_RULES,
+        objective=objective_for(model.codec.quantizer),
     )
     for name in PRIORS:
         others = tuple(variants(config)) if config.compare and name == "masked" else ()

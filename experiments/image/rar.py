@@ -31,7 +31,7 @@ from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
 from jaxtok.run.stages import prior_stage
 from jaxtok.systems.image.rar import RAR
-from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
+from jaxtok.systems.objectives import TokenizerWeights, objective_for
 from jaxtok.train.gradient import gradient
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import TrainConfig
@@ -114,7 +114,9 @@ def stages(config: Config) -> Iterator[Stage]:
     model, scorer, dtype = config.model, scorer_named(config.scorer), compute_dtype(config.precision)
     yield Stage(
         "tokenizer",
-        gradient(TokenizerObjective(model.tokenizer(dtype), config.weights), config.tokenizer),
+        gradient(
+            objective_for(model.codec.quantizer)(model.tokenizer(dtype), config.weights), config.tokenizer
+        ),
         config.data,
         config.tokenizer.steps,
         rules=CODEBOOK_RULES,
@@ -125,7 +127,9 @@ def stages(config: Config) -> Iterator[Stage]:
     evaluator = SampleEvaluator(
         model, config.data, scorer, model.classes if scorer else 200, 50 if scorer else 1
     )
-    yield prior_stage("autoregressive", prior, model, config.data, config.prior, evaluator)
+    yield prior_stage(
+        "autoregressive", prior, model, config.data, config.prior, evaluator, grouping=model.grouping
+    )
 
 
 NLL = "autoregressive/nll_nats_per_slot"  # of held-out codes, row by row

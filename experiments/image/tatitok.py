@@ -26,7 +26,7 @@ from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
 from jaxtok.systems.image.tatitok import TATiTok
-from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
+from jaxtok.systems.objectives import TokenizerWeights, objective_for
 from jaxtok.train.gradient import gradient
 from jaxtok.train.precision import Precision, compute_dtype
 from jaxtok.train.schedules import TrainConfig
@@ -77,7 +77,7 @@ def stages(config: Config) -> Iterator[Stage]:
     """The tokenizer."""
     model = config.model
     text = model.decoder_condition if model.text_length else None
-    objective = TokenizerObjective(
+    objective = objective_for(config.model.quantizer)(
         model.tokenizer(compute_dtype(config.precision)), config.weights, text=text
     )
     evaluator = TokenizerEvaluator(model, scorer_named(config.scorer))

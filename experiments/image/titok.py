@@ -8,6 +8,7 @@ teacher's decoder, pixels.
     python experiments/image/titok.py sample --captions 3 7 --prior masked
     python experiments/image/titok.py --model.trained masked autoregressive    # a next-token prior beside it
     python experiments/image/titok.py --preset two-stage          # the same with a small teacher
+    python experiments/image/titok.py --model.quantizer:fsq --model.quantizer.levels 8 8   # another quantizer
     python experiments/image/titok.py verify                      # the paper's claims in miniature
     python experiments/image/titok.py plan --preset l32 --topology v5e:8x8
     python experiments/image/titok.py --preset l32 --data:folder --data.path images
@@ -34,6 +35,7 @@ from jaxtok.data.folder import ImageFolder
 from jaxtok.data.image_data import ImageData
 from jaxtok.losses.discriminators import BlurGAN
 from jaxtok.losses.perceptual import PerceptualNetwork
+from jaxtok.quantize.gaussian import GaussianConfig
 from jaxtok.run.claims import Arm, Claim, vary
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samples import SampleEvaluator
@@ -41,7 +43,7 @@ from jaxtok.run.evaluators.scorers import scorer_named
 from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.titok import TiTok, titok
 from jaxtok.systems.image.titok_stages import FROZEN, DecoderTuning, ProxyImages, ProxyObjective
-from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
+from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights, objective_for
 from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.gradient import gradient
 from jaxtok.train.precision import Precision, compute_dtype
@@ -139,7 +141,7 @@ PUBLISHED = (
 PRESETS = {
     "tiny": TINY,
     "two-stage": dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, head="codes")),
-    "gaussian": dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, bottleneck="vae")),
+    "gaussian": dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, quantizer=GaussianConfig())),
     **{name: published(name) for name in PUBLISHED},
 }
 
@@ -149,7 +151,7 @@ def stages(config: Config) -> Iterator[Stage]:
     model, dtype, scorer = config.model, compute_dtype(config.precision), scorer_named(config.scorer)
     networks = model.teacher_networks()
     if "teacher" in model.stages:
-        objective = TokenizerObjective(model.teacher.tokenizer(dtype), config.weights)
+        objective = objective_for(model.teacher.quantizer)(model.teacher.tokenizer(dtype), config.weights)
         evaluator, steps = TokenizerEvaluator(model.teacher, scorer), config.teacher.steps
         yield Stage("teacher", gradient(objective, config.teacher), config.data, steps, evaluator=evaluator)
     if "proxy" in model.stages:
@@ -179,7 +181,7 @@ def whole_or_decoder(config: Config, networks: dict[str, Any]) -> Stage:
         BlurGAN.of_size(min(config.data.image_sizes)),
         "decoder/pixels/conv_out/kernel" if model.head == "codes" else "decoder/smooth/kernel",
         TOKENIZER_RULES,
-        objective=kind,
+        objective=objective_for(model.quantizer, kind),
         networks=networks,
         frozen=reads,
     )
@@ -197,7 +199,7 @@ def against_patches(tokens: int, grid: tuple[int, int]) -> tuple[Arm, Arm]:
     )
 
 
-PLAIN = ("model.learning", "gradient")
+PLAIN = ("model.quantizer.learning", "gradient")
 # The first stage and the tuning of the decoder take as many steps together as the training in one stage. The
 # teacher's, which comes ready made in the paper, are not counted.
 PROXY = (PLAIN, ("model.head", "codes"), ("tokenizer.steps", TINY.tokenizer.steps - TINY.proxy.steps))

@@ -11,7 +11,7 @@ steps, where a plain grid of codes takes one per cell.
     python experiments/image/var.py plan --preset d30 --topology v5e:8x8 --mesh.data 4 --mesh.fsdp 16
 
 The next-token prior of a single scale has the depth and width of the other and about as many parameters (3%
-fewer), but is told the class as its first token, as in LlamaGen, where a next-scale prior is modulated by it.
+fewer), but has the class as its first token, as in LlamaGen, where a next-scale prior is modulated by it.
 So the comparison is one of the two systems, not of the order of tokens alone. d30 trains in 6.1 GB per chip
 with the mesh above (global batch 768).
 

@@ -55,6 +55,7 @@ class Manifest:
       augmentations: augmented versions of each; 0 for one without augmentation.
       block: entries per record of the token files.
       shard_size: entries per file, a multiple of `block`.
+      lengths: whether entries have lengths: how many of their tokens are real.
     """
 
     levels: tuple[int, ...]
@@ -68,6 +69,7 @@ class Manifest:
     block: int
     shard_size: int
     version: int = _VERSION
+    lengths: bool = False
 
     @property
     def space(self) -> CodeSpace:
@@ -101,6 +103,7 @@ class Manifest:
         """
         if (folder / MANIFEST).exists():
             stored, own = _read_json(folder), json.loads(json.dumps(dataclasses.asdict(self)))
+            stored.setdefault("lengths", False)
             # How the images were configured beyond what their fingerprint says matters to augmentation only.
             changed = [name for name in own if name != "source" and stored.get(name) != own[name]]
             if self.augmentations and not changed:
@@ -134,7 +137,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     path = folder / MANIFEST
     check_object(stored, _FIELDS, str(path), _AGAIN)
-    if unknown := sorted(stored.keys() - _FIELDS):
+    if unknown := sorted(stored.keys() - _FIELDS - {"lengths"}):
         raise ValueError(f"{path} has unknown fields {unknown}. {_AGAIN}")
     levels = stored["levels"]
     if not levels or not all(type(level) is int and 2 <= level < 2**31 for level in levels):
@@ -142,6 +145,8 @@ def read_manifest(folder: Path) -> Manifest:
     for name, least in {"tokens": 1, "images": 1, "augmentations": 0, "block": 1, "shard_size": 1}.items():
         if not least <= stored[name] < 2**48:
             raise ValueError(f"{path}: {name} is {stored[name]}, but must be at least {least}. {_AGAIN}")
+    if not isinstance(stored.get("lengths", False), bool):
+        raise ValueError(f"{path}: lengths is {stored['lengths']!r:.60}, but must be true or false. {_AGAIN}")
     manifest = Manifest(**{**stored, "levels": tuple(levels)})
     if manifest.shard_size % manifest.block:
         raise ValueError(
@@ -176,8 +181,8 @@ def write_shard(folder: Path, manifest: Manifest, shard: int, batches: Iterator[
       folder: with the manifest.
       manifest: of the whole.
       shard: its number.
-      batches: "packed" uint8 [n, bytes], "label" and "index" integers [n], "caption" texts [n], in order; all
-        entries of the shard together.
+      batches: "packed" uint8 [n, bytes], "label" and "index" integers [n], "caption" texts [n], and "length"
+        integers [n] where the manifest has lengths, in order; all entries of the shard together.
 
     Raises:
       ValueError: the batches have another number of entries.
@@ -187,7 +192,8 @@ def write_shard(folder: Path, manifest: Manifest, shard: int, batches: Iterator[
     with _Writer(folder, "tokens", shard, packed) as tokens, _Writer(folder, "about", shard, texts) as about:
         waiting, count = b"", 0
         record = manifest.block * manifest.bytes_per_entry
-        rows: dict[str, list[Any]] = {"label": [], "index": [], "caption": []}
+        columns = ("label", "index", "caption", *(("length",) if manifest.lengths else ()))
+        rows: dict[str, list[Any]] = {name: [] for name in columns}
         for batch in batches:
             count += len(batch["packed"])
             waiting += batch["packed"].tobytes()
@@ -310,7 +316,8 @@ class TokenShards:
         return self.manifest.space.unpack(packed, self.manifest.tokens)
 
     def about(self, entry: int) -> dict[str, Any]:
-        """ "label" int, "caption" str and "index" int (number of the record) of one entry.
+        """ "label" int, "caption" str, "index" int (number of the record) of one entry, and its "length" int
+        where the manifest has lengths.
 
         Raises:
           BadRecord: the file is damaged.
@@ -318,11 +325,19 @@ class TokenShards:
         block, row = self._read("about", entry, _ABOUT_ROWS)
         return {name: values[row] for name, values in block.items()}
 
+    def lengths(self, entries: Sequence[int] | range) -> np.ndarray | None:
+        """Real tokens of entries, int64 [n]; None where all are."""
+        if not self.manifest.lengths:
+            return None
+        return np.array([self.about(entry)["length"] for entry in entries], np.int64)
+
     def shard(self, number: int) -> dict[str, np.ndarray]:
-        """A whole shard: "codes" [n, N, Q], "label", "index" int64 [n] and "caption" [n]."""
+        """A whole shard: "codes" [n, N, Q], "label", "index" int64 [n] and "caption" [n], and "length" int64
+        [n] where the manifest has lengths.
+        """
         rows = self.manifest.rows(number)
         about = [self.about(entry) for entry in rows]
-        columns = {name: np.array([row[name] for row in about]) for name in ("label", "index", "caption")}
+        columns = {name: np.array([row[name] for row in about]) for name in about[0]}
         return {"codes": self.codes(rows), **columns}
 
     def _read(self, kind: str, entry: int, size: int) -> tuple[Any, int]:

@@ -35,6 +35,7 @@ class Tokens(Source):
             "codes": self.shards.packed(index),
             "label": about["label"],
             "caption": about["caption"],
+            "length": about.get("length", self.shards.manifest.tokens),
             "key": f"{self.shards.folder.name}/{index}",
         }
 
@@ -55,17 +56,21 @@ class TokenFiles(Dataset):
     """Alphabet of a token, see `CodeSpace`."""
     tokens: int = 1
     """N, tokens of an example."""
+    lengths: bool = False
+    """Whether entries have lengths, which "codes_mask" bool [N] then says."""
     text_length: int = 0
     """Tokens kept of a caption. 0 leaves captions out of the batches."""
     text_model: str = ""
     """Folder of a Hugging Face language model whose tokenizer makes them. Empty: tokens are bytes."""
 
     @classmethod
-    def in_place_of(cls, data: Dataset, path: str, levels: tuple[int, ...], tokens: int) -> "TokenFiles":
+    def in_place_of(
+        cls, data: Dataset, path: str, levels: tuple[int, ...], tokens: int, lengths: bool = False
+    ) -> "TokenFiles":
         """Token files of a data set, with its settings for loading and its captions."""
         kept = {field.name for field in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(data)}
         own = {name: getattr(data, name) for name in kept}
-        return cls(**{**own, "path": path, "levels": levels, "tokens": tokens})
+        return cls(**{**own, "path": path, "levels": levels, "tokens": tokens, "lengths": lengths})
 
     def open(self, split: Split) -> Source:
         """See `Dataset.open`; the files hold one split.
@@ -76,10 +81,11 @@ class TokenFiles(Dataset):
         del split
         source = Tokens(self.path)
         found = source.shards.manifest
-        if (found.levels, found.tokens) != (self.levels, self.tokens):
+        if (found.levels, found.tokens, found.lengths) != (self.levels, self.tokens, self.lengths):
             raise ValueError(
-                f"{self.path} holds {found.tokens} tokens of levels {found.levels}, not {self.tokens} of "
-                f"{self.levels}. Set data.tokens and data.levels to what is there."
+                f"{self.path} holds {found.tokens} tokens of levels {found.levels} with"
+                f"{'' if found.lengths else 'out'} lengths, not {self.tokens} of {self.levels} with"
+                f"{'' if self.lengths else 'out'}. Set data.tokens, data.levels and data.lengths alike."
             )
         return source
 
@@ -87,7 +93,9 @@ class TokenFiles(Dataset):
         """See `Dataset.fields`."""
         space = CodeSpace(self.levels)
         fields = {
-            "codes": Field((self.tokens, space.slots), space.stored_dtype),
+            "codes": Field(
+                (self.tokens, space.slots), space.stored_dtype, "length" if self.lengths else None
+            ),
             "label": Field((), np.int32, blank=-1),
         }
         if self.text_length:
@@ -97,6 +105,8 @@ class TokenFiles(Dataset):
     def example(self, record: Mapping[str, Any], step: int, rng: np.random.Generator | None) -> Example:
         """See `Dataset.example`; codes are packed until `collate`, which unpacks those of a batch at once."""
         example = {"codes": record["codes"], "label": np.array(record["label"], np.int32)}
+        if self.lengths:
+            example["codes_mask"] = np.arange(self.tokens) < record["length"]
         if self.text_length:
             ids, mask = caption_ids([record["caption"]], self.text_length, self.text_model)
             example |= {"text": ids[0], "text_mask": mask[0]}
@@ -106,7 +116,9 @@ class TokenFiles(Dataset):
         """See `Dataset.blank`."""
         del beside
         size = -(-self.tokens * CodeSpace(self.levels).packed_bits // 8)
-        return self.example({"codes": np.zeros(size, np.uint8), "label": -1, "caption": ""}, 0, None)
+        return self.example(
+            {"codes": np.zeros(size, np.uint8), "label": -1, "caption": "", "length": 0}, 0, None
+        )
 
     def collate(self, examples: Sequence[Example]) -> Example:
         """See `Dataset.collate`."""

@@ -11,7 +11,7 @@ from jaxtok.evaluate.protocol import Result, read_results
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command; what the user can mend is told in a few lines, with exit status 1."""
+    """Runs the command; what the user can mend is said in a few lines, with exit status 1."""
     parser = argparse.ArgumentParser(prog="python -m jaxtok.evaluate", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("compare", help="a table of the metrics that two files share")

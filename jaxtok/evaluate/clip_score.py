@@ -191,14 +191,20 @@ class ClipScorer:
         """
         if len(captions) != len(images) or not captions:
             raise ValueError(f"{len(captions)} captions for {len(images)} images: give one caption per image")
-        seen, told = self.embed_images(images), self.embed_texts(captions)
+        image_features, text_features = self.embed_images(images), self.embed_texts(captions)
         shared = {**self.protocol, "images": len(images), "size": list(np.shape(images)[1:]), **protocol}
         found = [
-            Result(f"clip_score_x{scale:g}", clip_score(seen, told, scale), {**shared, "scaling": scaling})
+            Result(
+                f"clip_score_x{scale:g}",
+                clip_score(image_features, text_features, scale),
+                {**shared, "scaling": scaling},
+            )
             for scale, scaling in ((100.0, "mean of max(0, 100 cos)"), (2.5, "mean of 2.5 max(0, cos)"))
         ]
         if len(set(captions)) > distractors:
-            value = clip_r_precision(seen, told, captions, distractors=distractors, seed=seed)
+            value = clip_r_precision(
+                image_features, text_features, captions, distractors=distractors, seed=seed
+            )
             extra = {"distractors": distractors, "distractor_seed": seed}
             found.append(Result("clip_r_precision", value, {**shared, **extra}))
         return found

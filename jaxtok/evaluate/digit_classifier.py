@@ -22,7 +22,7 @@ SIDE = 8  # pixels; what the real scans have
 CLASSES = 10
 
 
-class DigitJudge:
+class DigitScorer:
     """Classifies images of single digits.
 
     Attributes:
@@ -78,7 +78,7 @@ class DigitJudge:
           labels: the digit that each was asked to show.
           **protocol: what the scorer cannot know: sampler, steps, guidance, weights, seed.
         """
-        own = {"scorer": "svc-rbf 8x8", "judge_accuracy_on_real": round(self.real_accuracy, 6)}
+        own = {"scorer": "svc-rbf 8x8", "scorer_accuracy_on_real": round(self.real_accuracy, 6)}
         shared = {"images": len(images), "size": list(images.shape[1:]), "resize": "area to 8x8"}
         return Result(
             "class_accuracy_digits_svc", self.accuracy(images, labels), {**own, **shared, **protocol}
@@ -86,12 +86,12 @@ class DigitJudge:
 
 
 @functools.cache
-def digit_classifier() -> DigitJudge:
+def digit_classifier() -> DigitScorer:
     """The scorer, trained once per process on the real training digits (SVC, RBF kernel, C = 10)."""
     train_images, train_labels = real_digits("train")
     # The width of the kernel comes from the variance of the pixels; no random numbers are involved anywhere.
     classifier = SVC(kernel="rbf", C=10.0, gamma="scale").fit(_pixels(train_images), train_labels)
-    return DigitJudge(classifier, *real_digits("eval"))
+    return DigitScorer(classifier, *real_digits("eval"))
 
 
 def real_digits(split: Literal["train", "eval"]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@
 
 with means m and covariances S. FID, sFID, rFID, gFID, pFID and FVD are this number of different features of
 different images; the functions here take features [N, D] of anything (images, video clips, motions). All in
-float64. Covariances divide by N - 1 (`ddof` = 1) unless told; some implementations of FVD divide by N.
+float64. Covariances divide by N - 1 (`ddof` = 1) by default; some implementations of FVD divide by N.
 
 The trace of the root is the sum of singular values of L_1^T L_2 where S = L L^T: no root is taken of rounding
 errors, and a singular covariance (N <= D) is no special case.

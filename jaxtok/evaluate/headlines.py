@@ -24,7 +24,7 @@ def is_headline(name: str) -> bool:
 
 
 def basis(result: Result) -> str:
-    """What a number was measured on, in a few words: how many images, which guidance, whose judgement."""
+    """What a number was measured on, in a few words: how many images, which guidance, which scorer."""
     protocol, words = result.protocol, []
     if "per_caption" in protocol:
         words.append(f"{protocol['captions'] * protocol['per_caption']} samples")
@@ -32,8 +32,8 @@ def basis(result: Result) -> str:
         words.append(f"{protocol['images']} {'held-out ' * (protocol.get('split') == 'eval')}images")
     if "guidance" in protocol:
         words.append(f"guidance {protocol['guidance']:g}")
-    if "judge_accuracy_on_real" in protocol:
-        words.append(f"scorer on real images {protocol['judge_accuracy_on_real']:.4g}")
+    if "scorer_accuracy_on_real" in protocol:
+        words.append(f"scorer on real images {protocol['scorer_accuracy_on_real']:.4g}")
     if protocol.get("device", "cpu") != "cpu":
         words.append(str(protocol["device"]))
     if "caution" in protocol:

@@ -73,7 +73,7 @@ def ssim(
       y: images of the same shape.
       data_range: width of the valid range, as for `psnr`.
       window: odd side of the window; None chooses `ssim_window`.
-      kind: "uniform" is what scikit-image does unless told otherwise: all weights equal (side 7 by default),
+      kind: "uniform" is what scikit-image does by default: all weights equal (side 7 by default),
         variances of samples (divided by n - 1). Another metric, too: name it so.
 
     Returns:
@@ -112,7 +112,7 @@ def ssim(
 def _filter(maps: Float[Array, "S B H W C"], window: np.ndarray) -> Float[Array, "S B H2 W2 C"]:
     """Weighted means under the product of two equal windows, where it fits, as sums of shifted slices.
 
-    A convolution would run in bfloat16 or TF32 on accelerators unless told otherwise; element-wise sums never
+    A convolution would run in bfloat16 or TF32 on accelerators by default; element-wise sums never
     do.
     """
     weights = [float(weight) for weight in window / window.sum()]

@@ -1,7 +1,7 @@
 """What a decoder makes of codes with errors in them: pFID(alpha, delta) of RobusTok (arXiv 2503.08354).
 
 Each token of held-out images is replaced with probability alpha by one of the delta codes nearest to its own
-(itself among them); the images that the decoder makes of that are compared with the originals. It tells how a
+(itself among them); the images that the decoder makes of that are compared with the originals. It shows how a
 tokenizer bears the errors of a generator, which rFID does not.
 """
 

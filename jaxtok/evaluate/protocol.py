@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtok.aliases import current_fields
 from jaxtok.json_files import read_json
 
 
@@ -139,7 +140,11 @@ def read_results(path: str | os.PathLike) -> list[Result]:
     records = read_json(path, "Expected a file written by write_results.")
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{path} holds no list of result records; expected a file written by write_results")
-    return [Result.from_dict(record) for record in records]
+    results = [Result.from_dict(record) for record in records]
+    return [
+        dataclasses.replace(result, protocol=current_fields("Protocol", result.protocol))
+        for result in results
+    ]
 
 
 def table(results: Iterable[Result]) -> str:

@@ -8,7 +8,7 @@ from jaxtok.inspect.report import write_report
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the report and says where; what a user can mend is told in one line."""
+    """Writes the report and says where; what a user can mend is said in one line."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxtok.inspect",
         description="One self-contained HTML page about a run, finished or going.",

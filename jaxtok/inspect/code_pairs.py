@@ -50,7 +50,7 @@ def cooccurrence(
 def mutual_information(
     counts: Int[np.ndarray, "*batch A E"], *, corrected: bool = True
 ) -> Float[Value, "*batch"]:
-    """Bits that two codes tell of each other, from their joint counts.
+    """Mutual information of two codes in bits, from their joint counts.
 
     Args:
       counts: joint counts, each with at least one.

@@ -13,8 +13,8 @@ from jaxtok.evaluate.protocol import Result
 class Meter(Protocol):
     """Reconstructions against originals, summed over batches."""
 
-    def update(self, original: Any, restored: Any, valid: Any = None, /) -> None:
-        """Adds a batch; `valid` bool [B] leaves rows out."""
+    def update(self, original: Any, restored: Any, valid: Any = None, mask: Any = None, /) -> None:
+        """Adds a batch; `valid` bool [B] leaves rows out, `mask` bool [B, T] what of a row is padding."""
         ...
 
     def results(self, **protocol: Any) -> list[Result]:

@@ -23,6 +23,7 @@ class Canvas:
       codes: int32 [B, N, Q]; float32 [B, N, D] of continuous latents.
       known: bool [B, N], which tokens are known; the others are masked.
       vector: float [B, E], what modulates the blocks; None where nothing does.
+      present: bool [B, N], which tokens there are, of rows with lengths; None for all.
     """
 
     prefix: Any
@@ -30,6 +31,7 @@ class Canvas:
     codes: Any
     known: Any
     vector: Any = None
+    present: Any = None
 
     @property
     def capacity(self) -> int:

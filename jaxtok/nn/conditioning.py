@@ -1,4 +1,4 @@
-"""What a prior is told: each conditioner turns a `Condition` into text-like features per layer.
+"""What a prior is conditioned on: each conditioner turns a `Condition` into text-like features per layer.
 
 Most return features [L', B, T, E] and a mask bool [B, T]; a prior of L layers reads them through
 `for_layers`, so that a text encoder of any depth can feed it layer by layer. The "pooled" ones return one

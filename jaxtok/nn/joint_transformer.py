@@ -20,7 +20,7 @@ from jaxtok.nn.linear import Dense, Initializer
 from jaxtok.nn.modulation import AdaptiveLayerNorm, sinusoids
 from jaxtok.nn.transformer import Remat, Stack
 
-Told = tuple[Float[jax.Array, "B T D"], Bool[jax.Array, "B T"], Float[jax.Array, "B D"]]
+Conditioning = tuple[Float[jax.Array, "B T D"], Bool[jax.Array, "B T"], Float[jax.Array, "B D"]]
 
 
 class JointTransformer(nn.Module):
@@ -72,7 +72,7 @@ class JointTransformer(nn.Module):
         self.last = JointBlock(*shape, last=True, kernel_init=kernel, dtype=self.dtype)
         self.norm = AdaptiveLayerNorm(self.dtype, kernel_init=self.final_init)
 
-    def told(self, condition: Condition | None) -> Told:
+    def conditioning(self, condition: Condition | None) -> Conditioning:
         """What a condition says: text [B, T, D], which of it is there, and the vector [B, D].
 
         Raises:
@@ -88,12 +88,12 @@ class JointTransformer(nn.Module):
 
     def canvas(self, condition: Condition | None, empty: jax.Array) -> Canvas:
         """A canvas on which nothing is known but the condition; `empty` tokens lie on it."""
-        text, mask, vector = self.told(condition)
+        text, mask, vector = self.conditioning(condition)
         return Canvas(text, mask, empty, jnp.zeros(empty.shape[:2], bool), vector)
 
-    def __call__(self, x: Float[jax.Array, "B N D"], told: Told) -> Float[jax.Array, "B N D"]:
-        """Features of embedded tokens, given what `told` made of a condition."""
-        text, mask, vector = told
+    def __call__(self, x: Float[jax.Array, "B N D"], conditioning: Conditioning) -> Float[jax.Array, "B N D"]:
+        """Features of embedded tokens, given what `conditioning` made of a condition."""
+        text, mask, vector = conditioning
         joined = jnp.concatenate([text.astype(self.dtype), x.astype(self.dtype)], axis=1)
         shared = {"segments": (text.shape[1], x.shape[1]), "modulation": vector, "mask": mask}
         if self.stack is not None:

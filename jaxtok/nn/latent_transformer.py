@@ -6,7 +6,7 @@ text encoder through a linear map of its own as keys and values beside those of 
 the residual stream.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -53,6 +53,8 @@ class LatentTransformer(nn.Module):
     unroll: int = 1
     dtype: Any = jnp.float32
 
+    takes_lengths: ClassVar[bool] = True
+
     def setup(self):
         width = self.heads * self.head_dim
         self.embedding = SlotEmbedding(self.space, width, dtype=self.dtype)
@@ -82,6 +84,7 @@ class LatentTransformer(nn.Module):
         condition: Condition | None = None,
         t: Float[jax.Array | np.ndarray, " B"] | None = None,
         cache: KVCache | None = None,
+        present: Bool[jax.Array | np.ndarray, "B N"] | None = None,
     ) -> Float[jax.Array, "B N F"]:
         """Logits of every token, float32.
 
@@ -90,6 +93,8 @@ class LatentTransformer(nn.Module):
           condition: what to generate; not needed beside a cache.
           t: times in [0, 1], for a timed network.
           cache: result of `start`, whose projected condition is used instead of projecting it again.
+          present: which tokens there are, those before a row's length; a network that sees all tokens does
+            not attend to the others, a causal one reads none of them for one that is there. None for all.
 
         Raises:
           ValueError: a condition without a conditioner or the other way round, or a time where there is none.
@@ -101,7 +106,9 @@ class LatentTransformer(nn.Module):
             x = jnp.concatenate([first, x[:, :-1]], axis=1)
         per_layer, context_mask = self._context(condition, cache)
         causal = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool)) if self.causal else None
-        shared: dict[str, Any] = {"mask": _joint_mask(context_mask, causal, x.shape)}
+        shared: dict[str, Any] = {
+            "mask": _joint_mask(context_mask, causal, x.shape, None if self.causal else present)
+        }
         time = self.time(jnp.asarray(t)) if self.timed else None
         if self.timed:
             shared["modulation"] = time
@@ -183,11 +190,14 @@ class LatentTransformer(nn.Module):
             )
 
 
-def _joint_mask(context_mask, causal, shape):
+def _joint_mask(context_mask, causal, shape, present=None):
     """bool [B, 1, N, T + N] over condition and tokens, or None when everything is visible."""
     batch, tokens, _ = shape
-    if context_mask is None:
-        return None if causal is None else causal[None, None]
     own = jnp.ones((tokens, tokens), bool) if causal is None else causal
+    if present is not None:
+        own = own & jnp.asarray(present)[:, None]
+    if context_mask is None:
+        whole = causal is None and present is None
+        return None if whole else own.reshape(-1, 1, tokens, tokens)
     text = jnp.broadcast_to(context_mask[:, None], (batch, tokens, context_mask.shape[1]))
     return jnp.concatenate([text, jnp.broadcast_to(own, (batch, tokens, tokens))], axis=-1)[:, None]

@@ -1,4 +1,4 @@
-"""The network of a masked prior over codes that a text tells what to draw (MaskGen-VQ, arXiv 2501.07730)."""
+"""The network of a masked prior over codes, conditioned on a text (MaskGen-VQ, arXiv 2501.07730)."""
 
 from typing import Any
 
@@ -64,15 +64,15 @@ class MaskedJointTransformer(nn.Module):
         Raises:
           ValueError: neither condition nor cache.
         """
-        told = (
-            self.backbone.told(condition)
+        conditioning = (
+            self.backbone.conditioning(condition)
             if cache is None
             else (cache.prefix, cache.prefix_mask, cache.vector)
         )
         x = jnp.sum(self.table[self.vocab.from_codes(jnp.asarray(codes))], axis=-2)
         if masked is not None:
             x = jnp.where(jnp.asarray(masked)[..., None], self.table[self.vocab.id("mask")], x)
-        x = self.backbone(x + self.positions, told).astype(jnp.float32)
+        x = self.backbone(x + self.positions, conditioning).astype(jnp.float32)
         return x @ self.table[: head_width(self.space)].T if self.tied else self.out(x)
 
     def start(self, condition: Condition | None, capacity: int, batch: int | None = None) -> Canvas:
@@ -99,7 +99,7 @@ class MaskedJointTransformer(nn.Module):
         positions: Int[jax.Array, "B S"],
         mask: Bool[jax.Array, "B S"] | None = None,
     ) -> tuple[Float[jax.Array, "B S F"], Canvas]:
-        """Tells the network some tokens and asks it for tokens, see `MaskedTransformer.step`."""
+        """Gives the network some tokens and asks it for tokens, see `MaskedTransformer.step`."""
         cache = cache.write(inputs, positions, mask)
         logits = self(cache.codes, None, ~cache.known, cache)
         return jnp.take_along_axis(logits, positions[..., None], axis=1), cache

@@ -1,11 +1,11 @@
-"""The network of a masked prior: all tokens look at all tokens, some of which are masked.
+"""The network of a masked prior: all tokens attend to all tokens, some of which are masked.
 
 Two forms, those of TiTok's generators (arXiv 2406.07550): BERT's (arXiv 1810.04805; norms after each half,
 a norm behind the embeddings, as in MaskGIT, arXiv 2202.04200) and U-ViT's (arXiv 2209.12152; norms before
 each half, long skips). The condition stands before the tokens: one class token, or a text as it is.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -68,6 +68,8 @@ class MaskedTransformer(nn.Module):
         """Alphabet of a token."""
         return self.vocab.space
 
+    takes_lengths: ClassVar[bool] = True
+
     def setup(self):
         width = self.heads * self.head_dim
         if self.form not in ("bert", "unet"):
@@ -116,6 +118,7 @@ class MaskedTransformer(nn.Module):
         condition: Condition | None = None,
         masked: Bool[jax.Array | np.ndarray, "B N"] | None = None,
         cache: Canvas | None = None,
+        present: Bool[jax.Array | np.ndarray, "B N"] | None = None,
     ) -> Float[jax.Array, "B N F"]:
         """Logits of every token, float32.
 
@@ -124,6 +127,7 @@ class MaskedTransformer(nn.Module):
           condition: what to generate; not needed beside a cache.
           masked: True where a token is masked; None for nowhere.
           cache: result of `start`, whose condition is used.
+          present: which tokens there are; the others are not attended to. None for all.
 
         Raises:
           ValueError: a condition where the network has none, or the other way round.
@@ -140,7 +144,10 @@ class MaskedTransformer(nn.Module):
         if self.segments:
             x = x + self.segment_table[0]
         x = x.astype(self.dtype)
-        shared = {"mask": self._visible(mask, x)} if self.conditioner is not None else {}
+        present = present if cache is None else cache.present
+        shared = {}
+        if self.conditioner is not None or present is not None:
+            shared["mask"] = self._visible(mask, x, present)
         if self.form == "bert":
             x, _ = self.stack(self.norm(x), None, shared)
         else:
@@ -174,17 +181,17 @@ class MaskedTransformer(nn.Module):
         positions: Int[jax.Array, "B S"],
         mask: Bool[jax.Array, "B S"] | None = None,
     ) -> tuple[Float[jax.Array, "B S F"], Canvas]:
-        """Tells the network some tokens and asks it for tokens.
+        """Gives the network some tokens and asks it for tokens.
 
         Args:
           cache: from `start` or an earlier step.
           inputs: codes of the tokens at `positions`.
           positions: 0..N-1, none of them twice.
-          mask: True where the token is told and known from now on, False where it is only asked for; default
-            all are told.
+          mask: True where the token is given and known from now on, False where it is only asked for; default
+            all are given.
 
         Returns:
-          Logits float32 of the tokens at `positions`, and the canvas with what was told.
+          Logits float32 of the tokens at `positions`, and the canvas with what was given.
         """
         cache = cache.write(inputs, positions, mask)
         logits = self(cache.codes, None, ~cache.known, cache)
@@ -215,6 +222,7 @@ class MaskedTransformer(nn.Module):
             return self.context(features[-1]).astype(jnp.float32), mask
         return self.table[class_ids(self.vocab, condition)][:, None], jnp.ones((batch, 1), bool)
 
-    def _visible(self, prefix_mask, x):
-        own = jnp.ones((x.shape[0], x.shape[1] - prefix_mask.shape[1]), bool)
+    def _visible(self, prefix_mask, x, present):
+        shape = x.shape[0], x.shape[1] - prefix_mask.shape[1]
+        own = jnp.ones(shape, bool) if present is None else jnp.broadcast_to(jnp.asarray(present), shape)
         return jnp.concatenate([prefix_mask, own], axis=1)[:, None, None]

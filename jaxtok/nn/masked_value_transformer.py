@@ -1,6 +1,5 @@
-"""The network of a masked prior over continuous latents that a text tells what to draw (MaskGen-KL, arXiv
-2501.07730; MAR, arXiv 2406.11838): a transformer says of every token what it should be, and a small network
-denoises it.
+"""The network of a masked prior over continuous latents, conditioned on a text (MaskGen-KL, arXiv 2501.07730;
+MAR, arXiv 2406.11838): a transformer predicts what every token should be, and a small network denoises it.
 """
 
 from typing import Any
@@ -71,15 +70,15 @@ class MaskedValueTransformer(nn.Module):
         Raises:
           ValueError: neither condition nor cache.
         """
-        told = (
-            self.backbone.told(condition)
+        conditioning = (
+            self.backbone.conditioning(condition)
             if cache is None
             else (cache.prefix, cache.prefix_mask, cache.vector)
         )
         x = self.norm(self.embed(jnp.asarray(values)))
         if masked is not None:
             x = jnp.where(jnp.asarray(masked)[..., None], self.mask.astype(x.dtype), x)
-        z = self.backbone(x + self.positions.astype(x.dtype), told) + self.places.astype(x.dtype)
+        z = self.backbone(x + self.positions.astype(x.dtype), conditioning) + self.places.astype(x.dtype)
         if self.is_initializing():
             self.denoiser(jnp.asarray(values), jnp.zeros(values.shape[:2]), z)
         return z
@@ -108,7 +107,7 @@ class MaskedValueTransformer(nn.Module):
         positions: Int[jax.Array, "B S"],
         mask: Bool[jax.Array, "B S"] | None = None,
     ) -> tuple[Float[jax.Array, "B S D"], Canvas]:
-        """Tells the network some tokens and asks what others should be, see `MaskedTransformer.step`."""
+        """Gives the network some tokens and asks what others should be, see `MaskedTransformer.step`."""
         cache = cache.write(inputs, positions, mask)
         z = self(cache.codes, None, ~cache.known, cache)
         return jnp.take_along_axis(z, positions[..., None], axis=1), cache

@@ -34,11 +34,11 @@ class OrderedCache(KVCache):
     """A cache that knows the class, and in which order tokens come; row by row at first.
 
     Attributes:
-      told: [B, D], embedding of the class.
+      conditioning: [B, D], embedding of the class.
       orders: int32 [B, N], which token comes first, second, ...
     """
 
-    told: Any
+    conditioning: Any
     orders: Any
 
     def in_order(self, orders: Int[jax.Array, "B N"]) -> "OrderedCache":
@@ -139,7 +139,7 @@ class PermutedTransformer(nn.Module):
         """
         codes = jnp.asarray(codes)
         batch, tokens = codes.shape[:2]
-        told, x = self._told(condition, batch), self.embed(codes)
+        conditioning, x = self._conditioning(condition, batch), self.embed(codes)
         order = jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
         if orders is not None:
             if orders.shape != (batch, tokens):
@@ -151,7 +151,7 @@ class PermutedTransformer(nn.Module):
             x = jnp.take_along_axis(x, order[..., None], axis=1)
         x = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)  # what stands at place 0 is not read
         places = jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
-        first, x = self._first(told), self._elements(told, x, places, order)
+        first, x = self._first(conditioning), self._elements(conditioning, x, places, order)
         x, c = (jnp.concatenate(parts, axis=1) for parts in zip(first, x, strict=True))
         causal = jnp.tril(jnp.ones((tokens + 1, tokens + 1), bool))
         x, _ = self.stack(x, shared={"mask": causal[None, None], "modulation": c})
@@ -175,15 +175,15 @@ class PermutedTransformer(nn.Module):
         if condition is None and batch is None:
             raise ValueError("an unconditional prior needs `batch` to make its cache")
         rows = condition.batch if condition is not None else int(batch)  # type: ignore[arg-type]
-        told = self._told(condition, rows)
-        x, c = self._first(told)
+        conditioning = self._conditioning(condition, rows)
+        x, c = self._first(conditioning)
         _, own = self.stack(x, shared={"modulation": c}, collect="keys_values")
         keys, values = (jnp.swapaxes(part, 2, 3) for part in own)
         return OrderedCache(
             *with_room(keys, values, capacity),
             jnp.ones((rows, 1), bool),
             jnp.zeros((rows,), jnp.int32),
-            told,
+            conditioning,
             jnp.broadcast_to(jnp.arange(self.tokens), (rows, self.tokens)),
         )
 
@@ -207,7 +207,7 @@ class PermutedTransformer(nn.Module):
           Logits float32 of tokens `orders[positions]`, and the cache with S more tokens.
         """
         x = self.embed(inputs) if jnp.issubdtype(inputs.dtype, jnp.integer) else inputs.astype(self.dtype)
-        x, c = self._elements(cache.told, x, positions, cache.orders)
+        x, c = self._elements(cache.conditioning, x, positions, cache.orders)
         x, cache = cached_step(self.stack, cache, x, mask, modulation=c)
         return self._logits(self.norm(x, c)), cache
 
@@ -220,27 +220,29 @@ class PermutedTransformer(nn.Module):
         """Condition of class labels, with "no class" as null; None for a network without classes."""
         return class_condition(self.vocab, labels) if self.classes else None
 
-    def _told(self, condition, rows):
+    def _conditioning(self, condition, rows):
         """Embedding of the class [B, D]; that of "no class" in a network without classes."""
         check_condition(condition, bool(self.classes))
         null = jnp.full((rows,), self.vocab.id("null"))
         ids = null if condition is None else class_ids(self.vocab, condition)
         return self.table.astype(self.dtype)[ids]
 
-    def _first(self, told):
+    def _first(self, conditioning):
         """The first element [B, 1, D] and its modulation."""
         x = (self.first + self.positions[0]).astype(self.dtype)
-        return jnp.broadcast_to(x, told.shape)[:, None], (told + self._at(self.steps, 0))[:, None]
+        return jnp.broadcast_to(x, conditioning.shape)[:, None], (conditioning + self._at(self.steps, 0))[
+            :, None
+        ]
 
-    def _elements(self, told, contents, places, orders):
+    def _elements(self, conditioning, contents, places, orders):
         """The elements [B, S, D] that predict the tokens at `places` of the orders, and their modulation."""
         begins = places == 0
         target = jnp.take_along_axis(orders, places, axis=1)
         before = jnp.take_along_axis(orders, jnp.maximum(places - 1, 0), axis=1)
         position = jnp.where(begins, PREFIX - 1, PREFIX + before)
-        x = jnp.where(begins[..., None], told[:, None], contents)
+        x = jnp.where(begins[..., None], conditioning[:, None], contents)
         x = x + self._at(self.positions, position) + self._at(self.targets, PREFIX + target)
-        return x, told[:, None] + self._at(self.steps, 1 + places)
+        return x, conditioning[:, None] + self._at(self.steps, 1 + places)
 
     def _at(self, table, rows):
         return table.astype(self.dtype)[rows]

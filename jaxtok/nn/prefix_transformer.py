@@ -1,4 +1,4 @@
-"""A decoder-only language model over a grid of codes, with what it is told as the first tokens.
+"""A decoder-only language model over a grid of codes, with its condition as the first tokens.
 
 The network of LlamaGen (arXiv 2406.06525): Llama's blocks (RMS norms, SwiGLU, no biases) over the sequence
 [condition, codes row by row], rotary positions of two axes. Condition tokens have no place in the grid. Their
@@ -8,7 +8,7 @@ that way.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -208,6 +208,8 @@ class PrefixTransformer(nn.Module):
         """N."""
         return self.grid[0] * self.grid[1]
 
+    takes_lengths: ClassVar[bool] = True
+
     def setup(self):
         if self.head_dim % 4:
             raise ValueError(
@@ -233,13 +235,22 @@ class PrefixTransformer(nn.Module):
             self.start_vector = self.param("start", nn.initializers.normal(0.02), (width,), jnp.float32)
 
     def __call__(
-        self, codes: Int[jax.Array | np.ndarray, "B N Q"], condition: Condition | None = None
+        self,
+        codes: Int[jax.Array | np.ndarray, "B N Q"],
+        condition: Condition | None = None,
+        present: Bool[jax.Array | np.ndarray, "B N"] | None = None,
     ) -> Float[jax.Array, "B N F"]:
         """Logits of every token given those before it, float32.
+
+        Args:
+          codes: all N tokens.
+          condition: what to generate.
+          present: not used: what comes after a row's length is not read by what comes before.
 
         Raises:
           ValueError: a condition without a conditioner or the other way round.
         """
+        del present
         prefix, real = self._prefix(condition, codes.shape[0])
         length = prefix.shape[1]
         x = jnp.concatenate([prefix, self.embedding(jnp.asarray(codes))[:, :-1]], axis=1)

@@ -3,7 +3,7 @@ before it.
 
 The sequence is that of the scales, coarse to fine. Where a token is to be predicted the network reads what
 the tokenizer makes of the coarser scales there (the sum so far, at the size of the scale), not the token
-before it; the single token of the first scale reads the condition. A token looks at all tokens of its own
+before it; the single token of the first scale reads the condition. A token attends to all tokens of its own
 scale and of those before. The condition, one vector, also modulates every block.
 """
 
@@ -31,10 +31,10 @@ class ScaleCache(KVCache):
     """A cache of the scales so far.
 
     Attributes:
-      told: [B, D], the vector of the condition.
+      conditioning: [B, D], the vector of the condition.
     """
 
-    told: Any
+    conditioning: Any
 
 
 def modulation_start(deviation: float) -> Any:
@@ -132,7 +132,7 @@ class ScaleTransformer(nn.Module):
         self.positions = self.param("positions", start, (self.tokens, width), jnp.float32)
         self.level_table = self.param("levels", start, (len(self.layout.scales), width), jnp.float32)
         if self.conditioner is None:
-            self.told_vector = self.param("told", start, (width,), jnp.float32)
+            self.conditioning_vector = self.param("conditioning", start, (width,), jnp.float32)
         half, little = nn.initializers.normal(0.5 * deviation), nn.initializers.normal(0.02 * deviation)
         self.norm = AdaptiveLayerNorm(jnp.float32, self.norm_epsilon, half)
         self.out = Dense(head_width(self.space), kernel_init=little)
@@ -156,19 +156,23 @@ class ScaleTransformer(nn.Module):
         Raises:
           ValueError: a condition without a conditioner or the other way round, or another number of inputs.
         """
-        told, count, first = self._told(condition, codes.shape[0]), codes.shape[1], self.start_table.shape[0]
+        conditioning, count, first = (
+            self._conditioning(condition, codes.shape[0]),
+            codes.shape[1],
+            self.start_table.shape[0],
+        )
         if inputs.shape[1] != count - first:
             raise ValueError(
                 f"{inputs.shape[1]} inputs for {count} tokens; all but the {first} of the first scale need "
                 "one"
             )
-        x = jnp.concatenate([self._first(told), self.word(inputs)], axis=1) + self._places()[:count]
+        x = jnp.concatenate([self._first(conditioning), self.word(inputs)], axis=1) + self._places()[:count]
         levels = self.layout.levels[:count]
         seen = jnp.asarray(levels[:, None] >= levels[None])[None, None]
-        shared = {"mask": seen, "modulation": self._modulation(told)}
+        shared = {"mask": seen, "modulation": self._modulation(conditioning)}
         per_layer = {} if branches is None else {"branches": branches.astype(self.dtype)}
         x, _ = self.stack(x.astype(self.dtype), per_layer, shared)
-        return self._head(x, told)
+        return self._head(x, conditioning)
 
     def start(self, condition: Condition | None, capacity: int, batch: int | None = None) -> ScaleCache:
         """A cache that knows the condition, with room for `capacity` tokens.
@@ -183,10 +187,12 @@ class ScaleTransformer(nn.Module):
         """
         if condition is None and batch is None:
             raise ValueError("an unconditional prior needs `batch` to make its cache")
-        told = self._told(condition, batch)
-        rows = told.shape[0]
+        conditioning = self._conditioning(condition, batch)
+        rows = conditioning.shape[0]
         empty = jnp.zeros((self.layers, rows, self.heads, capacity, self.head_dim), self.dtype)
-        return ScaleCache(empty, empty, jnp.ones((rows, 0), bool), jnp.zeros((rows,), jnp.int32), told)
+        return ScaleCache(
+            empty, empty, jnp.ones((rows, 0), bool), jnp.zeros((rows,), jnp.int32), conditioning
+        )
 
     def step(
         self,
@@ -215,7 +221,7 @@ class ScaleTransformer(nn.Module):
                 f"inputs are {inputs.dtype}, codes perhaps; a next-scale prior reads what the tokenizer "
                 "makes of them, see `ScaleCodec.inputs`"
             )
-        x = self._embed(inputs, positions, cache.told)
+        x = self._embed(inputs, positions, cache.conditioning)
         if mask is None:
             levels = jnp.asarray(self.layout.levels)[positions]
             new = levels[:, :, None] >= levels[:, None]
@@ -227,7 +233,7 @@ class ScaleTransformer(nn.Module):
     def step_scale(
         self, cache: ScaleCache, inputs: Float[jax.Array, "B S C"], scale: int
     ) -> tuple[Float[jax.Array, "B S F"], KVCache]:
-        """`step` with all tokens of one scale, on a cache that holds exactly the scales before it: it looks
+        """`step` with all tokens of one scale, on a cache that holds exactly the scales before it: it attends
         at their keys alone and needs no mask.
 
         Args:
@@ -237,37 +243,39 @@ class ScaleTransformer(nn.Module):
         """
         place = self.layout.scale(scale)
         positions = jnp.broadcast_to(jnp.arange(place.start, place.stop), inputs.shape[:2])
-        x = self._embed(inputs, positions, cache.told)
+        x = self._embed(inputs, positions, cache.conditioning)
         prefix = (cache.keys[:, :, :, : place.start], cache.values[:, :, :, : place.start])
         return self._advance(cache, x, prefix, None)
 
     def _advance(self, cache, x, prefix, mask):
-        shared = {"mask": mask, "modulation": self._modulation(cache.told)}
+        shared = {"mask": mask, "modulation": self._modulation(cache.conditioning)}
         x, (keys, values) = self.stack(x, {"prefix": prefix}, shared, collect="keys_values")
-        return self._head(x, cache.told), cache.append(keys, values)
+        return self._head(x, cache.conditioning), cache.append(keys, values)
 
-    def _embed(self, inputs, positions, told):
-        first = self._first(told)
+    def _embed(self, inputs, positions, conditioning):
+        first = self._first(conditioning)
         start = jnp.take_along_axis(first, jnp.minimum(positions, first.shape[1] - 1)[..., None], axis=1)
         x = jnp.where((positions < first.shape[1])[..., None], start, self.word(inputs))
         return (x + self._places()[positions]).astype(self.dtype)
 
-    def _told(self, condition, batch):
+    def _conditioning(self, condition, batch):
         check_condition(condition, self.conditioner is not None)
         if self.conditioner is None:
-            return jnp.broadcast_to(self.told_vector, (batch, self.width))
+            return jnp.broadcast_to(self.conditioning_vector, (batch, self.width))
         return self.conditioner(condition)[0][:, 0]
 
-    def _first(self, told):
-        return told[:, None] + self.start_table
+    def _first(self, conditioning):
+        return conditioning[:, None] + self.start_table
 
     def _places(self):
         return self.positions + self.level_table[self.layout.levels]
 
-    def _modulation(self, told):
-        told = told.astype(self.dtype)
-        return jnp.concatenate(self.modulation(told), axis=1) if self.shared_modulation else told
+    def _modulation(self, conditioning):
+        conditioning = conditioning.astype(self.dtype)
+        return (
+            jnp.concatenate(self.modulation(conditioning), axis=1) if self.shared_modulation else conditioning
+        )
 
-    def _head(self, x, told):
-        x = self.norm(x.astype(jnp.float32), told)
+    def _head(self, x, conditioning):
+        x = self.norm(x.astype(jnp.float32), conditioning)
         return constrain(self.out(x), ("data", "fsdp"), None, "tensor")

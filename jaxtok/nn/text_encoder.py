@@ -1,4 +1,4 @@
-"""Frozen text encoders from Hugging Face checkpoints, and captions as what a prior is told.
+"""Frozen text encoders from Hugging Face checkpoints, and captions as conditions of a prior.
 
 encoder, variables, config = load_text_encoder("checkpoints/AMD-OLMo-1B", dtype=jnp.bfloat16)
 condition = encode_captions(encoder, variables, "checkpoints/AMD-OLMo-1B", ["a red square"], length=128)
@@ -101,7 +101,7 @@ def encode_captions(
     length: int = 128,
     batch_size: int = 64,
 ) -> Condition:
-    """What a prior is told by captions, and, as `null`, by the empty caption.
+    """The condition of a prior for captions, and, as `null`, that for the empty caption.
 
     Takes L T D numbers of memory per caption (8 MB for AMD-OLMo-1B at 128 tokens in bfloat16), so encode as
     many as are needed at a time.

@@ -1,4 +1,4 @@
-"""A small network that denoises one continuous token, told by a transformer what the token should be (MAR,
+"""A small network that denoises one continuous token, conditioned on the output of a transformer (MAR,
 arXiv 2406.11838).
 
     y = TimeEmbedding(t) + Linear(z)          h = Linear(x)
@@ -80,12 +80,12 @@ class TokenDenoiser(nn.Module):
         time = TimeEmbedding(
             self.width, self.frequencies, dtype=self.dtype, scale=1.0, kernel_init=normal, name="time"
         )(t.reshape(-1).astype(jnp.float32))
-        told = Dense(self.width, dtype=self.dtype, name="told")(z)
-        told = told + time.reshape(*t.shape, self.width)
+        conditioning = Dense(self.width, dtype=self.dtype, name="conditioning")(z)
+        conditioning = conditioning + time.reshape(*t.shape, self.width)
         h = Dense(self.width, dtype=self.dtype, name="in")(x)
         stack = Stack(DenoiserBlock(self.dtype, parent=None), self.layers, name="stack")
-        h, _ = stack(h, None, {"modulation": told})
-        shift, scale = Modulation(2, self.width, self.dtype, zeros, name="modulation")(told)
+        h, _ = stack(h, None, {"modulation": conditioning})
+        shift, scale = Modulation(2, self.width, self.dtype, zeros, name="modulation")(conditioning)
         h = LayerNorm(_EPSILON, affine=False, dtype=self.dtype)(h) * (1 + scale) + shift
         out = Dense(2 * self.channels, kernel_init=zeros, name="out")(h.astype(jnp.float32))
         noise, variance = jnp.split(out, 2, axis=-1)

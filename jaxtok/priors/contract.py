@@ -6,6 +6,7 @@ the two.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxtok import keys as random
 from jaxtok.codes import Condition, Latents
+from jaxtok.nn.canvas import Canvas
 
 Metrics = dict[str, jax.Array]
 
@@ -92,10 +94,12 @@ class Prior:
       network: Linen module with `space`, `tokens`, `__call__`, `start` and `step`; one of continuous latents
         has the space None, and `channels`.
       method: how it is trained and sampled.
+      present: bool [B, N], which tokens the rows that are sampled have; None for all. `sample` sets it.
     """
 
     network: Any
     method: PriorMethod
+    present: Any = None
 
     @property
     def space(self) -> Any:
@@ -129,7 +133,18 @@ class Prior:
         self, params: Any, *args: Any, method: str | Callable[..., Any] | None = None, **kwargs: Any
     ) -> Any:
         """The network as a function of its parameters."""
+        if self.present is not None and method is None:
+            kwargs["present"] = self._rows(args[0].shape[0])
         return self.network.apply({"params": params}, *args, method=method, **kwargs)
+
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether the network keeps padding out of its attention."""
+        return getattr(self.network, "takes_lengths", False)
+
+    def _rows(self, rows: int) -> jax.Array:
+        """`present` of so many rows: of all of them, or once more for those without a condition."""
+        return jnp.concatenate([self.present] * (rows // self.present.shape[0]))
 
     def loss(
         self,
@@ -145,13 +160,19 @@ class Prior:
           ValueError: latents of another space or length.
         """
         _check_latents(self, latents)
-        return self.method.loss(self.apply, params, latents, condition, key, codec)
+        apply = self.apply
+        if latents.mask is not None and self.takes_lengths:
+            apply = functools.partial(self.apply, present=jnp.any(latents.mask, axis=-1))
+        return self.method.loss(apply, params, latents, condition, key, codec)
 
     def start(self, params: Any, condition: Condition | None, capacity: int, batch: int | None = None) -> Any:
         """A cache that knows the condition, with room for `capacity` tokens: a pytree with `keep`, such as
         `KVCache`.
         """
-        return self.apply(params, condition, capacity, batch, method="start")
+        cache = self.apply(params, condition, capacity, batch, method="start")
+        if self.present is None or not isinstance(cache, Canvas):
+            return cache
+        return dataclasses.replace(cache, present=self._rows(cache.known.shape[0]))
 
     def step(
         self,
@@ -174,6 +195,7 @@ class Prior:
         given: Latents | None = None,
         settings: Any = None,
         codec: Codec | None = None,
+        lengths: jax.Array | None = None,
     ) -> Latents:
         """Draws latents; one compiled call when wrapped in `jax.jit`.
 
@@ -187,9 +209,12 @@ class Prior:
             later given tokens do not reach back.
           settings: the method's settings; its own defaults if None.
           codec: see `Codec`.
+          lengths: int32 [B], tokens of each row; the others are not attended to, are 0, and have a False in
+            the mask of the result. None for all N.
 
         Raises:
-          ValueError: neither condition nor batch, or `given` without codes and mask or of another shape.
+          ValueError: neither condition nor batch, `given` without codes and mask or of another shape, or
+            lengths for a network that does not read them.
         """
         if condition is None and batch is None:
             raise ValueError("an unconditional prior needs `batch`, the number of samples")
@@ -197,7 +222,27 @@ class Prior:
         if given is not None:
             _check_given(self, given, batch)
         settings = self.method.default_settings() if settings is None else settings
-        return self.method.sample(self, params, condition, key, batch, given, settings, codec)
+        if lengths is None:
+            return self.method.sample(self, params, condition, key, batch, given, settings, codec)
+        if not self.takes_lengths:
+            raise ValueError(
+                f"{type(self.network).__name__} samples {self.tokens} tokens of every row; leave out lengths"
+            )
+        prior, given = self._of_lengths(jnp.asarray(lengths), given, batch)
+        drawn = self.method.sample(prior, params, condition, key, batch, given, settings, codec)
+        mask = jnp.broadcast_to(prior.present[..., None], drawn.codes.shape)
+        mask = mask if drawn.mask is None else mask & drawn.mask
+        return Latents(codes=jnp.where(mask, drawn.codes, 0), mask=mask)
+
+    def _of_lengths(self, lengths: jax.Array, given: Latents | None, batch: int) -> tuple["Prior", Latents]:
+        """The prior of rows with lengths; padding is given as zeros, so that nothing is drawn for it."""
+        present = jnp.arange(self.tokens) < lengths[:, None]
+        shape = (batch, self.tokens, self.space.slots)
+        codes = jnp.zeros(shape, jnp.int32) if given is None else jnp.asarray(given.codes, jnp.int32)
+        known = jnp.zeros(shape, bool) if given is None else jnp.asarray(given.mask)
+        padding = jnp.broadcast_to(~present[..., None], shape)
+        own = Latents(codes=jnp.where(padding, 0, codes), mask=known | padding)
+        return dataclasses.replace(self, present=present), own
 
 
 def _check_latents(prior, latents):

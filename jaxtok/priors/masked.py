@@ -100,22 +100,33 @@ class Masked:
         del codec
         batch, tokens, _ = latents.codes.shape
         keys = random.example_keys(key, batch)
+        present = None if latents.mask is None else jnp.any(latents.mask, axis=-1)
         masked = self.draw_mask(
-            random.uniform(random.fold(keys, 0), ()), random.uniform(random.fold(keys, 1), (tokens,))
+            random.uniform(random.fold(keys, 0), ()), random.uniform(random.fold(keys, 1), (tokens,)), present
         )
         condition = drop_condition(condition, keys, self.condition_dropout)
         logits = apply(params, latents.codes, condition, masked)
         return self.weighted_loss(logits, latents, masked)
 
     def draw_mask(
-        self, time: Float[jax.Array, " B"], uniform: Float[jax.Array, "B N"]
+        self,
+        time: Float[jax.Array, " B"],
+        uniform: Float[jax.Array, "B N"],
+        present: Bool[jax.Array, "B N"] | None = None,
     ) -> Bool[jax.Array, "B N"]:
-        """Which tokens of each row are masked, from uniform numbers: r per row, and one per token."""
+        """Which tokens of each row are masked, from uniform numbers: r per row, and one per token. Of rows
+        with lengths a share of the tokens that are `present`.
+        """
         tokens = uniform.shape[1]
         ratio = mask_ratio(self.schedule, time, tokens)
         if self.masking == "independent":
-            return uniform < ratio[:, None]
-        return random_masked(uniform, jnp.maximum(1, jnp.round(tokens * ratio)).astype(jnp.int32))
+            masked = uniform < ratio[:, None]
+            return masked if present is None else masked & present
+        if present is None:
+            return random_masked(uniform, jnp.maximum(1, jnp.round(tokens * ratio)).astype(jnp.int32))
+        counts = jnp.maximum(1, jnp.round(jnp.sum(present, axis=1) * ratio)).astype(jnp.int32)
+        rank = jnp.argsort(jnp.argsort(jnp.where(present, uniform, 2.0), axis=-1), axis=-1)
+        return (rank < counts[:, None]) & present
 
     def weighted_loss(
         self, logits: Float[jax.Array, "B N F"], latents: Latents, masked: Bool[jax.Array, "B N"]

@@ -45,8 +45,8 @@ class Permuted(Autoregressive):
       settings: recommended sampler settings.
       random_until: optimizer steps in which every order is random.
       raster_from: step from which none is; in between the part falls linearly.
-      random_share: probability that an example comes in a random order, which `at` sets. By itself the rule
-        is that of the order in which tokens lie.
+      random_share: probability that an example comes in a random order, which `at` sets. By itself the
+        method takes the order in which tokens lie.
     """
 
     settings: AutoregressiveSettings = PermutedSettings()
@@ -130,7 +130,7 @@ class Permuted(Autoregressive):
             return jnp.take_along_axis(jnp.asarray(x), order[..., None], axis=1)
 
         arranged = Latents(codes=arrange(given.codes, orders), mask=arrange(given.mask, orders))
-        ordered = _InOrder(prior.network, prior.method, orders)
+        ordered = _InOrder(prior.network, prior.method, orders=orders)
         drawn = super().sample(ordered, *rest, arranged, settings, codec)
         back = jnp.argsort(orders, axis=1)
         mask = None if drawn.mask is None else arrange(drawn.mask, back)

@@ -18,6 +18,8 @@ ON bits.
     True
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ from jaxtyping import Float, Int, Shaped
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
+from jaxtok.quantize.config import QuantizerConfig, fields_of
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.routing import masked, masked_mean
@@ -143,3 +146,28 @@ class BinaryQuantizer(FixedStateQuantizer):
         # not bfloat16.
         flat = bits.reshape(-1, self.bits)
         return jnp.dot(flat, self.embedding, precision="highest").reshape(*bits.shape[:-1], self.width)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BinaryConfig(QuantizerConfig):
+    """Binary latents, see `BinaryQuantizer`.
+
+    Attributes:
+      bits: n, bits per token of binary latents.
+      temperature: of the bit sampling in training, at its end if it is annealed; 0 trains with the
+        thresholded bits.
+    """
+
+    kind = "binary"
+
+    bits: int = 16
+    temperature: float = 0.1
+
+    def build(self, width: int) -> BinaryQuantizer:
+        """See `QuantizerConfig.build`."""
+        return BinaryQuantizer(width=width, **fields_of(self))
+
+    @property
+    def sampling_temperature(self) -> float | None:
+        """See `QuantizerConfig.sampling_temperature`."""
+        return self.temperature

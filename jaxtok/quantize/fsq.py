@@ -22,6 +22,7 @@ There is no codebook and no loss; every channel is one slot. Everything is float
     True
 """
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -31,6 +32,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxtok import keys as random
 from jaxtok.codes import CodeSpace, Quantized
+from jaxtok.quantize.config import QuantizerConfig, fields_of
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear, rotation
@@ -207,3 +209,36 @@ class FSQ(FixedStateQuantizer):
     def _outer(self, values):
         values = jnp.dot(values, self.turn.T, precision="highest") if self.rotated else values
         return self.outward(values) if self.projected else values
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FSQConfig(QuantizerConfig):
+    """Finite scalar quantization, see `FSQ`.
+
+    Attributes:
+      levels: number of levels per channel of one group; each channel is a slot.
+      groups: independent copies of the levels, side by side.
+      symmetric: levels symmetric about 0, which 2 levels need.
+      bound: of the channels: "tanh", or "clip".
+      noise: in training, the probability with which a value gets uniform noise.
+      rotated: whether a fixed random rotation leads in and out.
+      project: linear maps in and out: "auto" when widths differ, or "always".
+      projection_bias: whether they have a bias.
+      skip: in training, the probability with which an example keeps values that are not rounded.
+    """
+
+    kind = "fsq"
+
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    groups: int = 1
+    symmetric: bool = False
+    bound: Bound = "tanh"
+    noise: float = 0.0
+    rotated: bool = False
+    project: Literal["auto", "always"] = "auto"
+    projection_bias: bool = True
+    skip: float = 0.0
+
+    def build(self, width: int) -> FSQ:
+        """See `QuantizerConfig.build`."""
+        return FSQ(width=width, **fields_of(self))

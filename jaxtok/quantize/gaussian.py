@@ -14,12 +14,15 @@ there are no codes, and nothing but a prior of continuous values can model its l
     ((2, 8, 4), None, ['kl'])
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxtok import keys as random
 from jaxtok.codes import Quantized
+from jaxtok.quantize.config import QuantizerConfig
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
 
 LOG_VARIANCES = (-30.0, 20.0)
@@ -95,3 +98,24 @@ class GaussianBottleneck(FixedStateQuantizer):
     def latents(self, z: Float[jax.Array, "B N E"]) -> Float[jax.Array, "B N D"]:
         """Means, the latents of evaluation."""
         return self.moments(z)[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianConfig(QuantizerConfig):
+    """Gaussian latents, no codes, see `GaussianBottleneck`.
+
+    Attributes:
+      kl_weight: of the divergence of the latents, summed over an image.
+    """
+
+    kind = "gaussian"
+
+    kl_weight: float = 1e-6
+
+    def build(self, width: int) -> GaussianBottleneck:
+        """See `QuantizerConfig.build`."""
+        return GaussianBottleneck(width, self.kl_weight)
+
+    def features(self, width: int) -> int:
+        """Means and log-variances."""
+        return 2 * width

@@ -24,12 +24,15 @@ token has one slot; 262,144 codes are the paper's largest.
     True
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup, nearest_code
+from jaxtok.quantize.config import QuantizerConfig, fields_of
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.routing import masked, masked_mean, propagate_nonfinite
@@ -119,3 +122,32 @@ class IBQ(FixedStateQuantizer):
     def _choose(self, z):
         codes = nearest_code(z.reshape(-1, self.width), self.codebook, metric="dot")
         return codes.reshape(*z.shape[:-1], 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IBQConfig(QuantizerConfig):
+    """Index backpropagation, see `IBQ`.
+
+    Attributes:
+      codes: K, codebook size.
+      index_weight: of `mean |value - z|^2`, whose gradient reaches all codes.
+      commitment: weight of `mean |z - sg(q)|^2`.
+      codebook_weight: of `mean |sg(z) - q|^2`, at the chosen codes.
+      entropy_weight: of the entropy term; 0 saves its passes over the codebook.
+      diversity: weight of the entropy of the mean assignment in it.
+      entropy_temperature: of the assignments in it.
+    """
+
+    kind = "ibq"
+
+    codes: int = 1024
+    index_weight: float = 1.0
+    commitment: float = 1.0
+    codebook_weight: float = 0.25
+    entropy_weight: float = 0.05
+    diversity: float = 1.0
+    entropy_temperature: float = 0.01
+
+    def build(self, width: int) -> IBQ:
+        """See `QuantizerConfig.build`."""
+        return IBQ(width=width, **fields_of(self))

@@ -23,6 +23,7 @@ saturates.
     ((4, 8, 2), 18.0, ['commitment', 'entropy'])
 """
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -31,6 +32,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxtok.codes import Array, CodeSpace, Quantized
 from jaxtok.kernels.nearest_code.api import unit
+from jaxtok.quantize.config import QuantizerConfig, fields_of
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.entropy import (
     BatchEntropy,
@@ -219,3 +221,56 @@ class LFQ(FixedStateQuantizer):
         on = masked(on.astype(jnp.float32), mask).reshape(*on.shape[:2], -1)
         tokens = jnp.float32(on.shape[0] * on.shape[1]) if mask is None else jnp.sum(mask, dtype=jnp.float32)
         return {"on": jnp.sum(on, axis=(0, 1)), "tokens": tokens}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LFQConfig(QuantizerConfig):
+    """Look-up free quantization, see `LFQ`.
+
+    Attributes:
+      bits: d, bits per code.
+      groups: codes per token.
+      scale: magnitude of a value.
+      commitment: weight of `mean |x - sg(q)|^2`.
+      entropy_weight: weight of the entropy term; 0 leaves it out.
+      diversity: weight of the batch's entropy in it.
+      inverse_temperature: of the soft assignments in it.
+      batch_entropy: "exact" over all 2^d codes of each group, "factorised" per bit, or "pooled" over one
+        average of all groups.
+      soft_clamp: c of `c tanh(x / c)` before the signs; 0 for none.
+      project: linear maps in and out: "auto" when widths differ, or "always".
+      projection: what leads in: "linear", or "cosine" (bounded outputs).
+      projection_bias: whether the linear maps have one.
+      rotated: whether a fixed random rotation leads in and out.
+    """
+
+    kind = "lfq"
+
+    bits: int = 10
+    groups: int = 1
+    scale: float = 1.0
+    commitment: float = 0.25
+    entropy_weight: float = 0.1
+    diversity: float = 1.0
+    inverse_temperature: float = 100.0
+    batch_entropy: BatchEntropy = "exact"
+    soft_clamp: float = 0.0
+    project: Literal["auto", "always"] = "auto"
+    projection: Literal["linear", "cosine"] = "linear"
+    projection_bias: bool = True
+    rotated: bool = False
+
+    def build(self, width: int) -> LFQ:
+        """See `QuantizerConfig.build`."""
+        return LFQ(width=width, **fields_of(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BSQConfig(LFQConfig):
+    """Binary spherical quantization (arXiv 2406.07548): look-up free codes on the unit sphere, see `LFQ`."""
+
+    kind = "bsq"
+
+    def build(self, width: int) -> LFQ:
+        """See `QuantizerConfig.build`."""
+        return LFQ(width=width, spherical=True, **fields_of(self))

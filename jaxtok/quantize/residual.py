@@ -17,10 +17,12 @@ with scales L^-i. The slots of all depths stand one behind the other; a prefix o
     >>> coarse = quantizer.apply(variables, out.codes, 2, method="decode")
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import numpy as np
 
+from jaxtok.quantize.config import QuantizerConfig, fields_of
 from jaxtok.quantize.fsq import FSQ
 from jaxtok.quantize.grouped import GroupedQuantizer as GroupedQuantizer
 from jaxtok.quantize.lfq import LFQ
@@ -146,3 +148,57 @@ def residual_simvq(
     return ResidualQuantizer(
         tuple(SimVQ(codes, width, **options) for _ in range(depth)), depth, width, dropout, **outer
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResidualVQConfig(QuantizerConfig):
+    """Residual vector quantization: a codebook per depth, on what the earlier ones left, see `residual_vq`.
+
+    Attributes:
+      depth: number of depths, each a slot.
+      codes: K, codebook size of each.
+      code_width: width of the codes, with linear maps around the stack; that of the features when 0.
+      shared: one codebook for all depths.
+      dropout: in training, keep only the first depths, a random number of them.
+      at_least: smallest number of depths that dropout keeps.
+      dropout_per: one number per "example", or one for the whole "batch".
+      gradient_fraction: how much of the gradient through an earlier depth's code reaches it from later ones.
+      beam: paths that a search over the depths keeps; 1 for the greedy choice.
+      learning: of the codebooks, see `VQConfig`.
+      metric: how features and codes are compared.
+      commitment: weight of the term that keeps residuals near their codes.
+      decay: of moving averages.
+      revive_below: share of the mean count below which a code is dead and is replaced; 0 for never.
+      revival: what a dead code becomes: "split" a copy of a live one, "sample" a token of the batch.
+      k_means: whether the codebooks start with k-means on the residuals of the first batch.
+      routing: of the gradient: "straight_through", "rotation" or "directional".
+    """
+
+    kind = "rvq"
+
+    depth: int = 4
+    codes: int = 256
+    code_width: int = 0
+    shared: bool = False
+    dropout: bool = False
+    at_least: int = 1
+    dropout_per: Literal["example", "batch"] = "example"
+    gradient_fraction: float = 0.0
+    beam: int = 1
+    learning: Literal["gradient", "ema", "cvq", "frozen"] = "ema"
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    commitment: float = 0.25
+    decay: float = 0.99
+    revive_below: float = 0.0
+    revival: Literal["split", "sample"] = "split"
+    k_means: bool = False
+    routing: Literal["straight_through", "rotation", "directional"] = "straight_through"
+
+    def build(self, width: int) -> ResidualQuantizer:
+        """See `QuantizerConfig.build`."""
+        return residual_vq(width=width, **fields_of(self, without=("k_means",)))
+
+    @property
+    def codebook_from_data(self) -> bool:
+        """See `QuantizerConfig.codebook_from_data`."""
+        return self.k_means

@@ -20,6 +20,7 @@ map, or a small network. Losses are those of VQ; distances are float32 at full p
     (['map_0'], (512, 16))
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
@@ -30,6 +31,7 @@ from jaxtyping import Float, Int
 
 from jaxtok.codes import CodeSpace, Quantized
 from jaxtok.kernels import lookup, nearest_code
+from jaxtok.quantize.config import QuantizerConfig, fields_of
 from jaxtok.quantize.counting import joint_counts
 from jaxtok.quantize.fixed_state import FixedStateQuantizer
 from jaxtok.quantize.linear import linear
@@ -165,3 +167,38 @@ class SimVQ(MappedCodebookQuantizer):
 
 def _nearest(z, codebook):
     return nearest_code(z.reshape(-1, z.shape[-1]), codebook).reshape(*z.shape[:-1], 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimVQConfig(QuantizerConfig):
+    """A frozen random codebook behind a learned map, see `SimVQ`.
+
+    Attributes:
+      codes: K, codebook size.
+      code_width: width of the frozen codes; as wide as the features when 0.
+      commitment: weight of `mean |z - sg(q)|^2`, which moves the features.
+      codebook_weight: of `mean |sg(z) - q|^2`, which moves the map.
+      routing: of the gradient: "straight_through" or "rotation".
+      hidden: widths of hidden layers of the map; none for a linear map.
+      activation: behind each hidden layer.
+      use_bias: whether the layers have a bias; none for only where there are hidden layers.
+      learn_codes: whether the codes behind the map are parameters too.
+    """
+
+    kind = "simvq"
+
+    codes: int = 1024
+    code_width: int = 0
+    commitment: float = 0.25
+    codebook_weight: float = 1.0
+    routing: Literal["straight_through", "rotation"] = "rotation"
+    hidden: tuple[int, ...] = ()
+    activation: Literal[
+        "relu", "silu", "gelu", "gelu_tanh", "tanh", "sigmoid", "leaky_relu", "elu", "identity"
+    ] = "relu"
+    use_bias: bool | None = None
+    learn_codes: bool = False
+
+    def build(self, width: int) -> SimVQ:
+        """See `QuantizerConfig.build`."""
+        return SimVQ(width=width, **fields_of(self))

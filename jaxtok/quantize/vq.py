@@ -21,6 +21,7 @@ equal.
     >>> state = quantizer.update(state, out.statistics, jax.random.key(2))
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -34,6 +35,7 @@ from jaxtok.kernels import lookup, nearest_code
 from jaxtok.kernels.nearest_code.api import Metric, unit
 from jaxtok.quantize import affine as affine_map
 from jaxtok.quantize import vq_losses, vq_state
+from jaxtok.quantize.config import QuantizerConfig, fields_of
 from jaxtok.quantize.linear import linear
 from jaxtok.quantize.revival import Unit
 from jaxtok.quantize.routing import directional, masked, masked_mean, propagate_nonfinite, route
@@ -398,3 +400,72 @@ class VectorQuantizer(nn.Module):
     def _outward(self, values):
         values = values.reshape(*values.shape[:2], -1)
         return self.outward(values) if self.projected else values
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VQConfig(QuantizerConfig):
+    """Vector quantization, see `VectorQuantizer`.
+
+    Attributes:
+      codes: K, codebook size.
+      code_width: channels in which codes are compared; as many as the features have, without projections,
+        when 0.
+      learning: of the codebook: by "gradient", by moving averages ("ema"), by gradient with unused codes
+        pulled to features ("cvq"), or "frozen".
+      metric: how features and codes are compared; "cosine" passes them on with unit length.
+      commitment: weight of `mean |z - sg(e)|^2`, which moves features.
+      codebook_weight: of `mean |sg(z) - e|^2`, which moves a codebook that is learned by gradient.
+      decay: of moving averages.
+      revive_below: share of the mean count below which a code is dead and is replaced; 0 for never.
+      revival: what a dead code becomes: "split" a copy of a live one, "sample" a token of the batch.
+      k_means: whether the codebook starts with k-means on the features of the first batch.
+      routing: of the gradient: "straight_through", "rotation" or "directional".
+      perturbation: variance of the noise of "directional" routing.
+      slots: groups of channels with a code each.
+      share_codebook: whether all slots use one codebook.
+      normalise_projected: layer normalisation behind the inward projection.
+      sample_temperature: in training, codes are drawn at this temperature; 0 takes the nearest.
+      orthogonal_weight: of the mean squared cosine between codes.
+      diversity_weight: of the negative entropy of the mean soft assignment.
+      entropy_weight: of certain choices, of all codes; needs one codebook.
+      entropy_temperature: of the assignments in it.
+      affine: whether the codes are moved and stretched as one to lie where the features lie.
+    """
+
+    kind = "vq"
+
+    codes: int = 1024
+    code_width: int = 0
+    learning: Literal["gradient", "ema", "cvq", "frozen"] = "gradient"
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    commitment: float = 0.25
+    codebook_weight: float = 1.0
+    decay: float = 0.99
+    revive_below: float = 0.0
+    revival: Literal["split", "sample"] = "split"
+    k_means: bool = False
+    routing: Literal["straight_through", "rotation", "directional"] = "straight_through"
+    perturbation: float = 5e-3
+    slots: int = 1
+    share_codebook: bool = False
+    normalise_projected: bool = False
+    sample_temperature: float = 0.0
+    orthogonal_weight: float = 0.0
+    diversity_weight: float = 0.0
+    entropy_weight: float = 0.0
+    entropy_temperature: float = 0.01
+    affine: bool = False
+
+    def build(self, width: int) -> VectorQuantizer:
+        """See `QuantizerConfig.build`."""
+        return VectorQuantizer(width=width, **fields_of(self, without=("k_means",)))
+
+    @property
+    def codebook_from_data(self) -> bool:
+        """See `QuantizerConfig.codebook_from_data`."""
+        return self.k_means
+
+    @property
+    def sampling_temperature(self) -> float | None:
+        """See `QuantizerConfig.sampling_temperature`."""
+        return self.sample_temperature or None

@@ -109,7 +109,12 @@ def evaluate_claim(claim: Claim, values: Mapping[str, Sequence[float]]) -> dict[
         "margin": claim.margin,
         "margin_reached": None if claim.margin is None else smallest >= claim.margin,
         "arms": [
-            {"label": arm.label, "metric": arm.metric, "changes": dict(arm.changes), "values": row}
+            {
+                "label": arm.label,
+                "metric": arm.metric,
+                "changes": {path: to_json(value) for path, value in arm.changes},
+                "values": row,
+            }
             for arm, row in zip(claim.arms, rows, strict=True)
         ],
         "differences": steps,

@@ -24,10 +24,12 @@ from jaxtok.run.initialise import initialiser
 from jaxtok.run.lock import workdir_lock
 from jaxtok.run.sweep.space import Choice, Range
 from jaxtok.run.token_files import token_data
+from jaxtok.systems.registry import system_name
 from jaxtok.train.loop import Watch, fit
+from jaxtok.train.measure import measure
 from jaxtok.train.run import Run
 from jaxtok.train.stage import Stage, inference_variables
-from jaxtok.train.start_checks import check_stages, label_summary
+from jaxtok.train.start_checks import check_stages, data_summary
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +99,11 @@ def train(
         check_stages(config.model.check_data, stages)
         _CHECKED.add(checked)  # a sweep trains the same in many folders
     if jax.process_index() == 0:
-        print(parameter_table(config.model), flush=True)
+        if table := parameter_table(config.model):
+            print(table, flush=True)
         if not run.tokens:
             for data in dict.fromkeys(stage.data for stage in stages):
-                print(f"{data.describe()}: {label_summary(data.open('train'))}", flush=True)
+                print(f"{data.describe()}: {data_summary(data)}", flush=True)
     with workdir_lock(workdir):
         claim_workdir(workdir, experiment, config, run)
         variables: dict[str, Any] = {}
@@ -113,6 +116,10 @@ def train(
             data = None
             if run.tokens and stage.codes is not None:
                 data = token_data(run.tokens, stage.data, stage.codes, frozen)
+            if stage.update is None:
+                results[stage.name] = measure(stage, run, frozen, watch)
+                summary[stage.name] = _summary(results[stage.name], start)
+                continue
             state, results[stage.name] = fit(
                 stage,
                 run,
@@ -123,11 +130,7 @@ def train(
                 data=data,
             )
             variables[stage.name] = inference_variables(state)
-            summary[stage.name] = {
-                "steps": int(state["step"]),
-                "seconds": round(time.monotonic() - start, 1),
-                **{result.name: result.value for result in results[stage.name]},
-            }
+            summary[stage.name] = {"steps": int(state["step"])} | _summary(results[stage.name], start)
         if jax.process_index() == 0:
             finite = {
                 stage: {k: v if math.isfinite(v) else str(v) for k, v in row.items()}
@@ -166,7 +169,7 @@ def parameter_table(model: Any) -> str:
         name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree["params"]))
         for name, tree in model.shapes().items()
     }
-    width = max(map(len, counts))
+    width = max(map(len, counts), default=0)
     return "\n".join(f"{name.ljust(width)}  {count:>15,} parameters" for name, count in counts.items())
 
 
@@ -203,7 +206,8 @@ def claim_workdir(workdir: Path, experiment: Experiment, config: Any, run: Run) 
         "run": to_json(run),
     }
     totals = {stage.name: stage.steps for stage in experiment.stages(config)}
-    write_json(path, {**identity, "stages": totals, **environment})
+    system = {"system": system_name(config.model, experiment.name)}
+    write_json(path, {**identity, **system, "stages": totals, **environment})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -211,6 +215,13 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.replace(path)
+
+
+def _summary(results: Sequence[Result], start: float) -> dict[str, Any]:
+    return {
+        "seconds": round(time.monotonic() - start, 1),
+        **{result.name: result.value for result in results},
+    }
 
 
 def _prefixed(stage: str, result: Result) -> Result:

@@ -39,12 +39,12 @@ def initialiser(source: str, system: str, stage: str) -> Callable[[State], State
         # Here, because a run that continues needs none of it.
         candidates = _variables(source, system)
         if stage not in candidates:
-            _tell(f"{stage}: {source} has only {sorted(candidates)}, so it starts fresh")
+            _report(f"{stage}: {source} has only {sorted(candidates)}, so it starts fresh")
             return state
         candidate = candidates[stage]
         own = {"params": state["params"], **collections_of(state)}
         loaded, report = partial_load(to_host(own), to_host(candidate))
-        _tell(f"{stage} from {source}:\n{report}")
+        _report(f"{stage} from {source}:\n{report}")
         state = {**state, **jax.tree.map(jnp.asarray, loaded)}
         if "ema" in state:
             state["ema"] = jax.tree.map(jnp.copy, state["params"])
@@ -60,6 +60,6 @@ def _variables(source: str, system: str) -> dict[str, Any]:
     return {component.role: component.variables for component in convert.load(system, source).values()}
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     if jax.process_index() == 0:
         print(text, flush=True)

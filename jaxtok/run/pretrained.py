@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtok.aliases import current_path
 from jaxtok.config_files import from_json, to_json
 from jaxtok.json_files import check_object, parse_json, read_object
 from jaxtok.param_trees import flatten, unflatten
 from jaxtok.run.trained import Trained
-from jaxtok.systems.registry import system_class
+from jaxtok.systems.registry import system_class, system_name
 from jaxtok.tensor_files import read_tensors, write_tensors
 from jaxtok.train.checkpoints import Checkpoints
 
@@ -43,10 +44,13 @@ def load(path: str | Path, averaged: bool = True) -> Trained:
     record = read_config(path)
     if "model" not in record["config"]:
         raise ValueError(f"{path / 'config.json'} has no model in its config. {_REMEDY}")
-    model = from_json(system_class(record["experiment"]), record["config"]["model"], "model")
+    kind = system_class(record.get("system", record["experiment"]))
+    model = from_json(kind, record["config"]["model"], "model")
     variables = run_variables(path, model, averaged)
-    if "tokenizer" not in variables:
+    if model.has_tokenizer and "tokenizer" not in variables:
         raise FileNotFoundError(f"no checkpoint of a tokenizer in {path}; train it first")
+    if not variables:
+        raise FileNotFoundError(f"no checkpoint in {path}; train it first, if it has something to train")
     return Trained(model, variables, {**record, "averaged": averaged})
 
 
@@ -134,7 +138,7 @@ def save_pretrained(trained: Trained, folder: str | Path, licence: str = "not st
         if name in trained.record
     }
     content = {
-        "system": trained.record["experiment"],
+        "system": system_name(trained.system, trained.record["experiment"]),
         "model": to_json(trained.system),
         "licence": licence,
         "components": sorted(trained.variables),
@@ -169,7 +173,12 @@ def from_pretrained(folder: str | Path) -> Trained:
             f"{folder / 'config.json'}: components must be a list of names; save the system again"
         )
     model = from_json(system_class(content["system"]), content["model"], "model")
-    tensors, metadata = read_tensors(folder / "model.safetensors")
+    stored, metadata = read_tensors(folder / "model.safetensors")
+    names = {path: current_path(path) for path in stored}
+    tensors = {names[path]: tensor for path, tensor in stored.items()}
+    if len(tensors) < len(stored):
+        twice = [f"{old} and {new}" for old, new in names.items() if old != new and new in stored]
+        _refuse(f"{folder} holds tensors under an old name and today's", twice)
     shapes = model.shapes()
     # Folders of earlier versions do not say their components; all had a tokenizer.
     present = {path.split("/")[0] for path in tensors}
@@ -188,7 +197,7 @@ def from_pretrained(folder: str | Path) -> Trained:
     if "hashes" in metadata:
         where, remedy = f"the entry `hashes` of {folder / 'model.safetensors'}", "Copy that file again."
         hashes = check_object(parse_json(metadata["hashes"], where, remedy), {}, where, remedy)
-        changed = [path for path, tensor in tensors.items() if hashes.get(path) != _hash(tensor)]
+        changed = [path for path, tensor in stored.items() if hashes.get(path) != _hash(tensor)]
         _refuse(f"{folder / 'model.safetensors'} is damaged, copy it again; these changed", changed)
     else:
         log.warning("%s was saved without hashes, so damage would not be noticed; save it again", folder)
@@ -197,8 +206,8 @@ def from_pretrained(folder: str | Path) -> Trained:
         model,
         variables,
         {
-            **content.get("record", {}),
             "experiment": content["system"],
+            **content.get("record", {}),
             "licence": content.get("licence", "not stated"),
         },
     )

@@ -86,6 +86,15 @@ def tokenizer_stage(
     return Stage("tokenizer", update, recipe.data, fit.steps, frozen, networks, rules, evaluator)
 
 
+def _codes(system: System, data: Dataset) -> StageCodes | None:
+    """What a prior can read from token files; None where the system makes no codes."""
+    if not system.has_tokenizer or system.space is None or system.modality is None:
+        return None
+    field = data.fields().get(system.modality.key)
+    lengths = field is not None and field.pad == "length"
+    return StageCodes(system.space, system.tokens, lengths=lengths)
+
+
 def prior_stage(
     name: str,
     prior: Prior,
@@ -121,11 +130,11 @@ def prior_stage(
         gradient(objective, fit),
         data,
         fit.steps,
-        frozen=("tokenizer",),
+        frozen=("tokenizer",) if system.has_tokenizer else (),
         networks=system.networks() if networks is None else networks,
         rules=rules,
         evaluator=dataclasses.replace(evaluator, sampler=sampler, objective=objective),
-        codes=None if system.space is None else StageCodes(system.space, system.tokens),
+        codes=_codes(system, data),
         classes=classes,
         null_class=null_class,
     )

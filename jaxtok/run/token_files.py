@@ -25,7 +25,7 @@ from jaxtok.run.trained import Trained
 from jaxtok.train.fingerprint import fingerprint
 from jaxtok.train.stage import StageCodes, Variables
 
-SHARD_BYTES = 2**26  # 64 MiB of codes per file, unless told
+SHARD_BYTES = 2**26  # 64 MiB of codes per file, by default
 
 
 def tokenizer_hash(variables: Variables) -> str:
@@ -50,7 +50,7 @@ def encode_data(
     shard_size: int = 0,
     part: int = 0,
     parts: int = 1,
-    tell: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Encodes every record of a split, in order. Complete shards of an earlier call stay; the rest is made.
 
@@ -63,7 +63,7 @@ def encode_data(
       shard_size: entries per file, rounded up to whole records of the file; 0 for 64 MiB of codes.
       part, parts: makes only the shards whose number is `part` modulo `parts`, so that many machines share
         the work.
-      tell: called with a line after each shard.
+      on_progress: called with a line after each shard.
 
     Returns:
       The manifest.
@@ -76,6 +76,10 @@ def encode_data(
         raise ValueError(
             f"augmentations={augmentations} and shard_size={shard_size} must be at least 0, part={part} from "
             f"0 to parts - 1 = {parts - 1}"
+        )
+    if not trained.system.has_tokenizer:
+        raise ValueError(
+            f"{type(trained.system).__name__} has no tokenizer, so there is nothing to encode with"
         )
     # The images of a batch share a resolution that is drawn per batch, so a file holds whole batches.
     data = data.for_tokens()
@@ -97,19 +101,20 @@ def encode_data(
         augmentations=augmentations,
         block=block,
         shard_size=block * math.ceil(wanted / block),
+        lengths=data.fields()[trained.modality.key].pad == "length",
     )
     manifest.write(folder)
     own = range(part, manifest.shards, parts)
     for shard in own:
         with shard_lock(folder, shard):
             if has_shard(folder, shard):
-                tell(f"shard {shard} of {manifest.shards} is there already")
+                on_progress(f"shard {shard} of {manifest.shards} is there already")
                 continue
             rows = manifest.rows(shard)
             first, last = rows.start // data.batch_size, -(-rows.stop // data.batch_size)
             batches = pipeline.encoding_batches(augmentations, first, last)
             write_shard(folder, manifest, shard, _packed(trained, space, batches))
-        tell(f"shard {shard} of {manifest.shards}: {len(rows):,} entries")
+        on_progress(f"shard {shard} of {manifest.shards}: {len(rows):,} entries")
     return manifest
 
 
@@ -117,9 +122,26 @@ def _packed(trained: Trained, space: CodeSpace, batches: Iterator[Batch]) -> Ite
     for batch in batches:
         keep = batch["valid"]
         arrays = {name: x for name, x in batch.items() if name not in ("index", "valid", "caption", "label")}
-        codes = np.asarray(jax.device_get(trained.encode(arrays).codes))[keep]
-        columns = {name: batch[name][keep] for name in ("label", "index", "caption")}
+        latents = jax.device_get(trained.encode(arrays))
+        codes = np.asarray(latents.codes)[keep]
+        label = batch.get("label", np.full(len(keep), -1))
+        columns = {"label": label[keep], "index": batch["index"][keep], "caption": batch["caption"][keep]}
+        if latents.mask is not None:
+            columns["length"] = _lengths(np.asarray(latents.mask))[keep]
         yield {"packed": space.pack(codes), **columns}
+
+
+def _lengths(mask: np.ndarray) -> np.ndarray:
+    """Real tokens of each row of a mask [B, N, Q].
+
+    Raises:
+      ValueError: a row is no prefix, which token files cannot say.
+    """
+    present = mask.all(axis=-1)
+    lengths = present.sum(axis=1)
+    if (present != (np.arange(mask.shape[1]) < lengths[:, None])).any():
+        raise ValueError("the tokens of a row are there with gaps between; token files store lengths alone")
+    return lengths
 
 
 def token_data(folder: str, data: Dataset, codes: StageCodes, frozen: Mapping[str, Variables]) -> TokenFiles:

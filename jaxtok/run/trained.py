@@ -116,15 +116,24 @@ class Trained:
         given = given if given is not None else request.prefix
         batch = self.system.request_batch(request)
         sample = self._sampler(prior, dataclasses.replace(default, **settings), request.rows)
+        lengths = None if request.lengths is None else self.system.token_lengths(request.lengths)
         frozen = {**self._networks, "tokenizer": self.variables.get("tokenizer")}
-        latents = sample(params, frozen, batch, jax.random.key(seed), given)
+        latents = sample(params, frozen, batch, jax.random.key(seed), given, lengths)
         decoded = self._decode(frozen["tokenizer"], latents, batch, self._networks)
         return np.asarray(decoded), latents
 
-    def write(self, folder: str | Path, values: np.ndarray, names: Sequence[str] | None = None) -> list[Path]:
-        """Writes examples as files of the modality (PNG, WAV, ...), named by number unless named."""
+    def write(
+        self,
+        folder: str | Path,
+        values: np.ndarray,
+        names: Sequence[str] | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> list[Path]:
+        """Writes examples as files of the modality (PNG, WAV, ...), named by number unless named; `lengths`
+        say how much of each is real.
+        """
         numbered = [f"{number:06d}" for number in range(len(values))]
-        return self.modality.write(Path(folder), values, numbered if names is None else names)
+        return self.modality.write(Path(folder), values, numbered if names is None else names, lengths)
 
     @property
     def last_prior(self) -> str:
@@ -181,10 +190,10 @@ class Trained:
             prior, system = self.system.prior_named(name), self.system
 
             @jax.jit
-            def sample(params, frozen, batch, key, given):
+            def sample(params, frozen, batch, key, given, lengths):
                 condition = system.condition(batch, frozen)
                 codec = system.prior_codec(frozen["tokenizer"])
-                own = {"given": given, "settings": settings, "codec": codec}
+                own = {"given": given, "settings": settings, "codec": codec, "lengths": lengths}
                 return prior.sample(params, condition, key, batch=rows, **own)
 
             self._samplers[name, settings, rows] = sample

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxtok.codes import Latents
 from jaxtok.config_files import from_json
 from jaxtok.data.token_shards import TokenShards, shard_path
 from jaxtok.evaluate.protocol import Result, write_results
@@ -20,14 +22,14 @@ from jaxtok.run.claims import evaluate_claims, with_steps
 from jaxtok.run.evaluators.features import FeatureMeasures, FeatureOptions
 from jaxtok.run.evaluators.latents import LatentMeasures, LatentOptions
 from jaxtok.run.experiment import Experiment, commit_of_source, train, write_json
-from jaxtok.run.pretrained import load, read_config, restore_stage
+from jaxtok.run.pretrained import Restored, load, read_config, restore_stage
 from jaxtok.run.requests import read_request, repeated, titles, write_requests
 from jaxtok.run.token_files import encode_data, tokenizer_hash
 from jaxtok.run.trained import Trained
 from jaxtok.systems.contract import Request
-from jaxtok.train.loop import evaluation_batches, stage_key
+from jaxtok.train.loop import evaluation_batches
 from jaxtok.train.run import Run
-from jaxtok.train.stage import TrainedStage, abstract_batch, collections_of
+from jaxtok.train.stage import TrainedStage, abstract_batch, collections_of, stage_key
 
 _DECODED_AT_ONCE = 64
 
@@ -174,9 +176,12 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
             n: f() for n, f in stage.networks.items()
         }
         key = stage_key(record["seed"], stage.name)
-        shapes = jax.eval_shape(stage.update.init, key, abstract_batch(stage.data), frozen)
-        shapes = {"params": shapes["params"], **collections_of(shapes)}
-        restored = restore_stage(workdir, stage.name, shapes)
+        if stage.update is None:
+            restored = Restored({}, False, 0)
+        else:
+            shapes = jax.eval_shape(stage.update.init, key, abstract_batch(stage.data), frozen)
+            shapes = {"params": shapes["params"], **collections_of(shapes)}
+            restored = restore_stage(workdir, stage.name, shapes)
         if restored is None:
             continue
         variables[stage.name] = restored.variables
@@ -200,6 +205,8 @@ def evaluate_verb(experiment: Experiment, options: Evaluate) -> None:
     write_results(out, flat)
     print(f"with their protocols in {out}")
     latents.check_served()
+    if measures is not None:
+        measures.check_served()
 
 
 def sample_verb(experiment: Experiment, options: Sample) -> None:
@@ -225,8 +232,8 @@ def _asked(trained: Trained, options: Sample) -> Request:
     Raises:
       ValueError: captions, labels and a file at once, or nothing of a system that needs some.
     """
-    ways = {"captions": options.captions, "labels": options.labels, "request": options.request}
-    given = [name for name, value in ways.items() if value]
+    sources = {"captions": options.captions, "labels": options.labels, "request": options.request}
+    given = [name for name, value in sources.items() if value]
     if len(given) > 1:
         raise ValueError(f"--{' and --'.join(given)} all say what to sample; give one of them")
     if options.request:
@@ -260,7 +267,7 @@ def encode_verb(experiment: Experiment, options: Encode) -> None:
         shard_size=options.shard_size,
         part=options.part,
         parts=options.parts,
-        tell=lambda line: print(f"{line} ({time.monotonic() - start:.0f} s)", flush=True),
+        on_progress=lambda line: print(f"{line} ({time.monotonic() - start:.0f} s)", flush=True),
     )
     seconds = time.monotonic() - start
     own = range(options.part, manifest.shards, options.parts)
@@ -291,11 +298,20 @@ def decode_verb(experiment: Experiment, options: Decode) -> None:
     start = time.monotonic()
     for first in range(0, count, _DECODED_AT_ONCE):
         entries = range(first, min(first + _DECODED_AT_ONCE, count))
-        trained.write(
-            out, trained.decode(tokens.codes(entries), *size), [f"{entry:06d}" for entry in entries]
-        )
+        latents, names = _stored(tokens, entries), [f"{entry:06d}" for entry in entries]
+        lengths = trained.system.output_lengths(latents)
+        trained.write(out, trained.decode(latents, *size), names, lengths)
     noun = trained.modality.noun
     print(f"{count:,} {noun} in {out}, {count / (time.monotonic() - start):,.0f} {noun}/s")
+
+
+def _stored(tokens: TokenShards, entries: range) -> Latents:
+    """Latents of entries, with their lengths as a mask."""
+    codes, lengths = tokens.codes(entries), tokens.lengths(entries)
+    if lengths is None:
+        return Latents(codes=jnp.asarray(codes))
+    present = np.arange(codes.shape[1]) < lengths[:, None]
+    return Latents(codes=jnp.asarray(codes), mask=jnp.broadcast_to(present[..., None], codes.shape))
 
 
 def verify_verb(experiment: Experiment, config: Any, options: Verify, preset: str) -> None:

@@ -19,9 +19,17 @@ class SystemBase:
 
     Attributes:
       priors: names of the priors.
+      tokens, space: N and the alphabet of a token; none without a tokenizer or a prior.
     """
 
     priors: Any = ()
+    tokens: Any = 0
+    space: Any = None
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """See `System.has_tokenizer`."""
+        return False
 
     @property
     def modality(self) -> Modality | None:
@@ -102,6 +110,25 @@ class SystemBase:
     def size_of(self, shape: Sequence[int]) -> Any:
         """See `System.size_of`: decoders write one size."""
         del shape
+
+    def token_lengths(self, lengths: Sequence[int]) -> np.ndarray:
+        """See `System.token_lengths`: tokens of `samples_per_token` samples, the last one begun."""
+        most = self.tokens * self.samples_per_token
+        if wrong := [length for length in lengths if not 1 <= length <= most]:
+            raise ValueError(f"lengths {wrong[:5]} are none of {type(self).__name__}; give 1 to {most}")
+        return np.array([-(-length // self.samples_per_token) for length in lengths], np.int32)
+
+    def output_lengths(self, latents: Latents) -> list[int] | None:
+        """See `System.output_lengths`: a token of a mask stands for `samples_per_token` of the signal."""
+        if latents.mask is None:
+            return None
+        tokens = np.asarray(latents.mask).all(axis=-1).sum(axis=1)
+        return [int(count) * self.samples_per_token for count in tokens]
+
+    @property
+    def samples_per_token(self) -> int:
+        """Samples along time that a token stands for, where examples have lengths."""
+        return 1
 
     def request_of(self, asked: Sequence[str | int] | int) -> Request:
         """See `System.request_of`: a number of samples."""

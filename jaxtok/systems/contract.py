@@ -83,6 +83,11 @@ class System(Protocol):
         ...
 
     @property
+    def has_tokenizer(self) -> bool:
+        """Whether a component "tokenizer" is trained, which `encode` and `decode` need."""
+        ...
+
+    @property
     def space(self) -> CodeSpace | None:
         """Alphabet of a token; None for continuous latents, or none."""
         ...
@@ -178,6 +183,20 @@ class System(Protocol):
 
     def size_of(self, shape: Sequence[int]) -> Any:
         """The size that `wanted_batch` takes, of an array [B, ...] of a user."""
+        ...
+
+    def token_lengths(self, lengths: Sequence[int]) -> np.ndarray:
+        """Tokens of examples of these lengths, in the units of the data, int32 [B].
+
+        Raises:
+          ValueError: a length is none that an example may have.
+        """
+        ...
+
+    def output_lengths(self, latents: Latents) -> list[int] | None:
+        """How long the decoded examples are, in the units of the data, of latents with a mask; None for whole
+        ones.
+        """
         ...
 
     def request_of(self, asked: Sequence[str | int] | int) -> Request:

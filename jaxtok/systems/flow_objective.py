@@ -36,7 +36,7 @@ class FlowWeights:
 
 @dataclasses.dataclass(frozen=True)
 class FlowObjective:
-    """Rectified-flow loss of a decoder that is told tokens, and the alignment of its patches.
+    """Rectified-flow loss of a decoder that is conditioned on tokens, and the alignment of its patches.
 
     Attributes:
       tokenizer: `FlowTokenizer`.

@@ -7,6 +7,7 @@ by name.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from jaxtok.losses.terms import Terms
 from jaxtok.nn.images import to_float
 from jaxtok.priors.contract import Codec, Prior
 from jaxtok.priors.independent import count_codes, independent_nll
+from jaxtok.quantize.config import QuantizerConfig
 from jaxtok.quantize.health import health
 
 Batch = dict[str, Any]  # arrays; a caller with its own `condition` may put anything
@@ -61,7 +63,7 @@ class TokenizerObjective:
     Attributes:
       tokenizer: Linen module that returns a `Reconstruction`.
       weights: of the terms.
-      temperature: at which annealing ends.
+      temperature: at which annealing ends; None for the quantizer's own, without annealing.
       perceptual: `(frozen variables, x, y) -> distance [B]`; its variables are `frozen["perceptual"]`.
       alignment: `(frozen variables, images) -> features`; its variables are `frozen["alignment"]`.
       codebook_from_data: whether the quantizer's state starts with k-means on the first batch.
@@ -70,7 +72,7 @@ class TokenizerObjective:
 
     tokenizer: Any
     weights: TokenizerWeights = TokenizerWeights()
-    temperature: float = 0.1
+    temperature: float | None = None
     perceptual: Callable[..., jax.Array] | None = None
     alignment: Callable[..., jax.Array] | None = None
     codebook_from_data: bool = False
@@ -85,12 +87,18 @@ class TokenizerObjective:
                     "0"
                 )
 
+        if self.weights.temperature_steps and self.temperature is None:
+            raise ValueError(
+                f"temperature_steps={self.weights.temperature_steps} anneals the sampling of a quantizer "
+                "that draws no codes; set --weights.temperature-steps to 0, or choose one that does"
+            )
+
     def init(self, key: jax.Array, batch: Batch, frozen: Variables) -> Variables:
         """Fresh variables."""
         images = to_float(batch["image"])
         one = {name: value[:1] for name, value in batch.items()} if self.text is not None else batch
         variables = self.tokenizer.init(
-            {"params": key}, images[:1], train=bool(self.alignment), key=key, **self._told(one, frozen)
+            {"params": key}, images[:1], train=bool(self.alignment), key=key, **self._condition(one, frozen)
         )
         if not self.codebook_from_data:
             return variables
@@ -114,7 +122,7 @@ class TokenizerObjective:
             train=True,
             key=keys,
             temperature=self._temperature(step),
-            **self._told(batch, frozen),
+            **self._condition(batch, frozen),
         )
         pixel_loss = getattr(reconstruction, w.reconstruction)
         extra = {"beta": w.smooth_l1_beta} if w.reconstruction == "smooth_l1" else {}
@@ -152,15 +160,28 @@ class TokenizerObjective:
         """Health of the codes of this batch."""
         return {f"batch/{name}": value for name, value in health(statistics).items()}
 
-    def _told(self, batch, frozen):
+    def _condition(self, batch, frozen):
         return {} if self.text is None else {"text": self.text(batch, frozen)}
 
     def _temperature(self, step):
         w = self.weights
-        if not w.temperature_steps:
+        if not w.temperature_steps or self.temperature is None:
             return self.temperature
         done = jnp.clip(step / w.temperature_steps, 0.0, 1.0)
         return w.temperature_start * (self.temperature / w.temperature_start) ** done
+
+
+def objective_for(
+    quantizer: QuantizerConfig, kind: Callable[..., Any] = TokenizerObjective
+) -> Callable[..., Any]:
+    """An objective with what the training of a quantizer needs: the temperature at which its annealing ends,
+    and whether its codebook starts with k-means.
+    """
+    return functools.partial(
+        kind,
+        temperature=quantizer.sampling_temperature,
+        codebook_from_data=quantizer.codebook_from_data,
+    )
 
 
 def batch_latents(
@@ -168,8 +189,9 @@ def batch_latents(
 ) -> Latents:
     """Latents of a batch: its "codes" [B, N, Q] where it comes from token files, else what `encode` makes."""
     if "codes" in batch:
-        return Latents(codes=batch["codes"].astype(jnp.int32))
-    return jax.lax.stop_gradient(encode(frozen[tokenizer], batch))
+        codes, mask = batch["codes"].astype(jnp.int32), batch.get("codes_mask")
+        return Latents(codes, mask=None if mask is None else jnp.broadcast_to(mask[..., None], codes.shape))
+    return jax.lax.stop_gradient(encode(frozen.get(tokenizer, {}), batch))
 
 
 def nan_without_codes(loss: jax.Array, codes: jax.Array | None) -> jax.Array:

@@ -28,12 +28,30 @@ def system_modules() -> Mapping[str, str]:
     return found
 
 
+def system_name(system: Any, experiment: str) -> str:
+    """What `system_class` finds the class of a system by: the experiment's name where that is its file."""
+    kind = type(system)
+    own = system_modules().get(experiment)
+    return experiment if own == kind.__module__ else f"{kind.__module__}:{kind.__qualname__}"
+
+
 def system_class(name: str) -> Any:
     """The dataclass of a system's sizes, such as `InstellaT2I`.
+
+    Args:
+      name: of a file in `systems/`, or "package.module:Class" of a system that lives elsewhere.
 
     Raises:
       ValueError: an unknown system.
     """
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"the system {name} cannot be imported ({error}); run where its module is found"
+            ) from error
     modules = system_modules()
     if name not in modules:
         raise ValueError(f"no system {name!r}; there are {sorted(modules)}")

@@ -1,5 +1,5 @@
-"""A generative decoder: a transformer that turns noise into an image step by step, told by tokens (FlexTok,
-arXiv 2502.13967; rectified flow, arXiv 2209.03003; adaptive norms, arXiv 2212.09748).
+"""A generative decoder: a transformer that turns noise into an image step by step, conditioned on tokens
+(FlexTok, arXiv 2502.13967; rectified flow, arXiv 2209.03003; adaptive norms, arXiv 2212.09748).
 
     network   [noised patches, tokens] -> velocity of the patches
 
@@ -81,18 +81,18 @@ class FlowDecoder(nn.Module):
             self.align_1 = Dense(4 * width, dtype=self.dtype)
             self.align_2 = Dense(self.align_width, dtype=self.dtype)
 
-    def told(
+    def conditioning(
         self,
         values: Float[jax.Array, "B N D"],
         kept: Bool[jax.Array, "B N"] | None = None,
         null: Bool[jax.Array, " B"] | None = None,
     ) -> Float[jax.Array, "B N E"]:
-        """What the network is told by the values of tokens.
+        """What the network is conditioned on: the values of tokens, embedded.
 
         Args:
           values: of all N tokens, whatever those are that are dropped.
           kept: which of them are; None for all.
-          null: rows that are told nothing at all; None for none.
+          null: rows without any condition; None for none.
 
         Raises:
           ValueError: another number of tokens.
@@ -110,7 +110,7 @@ class FlowDecoder(nn.Module):
         self,
         x: Float[jax.Array, "B H W C"],
         t: Float[jax.Array, " B"],
-        told: Float[jax.Array, "B N E"],
+        conditioning: Float[jax.Array, "B N E"],
         train: bool = False,
     ) -> tuple[Float[jax.Array, "B H W C"], dict[str, jax.Array]]:
         """Velocity of a noised image at times t in [0, 1], where 1 is noise, and features: "alignment"
@@ -128,7 +128,9 @@ class FlowDecoder(nn.Module):
             shared["segments"] = (cells, self.tokens)
         tap = self.align_after is not None and (train or self.is_initializing())
         x, hidden = self.stack(
-            jnp.concatenate([patches, told], axis=1), shared=shared, collect="hidden" if tap else "nothing"
+            jnp.concatenate([patches, conditioning], axis=1),
+            shared=shared,
+            collect="hidden" if tap else "nothing",
         )
         x = self.out(self.norm(x[:, :cells], time).astype(jnp.float32))
         features = {"alignment": self._project(hidden[self.align_after][:, :cells])} if tap else {}

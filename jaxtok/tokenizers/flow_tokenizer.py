@@ -53,10 +53,10 @@ class FlowTokenizer(nn.Module):
     Attributes:
       encoder: images [B, H, W, C] to features [B, N, D]; has `tokens`.
       quantizer: any of `jaxtok.quantize` with a code space.
-      decoder: has `told` and `velocity`, such as `FlowDecoder`.
-      image_size: (height, width) that `decode` writes unless told otherwise.
+      decoder: has `conditioning` and `velocity`, such as `FlowDecoder`.
+      image_size: (height, width) that `decode` writes by default.
       nested: which prefixes survive in training, see `kept_tokens`.
-      null_probability: of an image to be told nothing in training, which guidance needs.
+      null_probability: of dropping the condition of an image in training, which guidance needs.
       corruption: of the tokens in training.
       settings: recommended settings of the sampler.
     """
@@ -90,7 +90,7 @@ class FlowTokenizer(nn.Module):
         t: Float[jax.Array, " B"],
         kept: Int[jax.Array, " B"] | None = None,
     ) -> Reconstruction:
-        """Velocity of a noised image, told by the tokens of the image.
+        """Velocity of a noised image, conditioned on the tokens of the image.
 
         Args:
           images: uint8, or float, [B, H, W, C].
@@ -124,8 +124,8 @@ class FlowTokenizer(nn.Module):
             if self.null_probability:
                 null = random.uniform(random.fold(keys, 3), ()) < self.null_probability
         mask = None if kept is None else prefix_mask(kept, self.tokens)
-        told = self.decoder.told(values, mask, null)
-        velocity, features = self.decoder.velocity(x, t, told, train)
+        conditioning = self.decoder.conditioning(values, mask, null)
+        velocity, features = self.decoder.velocity(x, t, conditioning, train)
         return Reconstruction(quantized, None, {"velocity": velocity, **features})
 
     def features(self, images: Images) -> Float[jax.Array, "B N D"]:
@@ -176,21 +176,21 @@ class FlowTokenizer(nn.Module):
             values = jnp.pad(values, ((0, 0), (0, missing), (0, 0)))
             mask = jnp.ones((batch, count), bool) if mask is None else mask
             mask = jnp.pad(mask, ((0, 0), (0, missing)))
-        settings, told = settings or self.settings, self.decoder.told(values, mask)
+        settings, conditioning = settings or self.settings, self.decoder.conditioning(values, mask)
         if noise is None:
             height, width = self.image_size if size is None else size
             keys = random.example_keys(jax.random.key(0) if key is None else key, batch)
             noise = random.normal(keys, (height, width, self.decoder.channels))
-        return self._draw(noise, told, values, settings)
+        return self._draw(noise, conditioning, values, settings)
 
-    def _draw(self, noise, told, values, settings):
+    def _draw(self, noise, conditioning, values, settings):
         # Inside a loop a bound module cannot be called, its parameters can.
         network, variables = self.decoder.unbind()
         if not settings.guided:
-            velocity = lambda x, t: network.apply(variables, x, t, told, method="velocity")[0]
+            velocity = lambda x, t: network.apply(variables, x, t, conditioning, method="velocity")[0]
             return sample_flow(velocity, noise, settings.steps)
-        null = self.decoder.told(values, null=jnp.ones(values.shape[:1], bool))
-        both = jnp.concatenate([told, null])
+        null = self.decoder.conditioning(values, null=jnp.ones(values.shape[:1], bool))
+        both = jnp.concatenate([conditioning, null])
 
         def velocities(x, t):
             twice = lambda y: jnp.concatenate([y, y])

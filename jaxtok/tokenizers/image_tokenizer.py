@@ -23,7 +23,7 @@ class ImageTokenizer(QuantizerTokenizer):
       quantizer: any of `jaxtok.quantize`; one without a code space makes continuous latents.
       decoder: `(values [B, N, D], (height, width), train) -> (images or None, features)`; one that reads text
         too takes it as `text`.
-      image_size: (height, width) that `decode` writes unless told otherwise.
+      image_size: (height, width) that `decode` writes by default.
     """
 
     encoder: Any

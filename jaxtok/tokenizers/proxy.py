@@ -68,11 +68,11 @@ def initialise_from(params: dict[str, Any], first: dict[str, Any], teacher: dict
         "codebook": teacher["quantizer"]["codebook"],
         "pixels": teacher["decoder"],
     }
-    adopted = {**first, "decoder": decoder}
-    mine, theirs = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (dict(params), adopted))
+    initialised = {**first, "decoder": decoder}
+    mine, theirs = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (dict(params), initialised))
     if mine != theirs:
         raise ValueError(
             "the first stage and the teacher do not fit this tokenizer; all three must come from one "
             "configuration"
         )
-    return adopted
+    return initialised

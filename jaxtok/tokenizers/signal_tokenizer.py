@@ -31,7 +31,7 @@ class SignalTokenizer(QuantizerTokenizer):
         code space makes continuous latents.
       decoder: values [B, *frames, D] and a mask of frames to signals of at least the length that was encoded,
         such as `ConvolutionalDecoder`; has `decode_chunk` and `init_carry`.
-      size: lengths of all axes of a usual signal, time first, which `decode` writes unless told otherwise; ()
+      size: lengths of all axes of a usual signal, time first, which `decode` writes by default; ()
         for a signal of one axis as long as its tokens say.
     """
 

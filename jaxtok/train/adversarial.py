@@ -173,14 +173,14 @@ class AdversarialUpdate:
         if not self.weights.adaptive_limit:
             return pull((one, weight))[0], weight
         # Both gradients from one forward pass: the adaptive weight needs them apart.
-        from_losses, from_adversary = pull((one, zero))[0], pull((zero, one))[0]
+        from_losses, from_discriminator = pull((one, zero))[0], pull((zero, one))[0]
         ratio = losses.adaptive_weight(
             flatten(from_losses)[self.last_layer],
-            flatten(from_adversary)[self.last_layer],
+            flatten(from_discriminator)[self.last_layer],
             self.weights.adaptive_limit,
         )
         factor = weight * ratio
-        return jax.tree.map(lambda a, b: a + factor * b, from_losses, from_adversary), factor
+        return jax.tree.map(lambda a, b: a + factor * b, from_losses, from_discriminator), factor
 
 
 def _example_keys(key: jax.Array, batch: Any) -> jax.Array:

@@ -11,7 +11,9 @@ from jaxtok.train.stage import Stage, inference_variables
 
 
 def fit_stages(
-    stages: Iterable[Stage], run: Run, tell: Callable[[str], None] = lambda line: print(line, flush=True)
+    stages: Iterable[Stage],
+    run: Run,
+    on_progress: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> dict[str, Any]:
     """Trains stages in order, each with the variables of those before it as `frozen`.
 
@@ -21,7 +23,7 @@ def fit_stages(
     Args:
       stages: in order.
       run: where and how.
-      tell: called with a line per stage.
+      on_progress: called with a line per stage.
 
     Returns:
       The variables of every stage to use it with, by its name.
@@ -35,5 +37,5 @@ def fit_stages(
         with contextlib.redirect_stdout(io.StringIO()):
             state, _ = fit(stage, run, {**variables, **networks})
         variables[stage.name] = inference_variables(state)
-        tell(f"{stage.name}: {int(state['step'])} steps done")
+        on_progress(f"{stage.name}: {int(state['step'])} steps done")
     return variables

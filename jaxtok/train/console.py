@@ -85,7 +85,7 @@ class ConsoleWriter:
         if not self._seconds_per_step:
             return []
         left = timedelta(seconds=round((self._total - step) * self._seconds_per_step))
-        return [f"{self._examples / self._seconds_per_step:.4g} images/s", f"{left} left"]
+        return [f"{self._examples / self._seconds_per_step:.4g} examples/s", f"{left} left"]
 
     def _print(self, line: str) -> None:
         if self._progress is not None:

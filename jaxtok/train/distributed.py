@@ -127,7 +127,7 @@ def initialize(config: Distributed) -> None:
             )
         except Exception as error:
             raise RuntimeError(
-                f"could not connect the processes ({found or 'told to'}, coordinator "
+                f"could not connect the processes ({found or 'requested'}, coordinator "
                 f"{config.coordinator or 'chosen by the cluster'}, timeout {config.timeout} s): {error}. "
                 "Check that all processes were started and reach the coordinator, give the distributed "
                 "coordinator, process and processes by hand, or set the mode to off to run on this one alone."

@@ -46,7 +46,7 @@ def give_back_freed_memory() -> None:
 
 
 def _computes_on_cpu() -> bool:
-    """What can be told without starting JAX."""
+    """What can be found out without starting JAX."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms:
         return platforms.split(",")[0] == "cpu"

@@ -1,7 +1,6 @@
 """The shared train loop. It knows only `Stage.update`; everything about models stands elsewhere."""
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from jaxtok.train.preemption import StopSignal
 from jaxtok.train.process_failure import Watchdog
 from jaxtok.train.run import Run
 from jaxtok.train.sharding import make_mesh, sharding_text, to_global
-from jaxtok.train.stage import Stage, State, TrainedStage, Variables, inference_variables
+from jaxtok.train.stage import Stage, State, TrainedStage, Variables, inference_variables, stage_key
 from jaxtok.train.start_checks import check_labels
 from jaxtok.train.step import make_step, placement_of
 from jaxtok.train.writers import MultiWriter, default_writer, was_evaluated
@@ -282,14 +281,6 @@ class _Loop:
 def is_due(step: int, every: int) -> bool:
     """Whether something that happens every so many steps, never with 0, happens after this one."""
     return every > 0 and step > 0 and step % every == 0
-
-
-def stage_key(seed: int, name: str) -> jax.Array:
-    """The key of a stage: the run's seed and the stage's name, so that adding a stage does not change the
-    others.
-    """
-    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
-    return jax.random.fold_in(jax.random.key(seed), int.from_bytes(digest, "little"))
 
 
 def device_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -64,10 +64,10 @@ class StopSignal:
             return self.requested
         if step is not None and step < self._next:
             return False
-        told = multihost_utils.process_allgather(np.array([self.requested, self._pace], np.float32))
+        answers = multihost_utils.process_allgather(np.array([self.requested, self._pace], np.float32))
         if step is not None:
-            # From what all have told, so that all come back at the same step.
-            wanted = int(SECONDS_BETWEEN_QUESTIONS / max(float(np.max(told[:, 1])), 1e-3))
+            # From the answers of all, so that all come back at the same step.
+            wanted = int(SECONDS_BETWEEN_QUESTIONS / max(float(np.max(answers[:, 1])), 1e-3))
             self._interval = max(1, min(wanted, 2 * self._interval))
             self._next = step + self._interval
             # The answer came after all steps before it: dispatching them may have taken no time at all.
@@ -75,4 +75,4 @@ class StopSignal:
             if step > before > 0:
                 self._pace = (now - then) / (step - before)
             self._last = step, now
-        return bool(np.any(told[:, 0]))
+        return bool(np.any(answers[:, 0]))

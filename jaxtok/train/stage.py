@@ -1,6 +1,7 @@
 """A stage is data: what is trained, on what, for how long, and how it is evaluated."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -96,15 +97,17 @@ class StageCodes:
       space: alphabet of a token.
       tokens: N.
       tokenizer: name of the stage that makes them.
+      lengths: whether examples have fewer tokens than N.
     """
 
     space: CodeSpace
     tokens: int
     tokenizer: str = "tokenizer"
+    lengths: bool = False
 
     def files_of(self, data: Dataset, folder: str = "") -> TokenFiles:
         """Token files of these codes in place of a data set; see `abstract_batch` for their shapes."""
-        return TokenFiles.in_place_of(data, folder, self.space.levels, self.tokens)
+        return TokenFiles.in_place_of(data, folder, self.space.levels, self.tokens, self.lengths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +116,8 @@ class Stage:
 
     Attributes:
       name: of the stage, its checkpoints and its metrics.
-      update: how; made by `gradient`, `adversarial` or `streaming_estimator`.
+      update: how; made by `gradient`, `adversarial` or `streaming_estimator`. None only measures: nothing is
+        trained, and there is no checkpoint.
       data: on what.
       steps: for how long, in optimizer steps.
       frozen: names of earlier stages whose variables it reads.
@@ -126,7 +130,7 @@ class Stage:
     """
 
     name: str
-    update: Update
+    update: Update | None
     data: Dataset
     steps: int
     frozen: tuple[str, ...] = ()
@@ -169,6 +173,25 @@ def abstract_batch(
         if field.pad == "length":
             shapes[f"{name}_mask"] = jax.ShapeDtypeStruct((data.batch_size, field.shape[0]), jnp.bool_)
     return shapes
+
+
+def stage_key(seed: int, name: str) -> jax.Array:
+    """The key of a stage: the run's seed and the stage's name, so that adding a stage does not change the
+    others.
+    """
+    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
+    return jax.random.fold_in(jax.random.key(seed), int.from_bytes(digest, "little"))
+
+
+def update_of(stage: Stage) -> Update:
+    """How a stage is trained.
+
+    Raises:
+      ValueError: it only measures.
+    """
+    if stage.update is None:
+        raise ValueError(f"stage {stage.name!r} only measures: it has no step of training")
+    return stage.update
 
 
 def network_shapes(load: Callable[[], Variables]) -> Variables:

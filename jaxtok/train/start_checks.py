@@ -38,6 +38,8 @@ def check_stages(
         except ValueError as error:
             raise ValueError(f"stage {stage.name!r}: {error}") from error
     for number, stage in enumerate(stages):
+        if stage.update is None:
+            continue
         batch, key = abstract_batch(stage.data), jax.random.key(0)
         try:
             frozen = {name: variables[name] for name in stage.frozen}
@@ -78,6 +80,12 @@ def check_labels(stage: Stage, source: Source) -> None:
             "have no label. Give them labels (sub-folders, a column, .cls members), or train a model "
             "without classes."
         )
+
+
+def data_summary(data: Dataset) -> str:
+    """One line: how many records there are to train on, and how many of each class, if any."""
+    source = data.open("train")
+    return label_summary(source) if "label" in data.fields() else f"{len(source)} records"
 
 
 def label_summary(source: Source) -> str:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtok.data.dataset import Dataset
 from jaxtok.train.diagnostics import without_nonfinite_steps
 from jaxtok.train.sharding import Rule, batch_sharding, shardings
-from jaxtok.train.stage import Stage, abstract_batch
+from jaxtok.train.stage import Stage, abstract_batch, update_of
 from jaxtok.train.tree_paths import leaves_by_path
 
 
@@ -54,10 +54,12 @@ def make_step(
       ValueError: a rule that does not fit, see `jaxtok.train.sharding.shardings`.
     """
 
-    def init(key, batch, frozen):
-        return stage.update.init(key, batch, frozen)
+    own = update_of(stage)
 
-    careful = without_nonfinite_steps(stage.update) if skip_nonfinite else stage.update
+    def init(key, batch, frozen):
+        return own.init(key, batch, frozen)
+
+    careful = without_nonfinite_steps(own) if skip_nonfinite else own
 
     def update(state, batch, frozen, key):
         return careful(state, batch, frozen, key)

@@ -71,11 +71,11 @@ def test_a_model_scores_captions(scorer):
     results = {r.name: r for r in scorer.results(captions, images, distractors=5, steps=8)}
     assert set(results) == {"clip_score_x100", "clip_score_x2.5", "clip_r_precision"}
     np.testing.assert_allclose(results["clip_score_x2.5"].value, results["clip_score_x100"].value / 40)
-    seen, told = scorer.embed_images(images), scorer.embed_texts(captions)
-    assert seen.shape == told.shape == (6, 10)
-    np.testing.assert_allclose(results["clip_score_x100"].value, clip_score(seen, told))
+    image_features, text_features = scorer.embed_images(images), scorer.embed_texts(captions)
+    assert image_features.shape == text_features.shape == (6, 10)
+    np.testing.assert_allclose(results["clip_score_x100"].value, clip_score(image_features, text_features))
     # Filled-up batches change nothing.
-    np.testing.assert_allclose(scorer.embed_images(images[2:]), seen[2:], atol=1e-5)
+    np.testing.assert_allclose(scorer.embed_images(images[2:]), image_features[2:], atol=1e-5)
     protocol = results["clip_r_precision"].protocol
     assert (
         protocol["distractors"] == 5 and protocol["steps"] == 8 and protocol["clip"].startswith("clip-tiny")

@@ -15,14 +15,14 @@ def held_out():
     )
 
 
-def test_judge_is_good_on_real_digits_and_says_so(held_out):
+def test_scorer_is_good_on_real_digits_and_says_so(held_out):
     scorer = digit_classifier()
     assert scorer.real_accuracy == scorer.accuracy(*held_out) > 0.97
     result = scorer.result(*held_out, guidance=2.0)
     assert result.name == "class_accuracy_digits_svc"
     assert result.protocol["images"] == scorer.real_count == len(held_out[0])
     assert result.protocol["guidance"] == 2.0
-    assert result.protocol["judge_accuracy_on_real"] == pytest.approx(scorer.real_accuracy, abs=1e-6)
+    assert result.protocol["scorer_accuracy_on_real"] == pytest.approx(scorer.real_accuracy, abs=1e-6)
 
 
 def test_wrong_captions_and_noise_are_noticed(held_out):

@@ -22,7 +22,7 @@ def codes_and_vectors():
     return codes.astype(np.int32), jnp.asarray(rng.normal(size=(32, 3)), jnp.float32)
 
 
-def test_replacements_are_near_and_as_frequent_as_told():
+def test_replacements_are_near_and_as_frequent_as_asked_for():
     codes, vectors = codes_and_vectors()
 
     @jax.jit

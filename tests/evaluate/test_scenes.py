@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxtok.data.shapes import Shapes, draw
+from jaxtok.data.shapes import ShapeScenes, draw
 from jaxtok.evaluate.scenes import (
     SeenObject,
     parse_caption,
@@ -14,7 +14,7 @@ from jaxtok.evaluate.scenes import (
 
 @pytest.fixture(scope="module", params=[32, 64])
 def rendered(request):
-    source = Shapes("eval", request.param)
+    source = ShapeScenes("eval", request.param)
     records = [source[index] for index in range(40)]
     return [record["caption"] for record in records], np.stack([record["image"] for record in records])
 

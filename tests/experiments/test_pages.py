@@ -21,7 +21,7 @@ between
 <!-- results:end -->
 last, and `<!-- claims:begin -->` in a sentence
 """
-SCORED = {"judge_accuracy_on_real": 0.9966, "captions": 10, "per_caption": 50}
+SCORED = {"scorer_accuracy_on_real": 0.9966, "captions": 10, "per_caption": 50}
 
 
 def outcome(**changes):

@@ -41,8 +41,8 @@ def test_a_guided_flow():
     def expected(variables):
         network = tokenizer.decoder.bind({name: tree["decoder"] for name, tree in variables.items()})
         values = tokenizer.apply(variables, codes, method="embed")
-        told, null = network.told(values), network.told(values, null=jnp.ones(2, bool))
-        c, u = (network.velocity(noise, jnp.ones(2), x)[0] for x in (told, null))
+        conditional, null = network.conditioning(values), network.conditioning(values, null=jnp.ones(2, bool))
+        c, u = (network.velocity(noise, jnp.ones(2), x)[0] for x in (conditional, null))
         return noise - (u + 2.0 * (c - u))
 
     np.testing.assert_allclose(course.predictions[0], expected(variables), atol=1e-5)

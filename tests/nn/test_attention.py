@@ -65,9 +65,9 @@ def test_the_weights_are_those_that_mix_the_values(kind):
 
     @jax.jit
     def both(variables):
-        told = X, prefix, ROPE, MASK
-        weights = module.apply(variables, *told, method="weights")
-        return weights, module.apply(variables, *told)
+        inputs = X, prefix, ROPE, MASK
+        weights = module.apply(variables, *inputs, method="weights")
+        return weights, module.apply(variables, *inputs)
 
     weights, (out, (_, own)) = both(variables)
     values = jnp.concatenate([prefix[1].swapaxes(1, 2), own], axis=1)

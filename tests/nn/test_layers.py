@@ -85,7 +85,7 @@ def test_feed_forward_kinds():
         filled(FeedForward(4, "relu"), X)
 
 
-def test_modulation_starts_at_zero_only_if_told():
+def test_modulation_starts_at_zero_only_if_asked_for():
     c = X[:, 0]
     init = jax.jit(lambda module: module.init_with_output(jax.random.key(0), c)[0], static_argnums=0)
     zero, xavier = init(Modulation(2, 8, kernel_init=nn.initializers.zeros)), init(Modulation(2, 8))

@@ -67,19 +67,19 @@ def test_no_class_is_an_entry_of_its_own():
     np.testing.assert_array_equal(apply(moved, CODES, LABELS.unconditional(), MASKED), second)
 
 
-def test_told_tokens_are_known_and_the_others_asked_for():
+def test_given_tokens_are_known_and_the_others_asked_for():
     network, variables, apply = BERT, filled(BERT, CODES, LABELS, MASKED), jax.jit(BERT.apply)
     step = jax.jit(lambda v, *args: network.apply(v, *args, method="step"))
     start = jax.jit(lambda v, c: network.apply(v, c, TOKENS, method="start"))
     cache = start(variables, LABELS)
     positions = jnp.broadcast_to(jnp.asarray([3, 1, 0]), (BATCH, 3))
-    told = jnp.asarray([[True, True, False], [True, False, True]])
-    logits, cache = step(variables, cache, CODES[:, [3, 1, 0]], positions, told)
+    given = jnp.asarray([[True, True, False], [True, False, True]])
+    logits, cache = step(variables, cache, CODES[:, [3, 1, 0]], positions, given)
     known = np.array([[False, True, False, True, False], [True, False, False, True, False]])
     np.testing.assert_array_equal(cache.known, known)
     whole = np.asarray(apply(variables, CODES, LABELS, ~known))
     np.testing.assert_allclose(logits, whole[:, [3, 1, 0]], atol=1e-5)
-    # Telling in two steps is the same as in one, and what is not kept is masked again.
+    # Giving them in two steps is the same as in one, and what is not kept is masked again.
     rest = jnp.broadcast_to(jnp.asarray([2]), (BATCH, 1))
     logits, more = step(variables, cache, CODES[:, [2]], rest, None)
     assert more.known[:, 2].all() and more.known.sum() == 6

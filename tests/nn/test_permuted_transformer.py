@@ -13,8 +13,8 @@ RNG = np.random.default_rng(0)
 CODES = jnp.asarray(np.stack([RNG.integers(0, k, (BATCH, TOKENS)) for k in SPACE.levels], -1), jnp.int32)
 ORDERS = jnp.asarray([[3, 0, 5, 1, 4, 2], [5, 4, 3, 2, 1, 0]])
 NETWORK = PermutedTransformer(masked_vocab(SPACE, 3), TOKENS, 2, 2, 8, 12)
-TOLD = NETWORK.class_condition(jnp.asarray([0, 2]))
-VARIABLES = filled(NETWORK, CODES, TOLD)
+CONDITION = NETWORK.class_condition(jnp.asarray([0, 2]))
+VARIABLES = filled(NETWORK, CODES, CONDITION)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,10 @@ def apply():
 
 @pytest.fixture(scope="module")
 def whole(apply):
-    return {"raster": apply(VARIABLES, CODES, TOLD), "orders": apply(VARIABLES, CODES, TOLD, ORDERS)}
+    return {
+        "raster": apply(VARIABLES, CODES, CONDITION),
+        "orders": apply(VARIABLES, CODES, CONDITION, ORDERS),
+    }
 
 
 def test_cached_steps_give_the_logits_of_the_whole_sequence(whole):
@@ -33,7 +36,7 @@ def test_cached_steps_give_the_logits_of_the_whole_sequence(whole):
         arranged = jnp.take_along_axis(CODES, orders[..., None], axis=1)
         # What is given at place 0 must not matter.
         before = jnp.concatenate([jnp.ones_like(CODES[:, :1]), arranged[:, :-1]], axis=1)
-        cache = NETWORK.apply(variables, TOLD, TOKENS, method="start").in_order(orders)
+        cache = NETWORK.apply(variables, CONDITION, TOKENS, method="start").in_order(orders)
         found, first = [], 0
         for size in (2, 4):
             places = jnp.broadcast_to(jnp.arange(first, first + size), (BATCH, size))
@@ -56,7 +59,7 @@ def test_cached_steps_give_the_logits_of_the_whole_sequence(whole):
 
 def test_the_order_in_which_tokens_lie_is_an_order(apply, whole):
     identity = jnp.broadcast_to(jnp.arange(TOKENS), (BATCH, TOKENS))
-    np.testing.assert_allclose(apply(VARIABLES, CODES, TOLD, identity), whole["raster"], atol=1e-6)
+    np.testing.assert_allclose(apply(VARIABLES, CODES, CONDITION, identity), whole["raster"], atol=1e-6)
     assert np.abs(whole["orders"] - whole["raster"]).max() > 1e-2
 
 
@@ -65,7 +68,7 @@ def test_a_token_is_seen_by_those_behind_it_in_the_order_and_by_no_other(apply, 
     orders = np.broadcast_to(np.arange(TOKENS), (BATCH, TOKENS)) if order == "raster" else np.asarray(ORDERS)
     changed = CODES.at[:, 3, 1].set((CODES[:, 3, 1] + 1) % 3)
     arguments = () if order == "raster" else (ORDERS,)
-    difference = np.abs(apply(VARIABLES, changed, TOLD, *arguments) - whole[order]).max(axis=-1)
+    difference = np.abs(apply(VARIABLES, changed, CONDITION, *arguments) - whole[order]).max(axis=-1)
     for row in range(BATCH):
         place = orders[row].tolist().index(3)
         assert (difference[row, orders[row, : place + 1]] == 0).all()
@@ -77,22 +80,22 @@ def test_targets_tell_which_token_comes_next(apply):
     swapped = ORDERS.at[0].set(jnp.asarray([3, 0, 1, 5, 4, 2]))
     blind = {"params": {**VARIABLES["params"], "targets": jnp.zeros_like(VARIABLES["params"]["targets"])}}
     for variables, alike in ((VARIABLES, False), (blind, True)):
-        a, b = (apply(variables, CODES, TOLD, orders) for orders in (ORDERS, swapped))
+        a, b = (apply(variables, CODES, CONDITION, orders) for orders in (ORDERS, swapped))
         np.testing.assert_allclose(a[0, jnp.asarray([3, 0])], b[0, jnp.asarray([3, 0])], atol=1e-6)
         assert bool(np.abs(a[0, 5] - b[0, 1]).max() < 1e-5) == alike
 
 
 def test_no_class_is_one_more_class(apply, whole):
-    null = apply(VARIABLES, CODES, TOLD.unconditional())
+    null = apply(VARIABLES, CODES, CONDITION.unconditional())
     np.testing.assert_array_equal(apply(VARIABLES, CODES, NETWORK.class_condition(jnp.asarray([3, 3]))), null)
     assert np.abs(null - whole["raster"]).max() > 1e-3
     # A network without classes knows nothing else.
-    untold = NETWORK.clone(vocab=Vocab(SPACE, (("mask", 1), ("null", 1))))
+    unconditional = NETWORK.clone(vocab=Vocab(SPACE, (("mask", 1), ("null", 1))))
     rows = jnp.asarray([*range(6), 9])  # the codes, the mask and "no class" of the other table
     table = VARIABLES["params"]["table"][rows]
-    params = {**VARIABLES["params"], "table": table[: untold.vocab.size]}
-    assert untold.vocab.size == 7 and NETWORK.vocab.id("null") == 9
-    np.testing.assert_allclose(jax.jit(untold.apply)({"params": params}, CODES), null, atol=1e-6)
+    params = {**VARIABLES["params"], "table": table[: unconditional.vocab.size]}
+    assert unconditional.vocab.size == 7 and NETWORK.vocab.id("null") == 9
+    np.testing.assert_allclose(jax.jit(unconditional.apply)({"params": params}, CODES), null, atol=1e-6)
 
 
 def test_a_fresh_network_reads_nothing_but_its_last_element():
@@ -101,9 +104,9 @@ def test_a_fresh_network_reads_nothing_but_its_last_element():
 
     @jax.jit
     def run(key):
-        variables = network.init(key, CODES, TOLD)
+        variables = network.init(key, CODES, CONDITION)
         changed = CODES.at[:, 0, 1].set((CODES[:, 0, 1] + 1) % 3)
-        return network.apply(variables, CODES, TOLD), network.apply(variables, changed, TOLD)
+        return network.apply(variables, CODES, CONDITION), network.apply(variables, changed, CONDITION)
 
     logits, other = run(jax.random.key(0))
     difference = np.abs(logits - other).max(axis=(0, 2))
@@ -115,10 +118,12 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(ValueError, match="needs a condition, but no condition was given"):
         jax.eval_shape(lambda: NETWORK.init(key, CODES))
     with pytest.raises(ValueError, match=r"orders of shape \(2, 5\) for codes of shape \(2, 6, 2\)"):
-        jax.eval_shape(lambda: NETWORK.init(key, CODES, TOLD, ORDERS[:, :5]))
+        jax.eval_shape(lambda: NETWORK.init(key, CODES, CONDITION, ORDERS[:, :5]))
     with pytest.raises(ValueError, match=r"orders of shape \(1, 6\); this cache has \(2, 6\)"):
-        jax.eval_shape(lambda: NETWORK.apply(VARIABLES, TOLD, TOKENS, method="start").in_order(ORDERS[:1]))
-    untold = NETWORK.clone(vocab=Vocab(SPACE, (("null", 1),)))
+        jax.eval_shape(
+            lambda: NETWORK.apply(VARIABLES, CONDITION, TOKENS, method="start").in_order(ORDERS[:1])
+        )
+    unconditional = NETWORK.clone(vocab=Vocab(SPACE, (("null", 1),)))
     with pytest.raises(ValueError, match="needs `batch`"):
-        jax.eval_shape(lambda: untold.init(key, None, TOKENS, method="start"))
-    assert untold.class_condition(jnp.zeros(2, jnp.int32)) is None
+        jax.eval_shape(lambda: unconditional.init(key, None, TOKENS, method="start"))
+    assert unconditional.class_condition(jnp.zeros(2, jnp.int32)) is None

@@ -15,7 +15,7 @@ from tests.filled import filled, normal
 
 SPACE, TOKENS, ROWS = CodeSpace((2, 3)), 4, 4000
 # Logits of the first token per class (class 1 is "no class"), and of every other token per index of token 0,
-# which is all that it depends on; without token 0 it is told nothing.
+# which is all that it depends on; without token 0 it has no condition.
 FIRST = np.asarray(normal(2, 5))
 OTHERS = np.asarray(2 * normal(6, 5, seed=1))
 

@@ -19,7 +19,7 @@ CONDITION = Condition(jnp.asarray([1.0, 2.0, 3.0]), null=Condition(jnp.zeros(1))
 
 
 class Oracle:
-    """A network that knows the tokens: condition + place; told nothing, it says minus one. `asked` counts."""
+    """A network that knows the tokens: condition + place; minus one without a condition. `asked` counts."""
 
     space, tokens, channels = None, 6, 2
 
@@ -48,8 +48,8 @@ class Oracle:
 
 
 SETTINGS = MaskedValueSettings(3, guidance=0.0, diffusion_steps=0)
-RULE = MaskedValues(scale=0.5, diffusion=DIFFUSION, condition_dropout=0.0, settings=SETTINGS)
-PRIOR = Prior(Oracle(), RULE)
+METHOD = MaskedValues(scale=0.5, diffusion=DIFFUSION, condition_dropout=0.0, settings=SETTINGS)
+PRIOR = Prior(Oracle(), METHOD)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_the_loss_of_one_who_knows_is_the_bound_alone_and_counts_masked_tokens()
     def apply(params, *args, method=None):
         if method is None:
             seen["masked"] = args[2]
-            # Only what is masked is told right.
+            # Only what is masked is predicted right.
             wrong = jnp.where(args[2], target, target + 5)
             return jnp.stack([wrong, wrong], axis=-1)
         return PRIOR.network.apply(None, *args, method=method)
@@ -109,7 +109,7 @@ def test_the_loss_of_one_who_knows_is_the_bound_alone_and_counts_masked_tokens()
     @jax.jit
     def run(key):
         latents = Latents(values=jnp.stack([target, target], axis=-1) / 0.5)
-        return RULE.loss(apply, {}, latents, CONDITION, key), seen["masked"]
+        return METHOD.loss(apply, {}, latents, CONDITION, key), seen["masked"]
 
     (loss, metrics), masked = run(jax.random.key(1))
     np.testing.assert_allclose(metrics["noise_error"], 0, atol=1e-5)

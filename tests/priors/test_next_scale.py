@@ -118,12 +118,17 @@ def test_given_tokens_stay_and_are_seen(params):
         drawn = sample(settings).codes
         # Of a single code that the rules leave a mixture is that code.
         smooth = sample(NextScaleSettings(2.0, top_k=1, smooth=True))
-        told, untold = (
+        conditional, unconditional = (
             PRIOR.apply(params, drawn, c, CODEC.next_inputs(drawn))
             for c in (CONDITION, CONDITION.unconditional())
         )
         strength = 2.0 * jnp.asarray(LAYOUT.levels, jnp.float32)[:, None] / 2
-        return drawn, jnp.argmax(told + strength * (told - untold), axis=-1), smooth, CODEC.embed(drawn)
+        return (
+            drawn,
+            jnp.argmax(conditional + strength * (conditional - unconditional), axis=-1),
+            smooth,
+            CODEC.embed(drawn),
+        )
 
     drawn, likeliest, smooth, values = run(params, Latents(CODES, mask=jnp.asarray(mask)))
     np.testing.assert_array_equal(drawn[mask], CODES[mask])

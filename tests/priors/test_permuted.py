@@ -19,20 +19,20 @@ from tests.filled import filled
 SPACE, TOKENS, BATCH = CodeSpace((4,)), 4, 3
 NETWORK = PermutedTransformer(masked_vocab(SPACE, 2), TOKENS, 1, 1, 8, 8)
 LABELS = jnp.asarray([0, 1, 1])
-TOLD = NETWORK.class_condition(LABELS)
+CONDITION = NETWORK.class_condition(LABELS)
 CODES = jnp.asarray(np.random.default_rng(0).integers(0, 4, (BATCH, TOKENS, 1)), jnp.int32)
-PARAMS = filled(NETWORK, CODES, TOLD)["params"]
-RULE = Permuted(SPACE, condition_dropout=0.0, random_until=100, raster_from=200)
+PARAMS = filled(NETWORK, CODES, CONDITION)["params"]
+METHOD = Permuted(SPACE, condition_dropout=0.0, random_until=100, raster_from=200)
 GREEDY = PermutedSettings(guidance=0.0, temperature=0.0)
 
 
 def test_the_random_part_falls_from_one_to_zero():
-    shares = jax.jit(jax.vmap(lambda step: RULE.at(step).random_share))
+    shares = jax.jit(jax.vmap(lambda step: METHOD.at(step).random_share))
     steps = jnp.asarray([0, 99, 100, 150, 175, 200, 10_000])
     np.testing.assert_allclose(shares(steps), [1, 1, 1, 0.5, 0.25, 0, 0], atol=1e-6)
-    sudden = dataclasses.replace(RULE, random_until=200)
+    sudden = dataclasses.replace(METHOD, random_until=200)
     assert [float(sudden.at(step).random_share) for step in (199, 200)] == [1, 0]
-    never = dataclasses.replace(RULE, random_until=0, raster_from=0)
+    never = dataclasses.replace(METHOD, random_until=0, raster_from=0)
     assert float(never.at(0).random_share) == 0
     with pytest.raises(ValueError, match=r"random_until=3 must lie in \[0, raster_from=2\]"):
         Permuted(SPACE, random_until=3, raster_from=2)
@@ -41,7 +41,7 @@ def test_the_random_part_falls_from_one_to_zero():
 def test_every_order_is_as_likely_as_any_other():
     rows = 12_000
     keys = example_keys(jax.random.key(0), rows)
-    method = dataclasses.replace(RULE, random_share=0.75)
+    method = dataclasses.replace(METHOD, random_share=0.75)
     orders = np.asarray(jax.jit(lambda keys: method.draw_orders(keys, 3))(keys))
     expected = {order: 0.125 for order in itertools.permutations(range(3))}
     expected[0, 1, 2] += 0.25
@@ -51,7 +51,9 @@ def test_every_order_is_as_likely_as_any_other():
 
 
 def test_one_compiled_update_serves_all_steps_and_ends_with_plain_next_token_prediction():
-    objective = PriorObjective(Prior(NETWORK, RULE), lambda _, codes: Latents(codes), lambda batch, _: TOLD)
+    objective = PriorObjective(
+        Prior(NETWORK, METHOD), lambda _, batch: Latents(batch["image"]), lambda batch, _: CONDITION
+    )
     plain = Prior(NETWORK, Autoregressive(SPACE, condition_dropout=0.0))
     traces, key = [], jax.random.key(0)
 
@@ -60,14 +62,14 @@ def test_one_compiled_update_serves_all_steps_and_ends_with_plain_next_token_pre
         traces.append(step)
         variables, batch, frozen = {"params": params}, {"image": CODES}, {"tokenizer": {}}
         terms = objective.loss(variables, batch, frozen, key, step)
-        orders = RULE.at(step).draw_orders(example_keys(key, BATCH), TOKENS)
-        apply = lambda params, codes, told: plain.apply(params, codes, told, orders)
+        orders = METHOD.at(step).draw_orders(example_keys(key, BATCH), TOKENS)
+        apply = lambda params, codes, condition: plain.apply(params, codes, condition, orders)
         return {
             "loss": terms.total,
             "share": terms.metrics["random_share"],
             "orders": orders,
-            "in those orders": plain.method.loss(apply, params, Latents(CODES), TOLD, key)[0],
-            "plain": plain.loss(params, Latents(CODES), TOLD, key)[0],
+            "in those orders": plain.method.loss(apply, params, Latents(CODES), CONDITION, key)[0],
+            "plain": plain.loss(params, Latents(CODES), CONDITION, key)[0],
             "held out": objective.held_out(variables, batch, frozen, key),
         }
 
@@ -86,14 +88,14 @@ def test_given_tokens_come_first_and_steer_all_others():
     mask = np.zeros((BATCH, TOKENS, 1), bool)
     mask[:, 2] = mask[1, 3] = True
     given = np.full((BATCH, TOKENS, 1), 3, np.int32)
-    prior = Prior(NETWORK, RULE)
+    prior = Prior(NETWORK, METHOD)
 
     @jax.jit
     def run(params, codes):
         first, behind = (
             prior.sample(
                 params,
-                TOLD,
+                CONDITION,
                 jax.random.key(0),
                 given=Latents(codes, mask=mask),
                 settings=dataclasses.replace(GREEDY, given_first=given_first),
@@ -102,8 +104,8 @@ def test_given_tokens_come_first_and_steer_all_others():
         )
         orders = jnp.asarray([[2, 0, 1, 3], [2, 3, 0, 1], [2, 0, 1, 3]])
         # With guidance both halves of the batch take the same order.
-        guided = prior.sample(params, TOLD, jax.random.key(0), given=Latents(codes, mask=mask)).codes
-        whole = prior.apply(params, first, TOLD, orders), prior.apply(params, behind, TOLD)
+        guided = prior.sample(params, CONDITION, jax.random.key(0), given=Latents(codes, mask=mask)).codes
+        whole = prior.apply(params, first, CONDITION, orders), prior.apply(params, behind, CONDITION)
         return first, whole[0], behind, whole[1], guided
 
     first, logits, behind, raster, guided = run(PARAMS, given)
@@ -123,8 +125,8 @@ def test_of_a_few_drawn_tokens_those_are_present_that_came_first():
     given = Latents(np.full((BATCH, TOKENS, 1), 3, np.int32), mask=mask)
     settings = dataclasses.replace(GREEDY, tokens=2)
     drawn = jax.jit(
-        lambda params: Prior(NETWORK, RULE).sample(
-            params, TOLD, jax.random.key(0), given=given, settings=settings
+        lambda params: Prior(NETWORK, METHOD).sample(
+            params, CONDITION, jax.random.key(0), given=given, settings=settings
         )
     )(PARAMS)
     np.testing.assert_array_equal(drawn.mask[..., 0], [[True, False, True, False]] * BATCH)

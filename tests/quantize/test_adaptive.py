@@ -26,11 +26,11 @@ def same_partition(a, b):
 @pytest.mark.slow
 def test_directions_are_found_whatever_the_length_of_tokens():
     z, labels = directions(3, kinds=4)
-    clusters = streaming_estimator(z, KEY, most=4)
+    clusters = cluster(z, KEY, most=4)
     for ours, theirs in zip(np.asarray(clusters.assignment), labels, strict=True):
         assert same_partition(ours, theirs)
     np.testing.assert_array_equal(clusters.counts, 10)
-    scaled = streaming_estimator(z * jnp.linspace(0.1, 9, 40)[:, None], KEY, most=4)
+    scaled = cluster(z * jnp.linspace(0.1, 9, 40)[:, None], KEY, most=4)
     np.testing.assert_array_equal(scaled.assignment, clusters.assignment)
     unit = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
     for b in range(3):
@@ -40,22 +40,22 @@ def test_directions_are_found_whatever_the_length_of_tokens():
 
 def test_the_number_of_clusters_follows_the_input():
     parts = [directions(1, kinds, seed=kinds)[0] for kinds in (3, 4, 6)]
-    clusters = streaming_estimator(jnp.concatenate(parts), KEY, most=8, least=2)
+    clusters = cluster(jnp.concatenate(parts), KEY, most=8, least=2)
     np.testing.assert_array_equal(clusters.mask.sum(-1), [3, 4, 6])
     assert not np.any(clusters.centres[~clusters.mask]) and clusters.centres.shape == (3, 8, 8)
-    released = streaming_estimator(jnp.concatenate(parts), KEY, most=8, least=2, shift=4)
+    released = cluster(jnp.concatenate(parts), KEY, most=8, least=2, shift=4)
     np.testing.assert_array_equal(released.mask.sum(-1), [4, 5, 7])  # index + 4
 
 
 @pytest.mark.slow
 def test_distortion_falls_with_the_number_of_clusters_to_zero():
     z = normal(1, 6, 5)[:, jnp.arange(24) % 6]
-    distortions = [float(streaming_estimator(z, KEY, most=k).distortion[0]) for k in (1, 3, 6)]
+    distortions = [float(cluster(z, KEY, most=k).distortion[0]) for k in (1, 3, 6)]
     assert distortions == sorted(distortions, reverse=True)
     assert distortions[0] > 1 and abs(distortions[-1]) < 1e-5
-    rebuilt = streaming_estimator(z, KEY, most=6).rebuilt()
+    rebuilt = cluster(z, KEY, most=6).rebuilt()
     close(rebuilt, z / np.linalg.norm(z, axis=-1, keepdims=True))
-    few = streaming_estimator(z, KEY, most=9)  # more clusters than distinct tokens
+    few = cluster(z, KEY, most=9)  # more clusters than distinct tokens
     assert few.mask.sum() == 6 and np.isfinite(few.centres).all()
 
 
@@ -81,7 +81,7 @@ def test_seeds_are_drawn_by_squared_distance():
 def test_masked_tokens_have_no_effect():
     z, _ = directions(2, kinds=3)
     mask = jnp.arange(40) < jnp.array([40, 25])[:, None]
-    run = lambda z: streaming_estimator(z, KEY, most=5, least=2, mask=mask)
+    run = lambda z: cluster(z, KEY, most=5, least=2, mask=mask)
     a, b = run(z), run(jnp.where(mask[..., None], z, 100.0))
     jax.tree.map(np.testing.assert_array_equal, a, b)
     np.testing.assert_array_equal(a.counts.sum(-1), [40, 25])
@@ -91,12 +91,12 @@ def test_masked_tokens_have_no_effect():
 def test_inputs_do_not_depend_on_their_company():
     z, _ = directions(3, kinds=4, noise=0.5)
     keys = jax.random.split(KEY, 3)
-    together = streaming_estimator(z, keys, most=6, least=2)
-    alone = streaming_estimator(z[1:2], keys[1:2], most=6, least=2)
+    together = cluster(z, keys, most=6, least=2)
+    alone = cluster(z[1:2], keys[1:2], most=6, least=2)
     jax.tree.map(lambda a, b: close(a[1:2], np.asarray(b)), together, alone)
 
 
 @pytest.mark.parametrize("least", [0, 4, 9])
 def test_impossible_numbers_are_refused(least):
     with pytest.raises(ValueError, match=f"least={least}"):
-        streaming_estimator(normal(1, 8, 2), KEY, most=5, least=least)
+        cluster(normal(1, 8, 2), KEY, most=5, least=least)

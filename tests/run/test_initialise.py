@@ -8,6 +8,7 @@ import pytest
 
 from jaxtok.data.embedded import Digits
 from jaxtok.param_trees import flatten
+from jaxtok.quantize.binary import BinaryConfig
 from jaxtok.run.initialise import initialiser
 from jaxtok.run.pretrained import load, save_pretrained
 from jaxtok.systems.image.instella_t2i import from_official
@@ -51,7 +52,7 @@ def test_own_weights(small_run, system, tmp_path, capsys, kind):
 
 
 def test_what_does_not_fit_stays_fresh_and_is_listed(small_run, system, capsys):
-    wider = dataclasses.replace(SMALL, bits=6)
+    wider = dataclasses.replace(SMALL, quantizer=BinaryConfig(bits=6, temperature=1.0))
     state = initialiser(str(small_run[0]), "instella_t2i", "tokenizer")(fresh(wider))
     assert not flatten(state["params"])["quantizer/embedding"].any()
     own = flatten(system.variables["tokenizer"]["params"])

@@ -113,7 +113,7 @@ def test_float_images_say_their_range(system):
     for floats, value_range in ((images / 255, (0, 1)), (images / 127.5 - 1, None), (images / 1.0, (0, 255))):
         found = system.encode(floats.astype(np.float32), value_range=value_range)
         np.testing.assert_array_equal(found.codes, expected)
-    for wrong, told in (
+    for wrong, message in (
         (images / 255, r"value_range=\(0, 1\)"),
         (images / 1.0, "without a negative one"),
         (np.full_like(images / 255, np.nan), "not finite"),
@@ -121,5 +121,5 @@ def test_float_images_say_their_range(system):
         (np.repeat(images, 3, axis=-1), r"takes \[B, H, W, 1\]"),
         (images.astype(np.int32), "int32"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             system.encode(wrong)

@@ -103,7 +103,7 @@ def test_only_missing_shards_are_made(tmp_path):
     with pytest.raises(ValueError, match="has not finished: 4 of 8 shards are missing, the first is 0"):
         TokenShards(tmp_path)
     kept = shard_path(tmp_path, "tokens", 1).stat().st_mtime_ns
-    encode_data(fake(), DATA, tmp_path, "train", shard_size=1, tell=lines.append)
+    encode_data(fake(), DATA, tmp_path, "train", shard_size=1, on_progress=lines.append)
     assert sum("there already" in line for line in lines) == 4 and len(lines) == 8
     assert shard_path(tmp_path, "tokens", 1).stat().st_mtime_ns == kept
     assert len(TokenShards(tmp_path)) == 1500
@@ -141,13 +141,13 @@ def test_augmentation_of_another_seed_is_not_mixed_in(tmp_path):
 
 def test_tokens_that_no_stage_reads_are_an_error(small_run, tmp_path, capsys):
     encode_data(load(small_run[0]), SMALL_CONFIG.data, tmp_path / "tokens", "train")
-    for folder, told in (
+    for folder, message in (
         ("tokens", "none of the stages ['tokenizer'] learns codes"),
         ("no", "holds no tokens"),
     ):
         with pytest.raises(SystemExit):
             train_small(tmp_path / "run", "--only", "tokenizer", "--tokens", tmp_path / folder)
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -189,7 +189,7 @@ def test_tokens_stand_in_for_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         ({"split": "eval"}, "holds the split 'eval'; training needs the split 'train'"),
         ({"codes": StageCodes(CodeSpace((3, 5)), 7)}, r"800 tokens of levels \(3, 5\), this prior learns 7"),
@@ -201,9 +201,9 @@ def test_tokens_stand_in_for_images(tmp_path):
     ],
     ids=["split", "codes", "tokenizer", "images"],
 )
-def test_tokens_that_do_not_belong_to_the_run(tmp_path, change, told):
+def test_tokens_that_do_not_belong_to_the_run(tmp_path, change, message):
     encode_data(fake(), DATA, tmp_path, change.pop("split", "train"))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         token_data(str(tmp_path), **{"data": DATA, "codes": CODES, "frozen": FROZEN} | change)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxtok.systems.analysis.collapse import DROPOUT, SINGLE, CodeCounter, Collapse
-from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
+from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights, objective_for
 from jaxtok.systems.usage_history import UsageHistory
 from jaxtok.train.gradient import gradient
 from jaxtok.train.schedules import TrainConfig
@@ -32,11 +32,9 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
 def trained(name):
     """Three steps of an arm, and what its model does before and after, in one compiled call."""
     model = SIZES.arm(name)
-    objective = TokenizerObjective(
+    objective = objective_for(SIZES.quantizer_of(name))(
         model.tokenizer(),
         TokenizerWeights(reconstruction="l2"),
-        temperature=0.0,
-        codebook_from_data=SIZES.from_data(name),
     )
     update = gradient(UsageHistory(objective, 3, 1), TrainConfig(steps=3, warmup_steps=0, ema_decay=0.0))
     batch, key = {"image": jnp.asarray(IMAGES)}, jax.random.key(0)
@@ -147,7 +145,7 @@ def test_sizes_that_cannot_be_compared(changes, message):
 
 def test_unknown_arm_and_no_codebook():
     with pytest.raises(ValueError, match="no arm 'rvq_2'"):
-        SIZES.quantizer("rvq_2")
+        SIZES.quantizer_of("rvq_2")
     objective = TokenizerObjective(SIZES.arm("fsq").tokenizer(), temperature=0.0, codebook_from_data=True)
     with pytest.raises(ValueError, match="FSQ has no codebook that k-means could initialise"):
         jax.eval_shape(objective.init, jax.random.key(0), {"image": jnp.asarray(IMAGES)}, {})

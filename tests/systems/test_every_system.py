@@ -108,7 +108,9 @@ def test_the_parts_of_the_smallest_preset_fit_together(name):
         assert network.tokens == model.tokens and network.space.size == space.size, prior
         sampler = system._sampler(prior, network.method.default_settings(), 2)
         frozen, asked = {"tokenizer": own}, model.request_batch(model.request_of(["3", "7"]))
-        drawn = jax.eval_shape(sampler, variables[prior]["params"], frozen, asked, jax.random.key(0), None)
+        drawn = jax.eval_shape(
+            sampler, variables[prior]["params"], frozen, asked, jax.random.key(0), None, None
+        )
         assert drawn.codes.shape == (2, model.tokens, network.space.slots), prior
 
         def write(own, batch, drawn):

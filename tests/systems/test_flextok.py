@@ -85,25 +85,25 @@ def test_the_official_code_gives_the_same(shared, name):
         mask = prefix_mask(kept, module.tokens)
         latents = Latents(values=values, mask=mask[..., None])
 
-        def told(*args):
-            return apply(values, *args, method=lambda m, *args: m.decoder.told(*args))
+        def conditioning(*args):
+            return apply(values, *args, method=lambda m, *args: m.decoder.conditioning(*args))
 
         def velocity(*args):
-            return apply(point, t, told(*args), method=lambda m, *args: m.decoder.velocity(*args)[0])
+            return apply(point, t, conditioning(*args), method=lambda m, *args: m.decoder.velocity(*args)[0])
 
-        def blocks(m, told):
+        def blocks(m, extra):
             size = tuple(side // config["patch"] for side in config["latent_hw"])
             cells = m.decoder.patches(patchify(point, config["patch"])) + m.decoder.place(size)
             shared = {"modulation": m.decoder.time(t)}
             if config["adaLN_expansion"] == 2:
                 shared["segments"] = (cells.shape[1], module.tokens)
-            x = jnp.concatenate([cells, told], axis=1)
+            x = jnp.concatenate([cells, extra], axis=1)
             return m.decoder.stack(x, shared=shared, collect="hidden")[1]
 
         def draw(settings):
             return apply(latents, None, None, settings, noise, method="decode")
 
-        full, hidden = velocity(), apply(told(), method=blocks)
+        full, hidden = velocity(), apply(conditioning(), method=blocks)
         rounded = lambda z: jnp.sum(module.quantizer.apply({}, z).values * io["fsq.cotangent"])
         c, u = jnp.asarray(io["apg.cond"]), jnp.asarray(io["apg.uncond"])
         strength = config["sample"]["euler5_apg"]["guidance_scale"]
@@ -267,7 +267,7 @@ def trained(request):
     tokenizer = FlowObjective(model.tokenizer(), FlowWeights(), model.read, tuple(model.tokenizer_networks()))
     prior = PriorObjective(model.autoregressive(), model.encode, model.condition, grouping=model.grouping)
     frozen = {"vae": draw_like(model.vae.shapes())} if model.vae else {}
-    keys = jax.random.split(jax.random.key(3), 2)  # image 0 is told nothing, image 1 all tokens
+    keys = jax.random.split(jax.random.key(3), 2)  # image 0 has no condition, image 1 all tokens
     shapes = model.shapes()
     variables = draw_like(shapes)
     if frozen:
@@ -312,8 +312,8 @@ def test_a_few_drawn_tokens_decode_to_images(trained):
     np.testing.assert_allclose(images, again, atol=1e-5)
 
 
-def test_the_prior_is_told_captions_or_nothing():
-    spoken = dataclasses.replace(SMALL, told="text", text=CaptionBytes(8, 1, 1, 16))
+def test_the_prior_is_conditioned_on_captions_or_nothing():
+    spoken = dataclasses.replace(SMALL, conditioning="text", text=CaptionBytes(8, 1, 1, 16))
 
     def batch(*captions):
         ids, mask = byte_ids(captions, 8)
@@ -324,36 +324,36 @@ def test_the_prior_is_told_captions_or_nothing():
     mask = jnp.asarray([[True, False, False, False], [False] * 4])
     given = Latents(codes=jnp.full((2, 4, 1), 5), mask=mask[..., None])
     settings = AutoregressiveSettings(guidance=1.0, temperature=0.0)
-    told = [spoken.condition(batch(text, text), {}) for text in ("three", "one")]
+    conditions = [spoken.condition(batch(text, text), {}) for text in ("three", "one")]
 
     sample = jax.jit(
         lambda params: prior.sample(params, condition, jax.random.key(0), given=given, settings=settings)
     )
     loss = jax.jit(lambda params, latents, c: prior.loss(params, latents, c, jax.random.key(1))[0])
     latents = sample(params)
-    one, other = (loss(params, latents, c) for c in told)
+    one, other = (loss(params, latents, c) for c in conditions)
     assert latents.codes[0, 0, 0] == 5 and latents.codes.shape == (2, 4, 1) and one != other
     with pytest.raises(ValueError, match=r"the batches have none; set --data\.text-length"):
         spoken.condition({"label": jnp.asarray([3, 7])}, {})
-    with pytest.raises(ValueError, match="told captions, not classes"):
+    with pytest.raises(ValueError, match="conditioned on captions, not on classes"):
         spoken.class_condition(jnp.asarray([3, 7]))
-    with pytest.raises(ValueError, match="told 'class'; set told='text'"):
+    with pytest.raises(ValueError, match="conditioned on 'class'; set conditioning='text'"):
         SMALL.caption_condition(jnp.zeros((2, 8), jnp.int32), jnp.ones((2, 8), bool))
-    untold = dataclasses.replace(SMALL, told="nothing")
-    params = untold.shapes()["autoregressive"]["params"]
-    assert untold.condition(batch("", ""), {}) is None and "conditioner" not in params
+    alone = dataclasses.replace(SMALL, conditioning="nothing")
+    params = alone.shapes()["autoregressive"]["params"]
+    assert alone.condition(batch("", ""), {}) is None and "conditioner" not in params
 
 
 @pytest.mark.parametrize(
-    "told, captions",
+    "conditioning, captions",
     # The first is compiled for longer, and the test before it draws from captions already.
     [pytest.param("text", ["three", "one"], marks=pytest.mark.slow), ("nothing", 2)],
 )
-def test_a_system_draws_from_captions_or_from_nothing(told, captions):
-    model = dataclasses.replace(SMALL, told=told, text=CaptionBytes(8, 1, 1, 16))
+def test_a_system_draws_from_captions_or_from_nothing(conditioning, captions):
+    model = dataclasses.replace(SMALL, conditioning=conditioning, text=CaptionBytes(8, 1, 1, 16))
     system = Trained(model, draw_like(model.shapes()))
-    guidance = 1.0 if told == "text" else 0.0
-    if told == "nothing":
+    guidance = 1.0 if conditioning == "text" else 0.0
+    if conditioning == "nothing":
         with pytest.raises(ValueError, match="without a condition; say how many"):
             system.sample([0, 0])
     images, latents = system.sample(captions, prior="autoregressive", guidance=guidance)

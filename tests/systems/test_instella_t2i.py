@@ -9,6 +9,7 @@ import pytest
 
 from jaxtok import convert
 from jaxtok.codes import CodeSpace, Condition
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I, TextShape, from_official
 from jaxtok.weights import read_tensors
 
@@ -129,9 +130,11 @@ def test_the_small_size_builds():
 
 
 def test_the_comparison_with_one_codebook_has_an_autoregressive_prior_only():
-    model = dataclasses.replace(InstellaT2I.tiny(), quantizer="vq")
+    model = dataclasses.replace(
+        InstellaT2I.tiny(), quantizer=VQConfig(codes=256, code_width=8, learning="ema", revive_below=0.1)
+    )
     assert model.space == CodeSpace((256,)) and set(model.shapes()) == {"tokenizer", "autoregressive"}
-    with pytest.raises(ValueError, match="needs binary latents"):
+    with pytest.raises(ValueError, match="needs tokens of bits"):
         model.diffusion()
 
 
@@ -174,14 +177,14 @@ def test_official_arguments_become_our_sizes():
         "scale": 64,
     }
     model = from_official(arguments)
-    assert (model.channels, model.patch, model.tokens, model.bits, model.scale) == (1, 4, 5, 7, 16)
+    assert (model.channels, model.patch, model.tokens, model.space.slots, model.scale) == (1, 4, 5, 7, 16)
     assert model.encoder.segments == (1, 2, 0) and model.decoder.segments == (2,)
     assert (model.encoder.width, model.decoder.width) == (16, 8)
     assert (model.align_after, model.align_width, model.rope_layout) == (1, 9, "instella")
     assert (model.prior.layers, model.prior.heads, model.prior.head_dim, model.text.width) == (2, 3, 4, 6)
     assert from_official({**arguments, "scale": None}).scale is None
     assert from_official({**arguments, "scale": 42}).scale == 10.5
-    assert from_official(small_official()).temperature == 0.3
+    assert from_official(small_official()).quantizer.sampling_temperature == 0.3
     with pytest.raises(ValueError, match=r"axis_dims_rope=\[2, 2, 4\] contradicts axes_dims_rope"):
         from_official({**arguments, "axis_dims_rope": [2, 2, 4]})
 

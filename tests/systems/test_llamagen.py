@@ -118,15 +118,15 @@ def test_the_official_language_model_gives_the_same(shared, name):
     loaded, model = convert.load("llamagen", path)["model"], from_official(config)
     io = {key.removeprefix("io."): value for key, value in tensors.items() if key.startswith("io.")}
     mask = jnp.asarray(io["text_mask"] != 0) if "text_mask" in io else None
-    told = lambda key: model.condition_on(
+    condition_of = lambda key: model.condition_on(
         jnp.asarray(io[key].astype(np.int32 if mask is None else np.float32)), mask
     )
     prior = Prior(loaded.module, dataclasses.replace(model.autoregressive().method, condition_dropout=0.0))
     params, apply = loaded.variables["params"], jax.jit(loaded.module.apply)
 
     codes = jnp.asarray(io["tokens"][..., None], jnp.int32)
-    np.testing.assert_allclose(apply(loaded.variables, codes, told("cond")), io["logits"], atol=1e-4)
-    loss = jax.jit(lambda p, latents: prior.loss(p, latents, told("cond"), jax.random.key(0))[0])
+    np.testing.assert_allclose(apply(loaded.variables, codes, condition_of("cond")), io["logits"], atol=1e-4)
+    loss = jax.jit(lambda p, latents: prior.loss(p, latents, condition_of("cond"), jax.random.key(0))[0])
     np.testing.assert_allclose(loss(params, Latents(codes)), io["loss"], atol=1e-4)
     valid = jnp.broadcast_to(jnp.asarray(io["valid"] != 0)[:, None, None], codes.shape)
     np.testing.assert_allclose(loss(params, Latents(codes, mask=valid)), io["loss_valid"], atol=1e-4)
@@ -141,7 +141,7 @@ def test_the_official_language_model_gives_the_same(shared, name):
         settings = AutoregressiveSettings(
             arguments["cfg_scale"] - 1, temperature=0.0, guided_tokens=interval + 2 if interval > -1 else 0
         )
-        condition = told(f"greedy.{greedy}.cond")
+        condition = condition_of(f"greedy.{greedy}.cond")
         sample = jax.jit(lambda p, c, s=settings: prior.sample(p, c, jax.random.key(0), settings=s).codes)
         drawn = sample(params, condition)
         np.testing.assert_array_equal(drawn[..., 0], io[f"greedy.{greedy}.tokens"])
@@ -242,13 +242,15 @@ def test_codes_of_unit_length_do_not_depend_on_the_length_of_features():
     np.testing.assert_array_equal(decoded, again)
     np.testing.assert_array_equal(run(scaled)[0], codes)
     np.testing.assert_allclose(run(scaled)[1], decoded, atol=1e-5)
-    assert dataclasses.replace(TINY, unit_codes=False).tokenizer().quantizer.metric == "euclidean"
+    assert (
+        from_official({"model_args": {"codebook_l2_norm": False}}).tokenizer().quantizer.metric == "euclidean"
+    )
 
 
-def test_a_prior_may_be_told_nothing():
-    untold = dataclasses.replace(TINY, told="nothing")
-    assert untold.condition_on(jnp.zeros(2, jnp.int32)) is None
-    assert "conditioner" not in untold.shapes()["autoregressive"]["params"]
+def test_a_prior_may_have_no_condition():
+    alone = dataclasses.replace(TINY, conditioning="nothing")
+    assert alone.condition_on(jnp.zeros(2, jnp.int32)) is None
+    assert "conditioner" not in alone.shapes()["autoregressive"]["params"]
     assert "conditioner" in TINY.shapes()["autoregressive"]["params"]
 
 

@@ -103,7 +103,7 @@ def test_a_head_that_is_the_table_comes_back(official):
         np.testing.assert_array_equal(tensor, state[name.removeprefix("model.")], err_msg=name)
 
 
-def told(model, rows):
+def conditions(model, rows):
     rng = np.random.default_rng(1)
     text, pooled = rng.standard_normal((rows, 4, 6)), rng.standard_normal((rows, 6))
     as_arrays = [jnp.asarray(x, jnp.float32) for x in (text, pooled)]
@@ -210,7 +210,7 @@ def denoise(w, model, x, t, z):
 def test_the_networks_are_the_equations_of_the_paper(official):
     model, w, config = official
     loaded = convert.load("maskgen", w, config)["model"]
-    condition, text, pooled, score = told(model, 3)
+    condition, text, pooled, score = conditions(model, 3)
     rng = np.random.default_rng(2)
     masked = rng.random((3, 5)) < 0.5
     apply = jax.jit(loaded.module.apply, static_argnames="method")
@@ -241,7 +241,7 @@ def test_a_whole_run_without_noise_is_that_of_the_paper(official):
     model, w, config = official
     if model.kind != "vq":
         pytest.skip("continuous tokens begin as noise")
-    condition, text, pooled, score = told(model, 3)
+    condition, text, pooled, score = conditions(model, 3)
     null = model.condition(jnp.zeros((1, 4, 6)), jnp.zeros((1, 6)))
     null.features["score"] = condition.features["score"][:1]
     condition = dataclasses.replace(condition, null=null)
@@ -262,7 +262,7 @@ def test_a_whole_run_without_noise_is_that_of_the_paper(official):
     for step in range(4):
         ratio = (step + 1) / 4
         x = table[ids] + w["pos_embed"]
-        c, u = (backbone(w, model, names, x, *told) @ table[:11].T for told in whose)
+        c, u = (backbone(w, model, names, x, *given) @ table[:11].T for given in whose)
         strength = 1 + (5.0 - 1) * (1 - math.cos(math.pi * ratio**0.5)) / 2
         logits = (c + strength * (c - u)) / (0.5 + 0.8 * (1 - ratio))
         drawn, masked = logits.argmax(-1), ids == 11
@@ -318,15 +318,15 @@ def test_official_arguments_become_our_sizes():
 def test_what_does_not_fit_together_is_named():
     tiny = MaskGen.tiny()
     for changes, message in (
-        ({"tokens": 9}, "models 9 tokens of levels"),
-        ({"kind": "kl"}, "models 8 tokens of 16 channels"),
+        ({"tokens": 9}, "models 9 tokens, the tokenizer makes 8"),
+        ({"kind": "kl"}, "models tokens of 16 channels"),
         (
             {"text": dataclasses.replace(tiny.text, length=12)},
             "reads text_length=20 tokens of bytes, the generator 12",
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            dataclasses.replace(tiny, generator=dataclasses.replace(tiny.generator, **changes))
+            dataclasses.replace(tiny, generator=dataclasses.replace(tiny.generator, **changes)).shapes()
     with pytest.raises(ValueError, match="no MaskGen of size 'xxl'; there are vq-l, vq-xl, kl-l, kl-xl"):
         MaskGen.published("xxl")
     with pytest.raises(ValueError, match=r"frozen CLIP; set --model\.generator\.text\.path"):
@@ -377,18 +377,18 @@ def test_nothing_behind_the_end_of_a_caption_is_read():
 
 def test_a_trained_system_tells_its_captions_to_both_parts():
     model = MaskGen.tiny()
-    told = []
+    read = []
 
     class Model(MaskGen):
         def decode_images(self, variables, latents, size=None, text=None):
-            told.append(text is not None)
+            read.append(text is not None)
             return jnp.zeros((latents.codes.shape[0], 8, 8, 1)) + (0 if text is None else text.mask.mean())
 
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     system = Trained(Model(**fields), {"tokenizer": {}})
     codes = np.zeros((2, 8, 1), np.int32)
     assert system.decode(codes, captions=["a", "b"]).shape == system.decode(codes).shape == (2, 8, 8, 1)
-    assert told == [True, False]
+    assert read == [True, False]
 
 
 @pytest.mark.slow  # trains

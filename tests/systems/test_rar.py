@@ -35,15 +35,15 @@ def test_the_official_code_gives_the_same(shared):
         {k.removeprefix("io."): v for k, v in tensors.items() if k[:3] == "io."},
     )
     codes, orders = (jnp.asarray(io[key], jnp.int32) for key in ("tokens", "random_orders"))
-    told = model.network().class_condition(jnp.asarray(io["classes"], jnp.int32))
-    none = Condition(jnp.full(told.batch, model.classes, jnp.int32))
+    given = model.network().class_condition(jnp.asarray(io["classes"], jnp.int32))
+    none = Condition(jnp.full(given.batch, model.classes, jnp.int32))
     vocab = model.network().vocab
     np.testing.assert_array_equal(io["condition"], vocab.range("class").start + io["classes"])
     np.testing.assert_array_equal(io["none_condition"], vocab.id("null"))
 
     apply = jax.jit(loaded.module.apply)
     whole = lambda condition, order=None: apply(loaded.variables, codes[..., None], condition, order)
-    raster, shuffled = whole(told), whole(told, orders)
+    raster, shuffled = whole(given), whole(given, orders)
     in_order = np.take_along_axis(np.asarray(shuffled), np.asarray(orders)[..., None], axis=1)
     np.testing.assert_allclose(raster, io["logits_raster"][:, :-1], atol=1e-4)
     np.testing.assert_allclose(in_order, io["logits_random"][:, :-1], atol=1e-4)
@@ -53,16 +53,16 @@ def test_the_official_code_gives_the_same(shared):
     prior, params = model.prior(), loaded.variables["params"]
     method = dataclasses.replace(prior.method, condition_dropout=0.0)
     for logits, name in ((raster, "raster"), (shuffled, "random")):
-        loss, _ = method.loss(lambda *_, x=logits: x, {}, Latents(codes[..., None]), told, jax.random.key(0))
+        loss, _ = method.loss(lambda *_, x=logits: x, {}, Latents(codes[..., None]), given, jax.random.key(0))
         np.testing.assert_allclose(loss, io[f"loss_{name}"], atol=1e-4)
 
     for greedy, a in config["greedy"].items():
         official = sampling(a["randomize_temperature"], a["guidance_scale"], a["guidance_scale_pow"])
         settings = dataclasses.replace(official, temperature=0.0)
-        sample = jax.jit(lambda p, s=settings: prior.sample(p, told, jax.random.key(0), settings=s).codes)
+        sample = jax.jit(lambda p, s=settings: prior.sample(p, given, jax.random.key(0), settings=s).codes)
         drawn = sample(params)
         np.testing.assert_array_equal(drawn[..., 0], io[f"greedy.{greedy}.tokens"])
-        logits, unconditional = (apply(loaded.variables, drawn, condition) for condition in (told, none))
+        logits, unconditional = (apply(loaded.variables, drawn, condition) for condition in (given, none))
         progress = np.arange(model.tokens)[:, None] / model.tokens
         schedule = (settings.guidance_schedule, settings.guidance_power)
         strength = guidance_strength(settings.guidance, progress, *schedule)
@@ -114,5 +114,5 @@ def test_official_arguments_become_our_sizes():
             from_official({"model": {"generator": {**a, **change}}})
     with pytest.raises(ValueError, match="no size 'S' of RAR; there are B, L, XL, XXL"):
         RARGenerator.published("S")
-    with pytest.raises(ValueError, match="models 9 tokens of levels"):
+    with pytest.raises(ValueError, match="models 9 tokens, the tokenizer makes 16"):
         dataclasses.replace(TINY, generator=dataclasses.replace(TINY.generator, tokens=9))

@@ -7,6 +7,7 @@ import pytest
 
 from jaxtok.keys import example_keys
 from jaxtok.nn.caption_ids import caption_ids
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.run.trained import Trained
 from jaxtok.systems.image.tatitok import TATiTok
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights
@@ -16,7 +17,13 @@ from tests.systems.test_titok import official_config
 
 VIT = LatentViTShape(8, 1, 2)
 MODEL = dataclasses.replace(
-    TATiTok.scenes(), image_size=16, encoder=VIT, decoder=VIT, codebook=6, width=4, text_length=10
+    TATiTok.scenes(),
+    image_size=16,
+    encoder=VIT,
+    decoder=VIT,
+    quantizer=VQConfig(codes=6, learning="cvq"),
+    width=4,
+    text_length=10,
 )
 
 # Configurations of small official models, for `test_every_system.py`.

@@ -10,8 +10,9 @@ import pytest
 
 from jaxtok import convert
 from jaxtok.codes import CodeSpace
-from jaxtok.quantize.gaussian import kl_to_standard_normal
+from jaxtok.quantize.gaussian import GaussianConfig, kl_to_standard_normal
 from jaxtok.quantize.soft_assignment import soft_lookup
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.quantize.vq_losses import cross_entropy
 from jaxtok.systems.image.tatitok import TATiTok
 from jaxtok.systems.image.titok import PRIORS, TiTok, titok
@@ -104,7 +105,7 @@ def test_the_official_code_gives_the_same(shared, name):
         apply = lambda *args, **kwargs: module.apply(variables, *args, **kwargs)
         features, out = apply(images, method="features"), apply(images, text=text)
         found = {"latents": first(features)}
-        if model.bottleneck == "vae":
+        if isinstance(model.quantizer, GaussianConfig):
             mean, log_variance = apply(features, method=lambda m, z: m.quantizer.moments(z))
             noise = jnp.swapaxes(io["noise"][:, :, 0], 1, 2)
             sample = mean + jnp.exp(0.5 * log_variance) * noise
@@ -206,7 +207,7 @@ def test_an_unknown_size_is_named():
 
 
 CODES = dataclasses.replace(TINY, head="codes")
-GAUSSIAN = dataclasses.replace(TINY, bottleneck="vae")
+GAUSSIAN = dataclasses.replace(TINY, quantizer=GaussianConfig())
 
 
 @pytest.mark.parametrize("model", [CODES, GAUSSIAN], ids=["codes", "gaussian"])
@@ -224,10 +225,10 @@ def test_the_parts_of_other_tiny_sizes_fit_together(model):
 
     latents, decoded, drawn = jax.eval_shape(everything, jax.random.key(0))
     assert decoded.shape == images.shape and latents.values.shape == (2, model.tokens, model.width)
-    if model.bottleneck == "vq":
+    if isinstance(model.quantizer, VQConfig):
         assert set(drawn) == set(PRIORS)
         assert all(codes.shape == latents.codes.shape == (2, model.tokens, 1) for codes in drawn.values())
-        assert model.space == CodeSpace((model.codebook,))
+        assert model.space == CodeSpace((model.quantizer.codes,))
     else:
         assert latents.codes is None and model.space is None and drawn == {}
 
@@ -251,7 +252,7 @@ def test_a_first_stage_makes_no_images():
         ({"patch": 3}, "patch=3 does not divide image_size=8"),
         ({"head": "codes", "decoder_patch": 4}, "must be the 2 pixels that a code of the teacher"),
         ({"pooled": (2, 2)}, "another number of tokens than tokens=8"),
-        ({"head": "codes", "bottleneck": "vae"}, "set head='pixels'"),
+        ({"head": "codes", "quantizer": GaussianConfig()}, "set head='pixels'"),
         ({"trained": ("masked", "masked")}, "must name some of"),
     ],
 )

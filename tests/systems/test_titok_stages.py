@@ -7,6 +7,7 @@ import pytest
 
 from jaxtok.codes import Latents
 from jaxtok.keys import example_keys
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.quantize.vq_losses import cross_entropy
 from jaxtok.run.trained import Trained
 from jaxtok.systems.image.titok import TiTok
@@ -19,7 +20,13 @@ from tests.filled import draw_like
 
 VIT = LatentViTShape(8, 1, 2)
 MODEL = dataclasses.replace(
-    TiTok.tiny(), head="codes", tokens=3, encoder=VIT, decoder=VIT, codebook=6, width=4
+    TiTok.tiny(),
+    head="codes",
+    tokens=3,
+    encoder=VIT,
+    decoder=VIT,
+    quantizer=VQConfig(codes=6, metric="cosine", learning="cvq"),
+    width=4,
 )
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
 BATCH = {"image": jnp.asarray(IMAGES), "label": jnp.zeros(4, jnp.int32)}

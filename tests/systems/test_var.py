@@ -107,14 +107,14 @@ def test_the_official_transformer_gives_the_same(shared, name):
         every = jnp.concatenate([codes, *drawn])
         inputs = codec.next_inputs(every)
         rows = jnp.tile(condition.features, 3)
-        told, untold = (
+        conditioned, without = (
             prior.apply(params, every, c, inputs).reshape(3, *codes.shape[:2], -1)
             for c in (model.class_condition(rows), model.class_condition(rows).unconditional())
         )
         found = {
             "var_input": inputs[: codes.shape[0]],
-            "logits": told[0],
-            "logits_uncond": untold[0],
+            "logits": conditioned[0],
+            "logits_uncond": without[0],
             "cross_entropy": prior.loss(params, Latents(codes), condition, key, codec)[0],
         }
         images = jnp.clip(model.decode_images(vae, every), -1, 1)
@@ -122,7 +122,7 @@ def test_the_official_transformer_gives_the_same(shared, name):
         for i, (name, strength) in enumerate(strengths.items(), start=1):
             course = jnp.asarray(strength * model.layout.levels[:, None] / model.layout.levels[-1])
             found[f"{name}.codes"] = drawn[i - 1][..., 0]
-            found[f"{name}.logits"] = guide(told[i], untold[i], course, "c+s(c-u)")
+            found[f"{name}.logits"] = guide(conditioned[i], without[i], course, "c+s(c-u)")
             found[f"{name}.image"] = jnp.moveaxis((images[i] + 1) / 2, -1, 1)
         return found
 

@@ -128,14 +128,16 @@ def test_proxy_codes_become_pixels_through_their_mean():
     np.testing.assert_allclose(sure[0], variables["params"]["codebook"][jnp.asarray([4, 0])], atol=1e-6)
 
 
-def test_a_second_stage_adopts_the_first_and_the_teacher():
+def test_a_second_stage_is_initialised_from_the_first_and_the_teacher():
     predictor = dataclasses.replace(DECODER, head="codes", codes=6, text_length=0)
     first = filled(build(decoder=ProxyDecoder(predictor)), IMAGES, seed=1)["params"]
     whole = filled(build(decoder=ProxyDecoder(predictor, PatchDecoder(2, 8), 6, 3)), IMAGES, seed=2)["params"]
     teacher = {"quantizer": {"codebook": normal(6, 3)}, "decoder": whole["decoder"]["pixels"], "encoder": {}}
-    adopted = initialise_from(whole, first, teacher)
-    assert adopted["encoder"] is first["encoder"] and adopted["decoder"]["pixels"] is teacher["decoder"]
-    assert adopted["decoder"]["codebook"] is teacher["quantizer"]["codebook"]
+    initialised = initialise_from(whole, first, teacher)
+    assert (
+        initialised["encoder"] is first["encoder"] and initialised["decoder"]["pixels"] is teacher["decoder"]
+    )
+    assert initialised["decoder"]["codebook"] is teacher["quantizer"]["codebook"]
     with pytest.raises(ValueError, match="must come from one configuration"):
         initialise_from(whole, first, {**teacher, "quantizer": {"codebook": normal(6, 4)}})
 

@@ -33,7 +33,7 @@ def variables():
 def apply(variables):
     """Every call of the tokenizer that these tests need, compiled together."""
     keys = jax.random.split(jax.random.key(3), 2)
-    told = lambda m, values, kept=None, null=None: m.decoder.told(values, kept, null)
+    conditioning = lambda m, values, kept=None, null=None: m.decoder.conditioning(values, kept, null)
 
     @jax.jit
     def run(variables):
@@ -50,8 +50,8 @@ def apply(variables):
             "drawn": draw(codes),
             "masked": draw(some(True, True, False, False)),
             "changed": draw(some(True, True, False, False).codes[:, :2]),
-            "dropped": call(normal(2, 4, 2), prefix_mask(jnp.asarray([1, 1]), TOKENS), method=told),
-            "null": call(normal(2, 4, 2), None, jnp.asarray([True, False]), method=told),
+            "dropped": call(normal(2, 4, 2), prefix_mask(jnp.asarray([1, 1]), TOKENS), method=conditioning),
+            "null": call(normal(2, 4, 2), None, jnp.asarray([True, False]), method=conditioning),
         }
 
     return run(variables)

@@ -47,7 +47,7 @@ class MovingCodes:
         return {}
 
 
-class View:
+class Evaluator:
     """Evaluates to a number that every parameter moves."""
 
     def evaluate(self, trained):
@@ -71,7 +71,7 @@ def main(workdir: str, objective: str, steps: int, save_every: int) -> None:
     else:
         update = gradient(MovingCodes(), settings)
     run = Run(workdir=workdir, log_every=1, save_every=save_every, evaluate_every=3 * save_every)
-    state, _ = fit(Stage("tokenizer", update, data, steps, evaluator=View()), run, {})
+    state, _ = fit(Stage("tokenizer", update, data, steps, evaluator=Evaluator()), run, {})
     print(json.dumps({path: fingerprint(leaf) for path, leaf in leaves_by_path(state).items()}))
 
 

@@ -119,7 +119,7 @@ def test_limit_zero_turns_adaptation_off():
 
 
 @pytest.mark.parametrize("adaptive_limit", [0.0, 1e4])
-def test_weight_zero_equals_no_adversary(adaptive_limit):
+def test_weight_zero_equals_no_discriminator(adaptive_limit):
     states, _ = run(build(DiscriminatorWeights(weight=0.0, adaptive_limit=adaptive_limit)), 3)
     plain, _ = run(gradient(Painter(), FIT), 3)
     generator = {name: value for name, value in states[-1].items() if name != "discriminator"}

@@ -24,9 +24,9 @@ def test_a_stage_reads_those_before_it(tmp_path, capsys):
     fit = TrainConfig(steps=1, learning_rate=1e-9, warmup_steps=0, ema_decay=0.0)
     networks = {"network": lambda: {"add": jnp.float32(2)}}
     second = Stage("second", gradient(Second(), fit), DATA, 1, ("curve",), networks)
-    first, told = dataclasses.replace(stage(steps=2), networks={}), []
-    variables = fit_stages([first, second], Run(str(tmp_path), log_every=1), told.append)
-    assert told == ["curve: 2 steps done", "second: 1 steps done"] and capsys.readouterr().out == ""
+    first, progress = dataclasses.replace(stage(steps=2), networks={}), []
+    variables = fit_stages([first, second], Run(str(tmp_path), log_every=1), progress.append)
+    assert progress == ["curve: 2 steps done", "second: 1 steps done"] and capsys.readouterr().out == ""
     slopes = [variables[name]["params"]["line"]["slope"] for name in ("curve", "second")]
     np.testing.assert_allclose(slopes[1], slopes[0] + 2, rtol=1e-6)
     assert set(variables) == {"curve", "second"}

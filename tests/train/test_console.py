@@ -20,9 +20,9 @@ def test_plain_lines_with_speed_after_the_first():
     writer.close()
     assert file.getvalue().splitlines() == [
         "prior 1/100 | loss 1",
-        "prior 5/100 | 16 images/s | 0:00:48 left | loss 0.5",
-        "prior 5/100 | 16 images/s | 0:00:48 left | eval/psnr 20",
-        "prior 9/100 | 11.64 images/s | 0:01:03 left | loss 0.25",
+        "prior 5/100 | 16 examples/s | 0:00:48 left | loss 0.5",
+        "prior 5/100 | 16 examples/s | 0:00:48 left | eval/psnr 20",
+        "prior 9/100 | 11.64 examples/s | 0:01:03 left | loss 0.25",
         "prior 9/100 | note: hello",
     ]
 
@@ -38,4 +38,4 @@ def test_bar_on_a_terminal(monkeypatch):
     writer.text(50, "note", "[bold]hello")
     writer.close()
     shown = file.getvalue()
-    assert "50/100" in shown and "392 images/s" in shown and "[bold]hello" in shown
+    assert "50/100" in shown and "392 examples/s" in shown and "[bold]hello" in shown

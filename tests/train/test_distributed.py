@@ -107,7 +107,7 @@ def by_hand(port, process, timeout=1):
     return Distributed(coordinator=f"localhost:{port}", process=process, processes=2, timeout=timeout)
 
 
-def test_a_taken_port_is_told_before_jax_meets_it():
+def test_a_taken_port_is_reported_before_jax_meets_it():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RuntimeError, match=rf"port {port} .* cannot be used .*Choose another port"):
@@ -115,7 +115,7 @@ def test_a_taken_port_is_told_before_jax_meets_it():
         probe_coordinator(by_hand(port, 1))  # for the others it is what they look for
 
 
-def test_a_coordinator_that_nobody_reaches_is_told():
+def test_a_coordinator_that_nobody_reaches_is_reported():
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(RuntimeError, match=rf"no coordinator answers at localhost:{port} within 1 s"):

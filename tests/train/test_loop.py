@@ -64,7 +64,7 @@ class Curve:
         return {}
 
 
-class View:
+class Evaluator:
     """Remembers what it was shown."""
 
     def __init__(self, act=lambda: None):
@@ -116,7 +116,7 @@ def assert_equal_bitwise(actual, expected):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run: folder, state, results, evaluator."""
-    folder, evaluator = tmp_path_factory.mktemp("whole"), View()
+    folder, evaluator = tmp_path_factory.mktemp("whole"), Evaluator()
     state, results = fit(
         stage(evaluator=evaluator), run_in(folder, evaluate_every=6), {}, metadata={"config": {"a": 1}}
     )
@@ -133,8 +133,8 @@ def test_what_a_run_leaves(whole):
     assert training[-1]["loss/curve"] < training[0]["loss/curve"]
     assert not any(name.startswith("gradient_norm") for name in training[0])
     assert [row["step"] for row in lines(folder) if "eval/images" in row] == [6, 12]
-    (told,) = [row["loop"] for row in lines(folder) if "loop" in row]
-    assert told.startswith("0 recompilations in steps after the warm-up of 1 batch shape; ")
+    (line,) = [row["loop"] for row in lines(folder) if "loop" in row]
+    assert line.startswith("0 recompilations in steps after the warm-up of 1 batch shape; ")
     figures = sorted(path.name for path in (folder / "figures").iterdir())
     assert figures == ["curve_grey_0000006.png", "curve_grey_0000012.png"]
     with Checkpoints(folder / "checkpoints" / "curve") as checkpoints:
@@ -162,7 +162,7 @@ def test_stopped_by_a_signal_and_continued_ends_bitwise_equal(whole, tmp_path, m
 
 
 def test_a_signal_during_the_evaluation_stops_before_the_next_stage(tmp_path):
-    evaluator = View(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    evaluator = Evaluator(lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped, match="curve is trained and evaluated"):
         fit(stage(steps=2, evaluator=evaluator), run_in(tmp_path), {})
 
@@ -172,7 +172,7 @@ def test_a_finished_run_trains_nothing(whole):
     objective, fresh = Curve(), []
     before = [row for row in lines(folder) if "loss/curve" in row]
     again, same = fit(
-        stage(objective=objective, evaluator=View()), run_in(folder), {}, initialise=fresh.append
+        stage(objective=objective, evaluator=Evaluator()), run_in(folder), {}, initialise=fresh.append
     )
     assert_equal_bitwise(again, state)
     assert same == results and objective.traced == [] and fresh == []
@@ -206,9 +206,9 @@ def test_corrupt_images_are_replaced_named_and_counted(tmp_path, caplog):
     state, _ = fit(stage(data=data), run_in(tmp_path / "run"), {})
     assert int(state["step"]) == 12
     named = {record.args[0] for record in caplog.records if "cannot be decoded" in record.msg}
-    (told,) = [line["loop"] for line in lines(tmp_path / "run") if "loop" in line]
+    (line,) = [row["loop"] for row in lines(tmp_path / "run") if "loop" in row]
     assert named and named <= {"03.png", "17.png"}
-    assert re.search(r"[1-9]\d* of \d+ records could not be decoded and were replaced", told), told
+    assert re.search(r"[1-9]\d* of \d+ records could not be decoded and were replaced", line), line
 
 
 def test_too_many_corrupt_images_stop_the_run(tmp_path):
@@ -338,7 +338,7 @@ def without_notes(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    fit(stage(evaluator=View()), run_in(folder, evaluate_every=6), {})
+    fit(stage(evaluator=Evaluator()), run_in(folder, evaluate_every=6), {})
     return without_notes(folder)
 
 
@@ -350,14 +350,14 @@ def test_the_metrics_of_an_interrupted_run_are_those_of_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         stop_at(patch, stopped + 1)  # the state is made from a batch too
         with pytest.raises(Stopped, match=f"at step {stopped} "):
-            fit(stage(evaluator=View()), run_in(tmp_path, evaluate_every=6), {})
+            fit(stage(evaluator=Evaluator()), run_in(tmp_path, evaluate_every=6), {})
     seen = []
     watch = lambda name, step, results: seen.append(step)
-    fit(stage(evaluator=View()), run_in(tmp_path, evaluate_every=6), {}, watch=watch)
-    assert seen == ([6, 12] if stopped <= 6 else [12])  # what a sweep is told
+    fit(stage(evaluator=Evaluator()), run_in(tmp_path, evaluate_every=6), {}, watch=watch)
+    assert seen == ([6, 12] if stopped <= 6 else [12])  # what a sweep sees
     assert without_notes(tmp_path) == uninterrupted
     fit(
-        stage(evaluator=View()), run_in(tmp_path, evaluate_every=6), {}
+        stage(evaluator=Evaluator()), run_in(tmp_path, evaluate_every=6), {}
     )  # a finished stage is evaluated again
     assert without_notes(tmp_path) == uninterrupted
 

@@ -44,12 +44,12 @@ def test_other_threads_leave_signals_alone():
 )
 def test_processes_ask_each_other_every_five_seconds_and_at_the_same_steps(monkeypatch, pace, questions):
     """Two processes of different pace; steps are dispatched in no time and waited for when they ask."""
-    clock, told, done = [0.0], [], [0]
+    clock, sent, done = [0.0], [], [0]
     monkeypatch.setattr(preemption.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
 
     def gather(own):
-        told.append(own)
+        sent.append(own)
         clock[0] += pace * (step - done[0])
         done[0] = step
         return np.stack([own, [0.0, own[1] / 2]])  # the other is twice as fast
@@ -58,7 +58,7 @@ def test_processes_ask_each_other_every_five_seconds_and_at_the_same_steps(monke
     stop = StopSignal()
     for step in range(1, 201):
         assert not stop.agreed(step)
-    assert len(told) in questions
+    assert len(sent) in questions
     stop.requested = True
     first = step = 201
     while not stop.agreed(step):

@@ -64,9 +64,9 @@ def test_a_cluster_without_points_stays():
     assert metrics["usage"] == 0.5
 
 
-def fake_encode(variables, images):
+def fake_encode(variables, batch):
     """Codes that are written in the images."""
-    return Latents(codes=images[..., 0].astype(jnp.int32) + variables)
+    return Latents(codes=batch["image"][..., 0].astype(jnp.int32) + variables)
 
 
 def test_independent_estimator_counts_codes_per_class():

@@ -32,7 +32,7 @@ class Granularity:
 
     @property
     def nmi(self) -> float:
-        """Share of the label's entropy that the token tells; 0 of a label that never changes."""
+        """Share of the label's entropy that the token explains; 0 of a label that never changes."""
         return self.information / self.label_entropy if self.label_entropy > 0 else 0.0
 
     @property

@@ -36,7 +36,7 @@ from jaxtok.evaluate.references import Reference, read_reference
 from jaxtok.evaluate.streaming import StreamingMean, first_images
 from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.nn.images import to_uint8
-from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator, read_arrays, reconstructor
+from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator, modality_of, read_arrays, reconstructor
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.train.distributed import to_host
 from jaxtok.train.stage import TrainedStage
@@ -104,9 +104,27 @@ class FeatureMeasures:
         )
         self.perceptual = PerceptualNetwork("lpips", options.lpips) if options.lpips else PerceptualNetwork()
         self._real: dict[Dataset, FeatureSet] = {}
+        self._served = False
+
+    def check_served(self) -> None:
+        """To be called when every stage was measured.
+
+        Raises:
+          ValueError: options were given, and no stage has images.
+        """
+        if self.options != FeatureOptions() and not self._served:
+            raise ValueError(
+                "--features measured nothing: its networks read images, and no stage of this run has any. "
+                "The other results were written; leave it out"
+            )
 
     def evaluate(self, evaluator: Any, trained: TrainedStage) -> list[Result]:
         """What the evaluator measures, and what the networks say of its images."""
+        if not isinstance(evaluator, TokenizerEvaluator | SampleEvaluator):
+            return evaluator.evaluate(trained)
+        if modality_of(evaluator.model).key != "image":
+            return evaluator.evaluate(trained)
+        self._served = True
         if isinstance(evaluator, TokenizerEvaluator):
             return [*evaluator.evaluate(trained), *self.reconstructions(evaluator, trained)]
         if isinstance(evaluator, SampleEvaluator):

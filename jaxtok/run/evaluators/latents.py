@@ -124,7 +124,7 @@ class LatentMeasures:
         latents, labels = held_out
         shared: dict[str, Any] = {"weights": "average" if trained.averaged else "raw"}
         results = []
-        if space is not None and options.rates:
+        if space is not None and options.rates and "image" in data.fields():
             height, width = data.fields()["image"].shape[:2]
             results += self._of("rates", nominal_rates(space, latents.shape[1], height, width))
         if space is not None and options.slots:
@@ -209,6 +209,8 @@ def _rates(evaluator: SampleEvaluator, found: Sequence[Result]) -> list[Result]:
     grouping = getattr(evaluator.objective, "grouping", None)
     space = evaluator.model.space if grouping is None else grouping.space
     if likelihood is None or space is None or not isinstance(tokens, int) or likelihood.value < 0:
+        return []
+    if "image" not in evaluator.data.fields():
         return []
     height, width = evaluator.data.fields()["image"].shape[:2]
     shared = {key: value for key, value in likelihood.protocol.items() if key != "size"}

@@ -101,7 +101,8 @@ class TokenizerEvaluator:
         for batch in trained.batches():
             valid = batch["valid"]
             codes, restored = to_host(reconstruct(variables, *read_arrays(batch, trained)))
-            meter.update(batch[modality.key], restored, valid)
+            lengths = [batch[f"{modality.key}_mask"]] if f"{modality.key}_mask" in batch else []
+            meter.update(batch[modality.key], restored, valid, *lengths)
             if space is not None:
                 statistics = statistics or CodeStatistics(space, codes.shape[1])
                 statistics.update(codes, valid)
@@ -113,7 +114,10 @@ class TokenizerEvaluator:
         if not shown:
             return []
         protocol: dict[str, Any] = {"weights": "average" if trained.averaged else "raw", "split": "eval"}
-        results = [*meter.results(**protocol), *(statistics.results(**protocol) if statistics else ())]
+        one = modality.noun.removesuffix("s")
+        of_codes = statistics.results(**protocol) if statistics else []
+        named = [dataclasses.replace(r, name=r.name.replace("per_image", f"per_{one}")) for r in of_codes]
+        results = [*meter.results(**protocol), *named]
         if self.scorer is not None:
             scored = self.scorer(np.concatenate(shown), np.concatenate(labels), captions)
             results += [r.renamed(f"reconstruction_{r.name}", protocol) for r in scored]

@@ -64,7 +64,7 @@ class SampleEvaluator:
         ]
         samplers += [(f"_{name}", other, other.guidances[0]) for name, other in self.others]
         for suffix, drawer, guidance in samplers:
-            images, speed = self._draw(trained, asked, drawer, guidance, timed=True)
+            images, speed = self._draw(trained, asked, len(captions), drawer, guidance, timed=True)
             shared = {
                 **protocol,
                 **drawer.description,
@@ -92,7 +92,7 @@ class SampleEvaluator:
         repeated = {name: np.repeat(x, each, axis=0) for name, x in asked.items()}
         guidances, figures = sampler.guidances, {}
         for guidance in guidances:
-            images, _ = self._draw(trained, repeated, sampler, guidance, timed=False)
+            images, _ = self._draw(trained, repeated, each * len(captions), sampler, guidance, timed=False)
             several = len(guidances) > 1
             figures[f"samples_w{guidance:g}" if several else "samples"] = modality_of(self.model).samples(
                 images, captions, each, f"guidance {guidance:g}" if several else ""
@@ -130,10 +130,7 @@ class SampleEvaluator:
                 record = source[number]
             except BadRecord:
                 continue  # the pipeline counts and names it
-            label = record.get("label")
-            name = (
-                record["caption"] if "caption" in record else record["key"] if label is None else str(label)
-            )
+            name = _name_of(record, source.classes)
             found.setdefault(name, record)
             if len(found) == count:
                 break
@@ -147,6 +144,7 @@ class SampleEvaluator:
         self,
         trained: TrainedStage,
         asked: Mapping[str, np.ndarray],
+        count: int,
         sampler: Sampler,
         guidance: float,
         timed: bool,
@@ -155,7 +153,7 @@ class SampleEvaluator:
         `timed`: by the fastest of all calls but the first, which compiles.
         """
         draw = _drawer(self.model, sampler, guidance)
-        size, count = self.data.batch_size, len(next(iter(asked.values())))
+        size = self.data.batch_size
         rows = np.arange(-(-count // size) * size) % count  # the last batch is filled up
         keys = random.example_keys(trained.key, len(rows))
         frozen, drawn, seconds = dict(trained.frozen), [], []
@@ -185,6 +183,16 @@ class SampleEvaluator:
             total, count = total + float(value) * len(batch["valid"]), count + len(batch["valid"])
         name = f"{self.objective.loss_name}_nats_per_slot"
         return [Result(name, total / count, {**protocol, "images": count, "split": "eval"})] if count else []
+
+
+def _name_of(record: Mapping[str, Any], classes: tuple[str, ...]) -> str:
+    """What a record is sampled for: its caption, or else its class, or itself."""
+    if "caption" in record:
+        return record["caption"]
+    label = record.get("label")
+    if label is None:
+        return record["key"]
+    return classes[label] if 0 <= label < len(classes) else str(label)
 
 
 # Kept, so that an evaluation, its figures and the next evaluation share the compiled function.

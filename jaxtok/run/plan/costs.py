@@ -60,7 +60,7 @@ class Costs:
       collectives: by kind.
       messages: the collectives with the most bytes.
       largest: the largest temporaries.
-      opaque: number of custom calls (kernels), whose arithmetic the text does not tell.
+      opaque: number of custom calls (kernels), whose arithmetic the text does not state.
     """
 
     flops: float

@@ -35,7 +35,7 @@ class Topology:
       chip: its figures.
       devices: to build a mesh of.
       compiler: which compiler makes the programs.
-      caveat: what that compiler cannot tell about the chip; empty for the chip's own.
+      caveat: what that compiler does not know about the chip; empty for the chip's own.
       full: compile with all the effort of a run.
     """
 

@@ -57,7 +57,7 @@ def search(
     topology: Topology,
     trials: int,
 ) -> list[Trial]:
-    """Plans a stage in different ways, the given mesh first.
+    """Plans a stage with different settings, the given mesh first.
 
     For each mesh and policy the number of micro-batches grows until the step fits; a policy that recomputes
     is only tried where the one before needed more than one. No mesh takes more than half of the trials that
@@ -184,7 +184,7 @@ def print_search(name: str, trials: Sequence[Trial], best: str) -> None:
             f"{program.seconds:.0f}",
         )
     console = Console(width=None if Console().is_terminal else 110)
-    console.print(f"{name}: {len(trials)} ways tried", highlight=False)
+    console.print(f"{name}: {len(trials)} settings tried", highlight=False)
     console.print(table)
     if fastest.seconds < math.inf:
         console.print(f"{name}, the fastest of those that fit: {best}", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from jaxtok.run.plan.devices import Topology
 from jaxtok.run.plan.program import Program, compile_program
 from jaxtok.run.plan.roofline import utilisation
 from jaxtok.train.sharding import BATCH_AXES, batch_sharding
-from jaxtok.train.stage import Stage, abstract_batch, inference_variables, network_shapes
+from jaxtok.train.stage import Stage, abstract_batch, inference_variables, network_shapes, update_of
 from jaxtok.train.step import Step, make_step, placed
 
 
@@ -72,7 +72,7 @@ def plan_train(
       from_codes: stages that can, read token files in place of their data.
     """
     for stage, other in zip(stages, plain, strict=True):
-        if only and stage.name not in only:
+        if stage.update is None or (only and stage.name not in only):
             continue
         check_batch(stage, mesh)
         frozen = frozen_shapes(stage, stages)
@@ -91,7 +91,7 @@ def plan_sample(
     """Plans one call of the sampler of every stage that has one, for a batch of the training's size."""
     for stage in stages:
         program_of = getattr(stage.evaluator, "program", None)
-        if program_of is None or (only and stage.name not in only):
+        if program_of is None or stage.update is None or (only and stage.name not in only):
             continue
         check_batch(stage, mesh)
         frozen = frozen_shapes(stage, stages)
@@ -130,7 +130,7 @@ def frozen_shapes(stage: Stage, stages: Sequence[Stage]) -> dict[str, Any]:
         key = jax.eval_shape(lambda: jax.random.key(0))
         own = frozen_shapes(earlier, stages)
         frozen[name] = inference_variables(
-            jax.eval_shape(earlier.update.init, key, abstract_batch(earlier.data), own)
+            jax.eval_shape(update_of(earlier).init, key, abstract_batch(earlier.data), own)
         )
     frozen |= {name: network_shapes(load) for name, load in stage.networks.items()}
     return frozen

@@ -71,7 +71,8 @@ def plan_verb(experiment: Experiment, config: Any, options: Plan, preset: str) -
         print(f"{plan.stage}: compiled in {plan.program.seconds:.0f} s", file=sys.stderr, flush=True)
         plans.append(plan)
     if not plans:
-        raise ValueError(f"no stage of {experiment.name} has a sampler among {list(options.only) or 'all'}")
+        lacks = "has a sampler" if options.verb == "sample" else "trains anything"
+        raise ValueError(f"no stage of {experiment.name} {lacks} among {list(options.only) or 'all'}")
     sizes = dict(zip(AXES, options.mesh.sizes(len(topology.devices))))
     shown = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
     print_plan(plans, topology, shown, notes)

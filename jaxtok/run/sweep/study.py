@@ -52,7 +52,7 @@ def open_study(
       ValueError: the study is there and was begun with something else (the differences are listed), or the
         journal is damaged.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are told in one line here
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are reported in one line here
     pruners = {
         "none": optuna.pruners.NopPruner,
         "median": optuna.pruners.MedianPruner,
@@ -171,7 +171,7 @@ class Worker:
       seed: of the sampler; what a trial draws depends on it, the trial's number and the trials before.
       patience: seconds without a sign of life after which a trial of another machine counts as dead. On the
         same machine a dead process is seen at once.
-      tell: called with a line for every trial.
+      on_progress: called with a line for every trial.
       seen: sign of life of each foreign trial, and when this worker first saw it.
       outcomes: how this worker's trials ended.
     """
@@ -182,7 +182,7 @@ class Worker:
     trials: int
     seed: int = 0
     patience: float = 600.0
-    tell: Callable[[str], None] = print
+    on_progress: Callable[[str], None] = print
     seen: dict[int, tuple[Any, float]] = dataclasses.field(default_factory=dict)
     outcomes: list[TrialState] = dataclasses.field(default_factory=list)
 
@@ -249,13 +249,13 @@ class Worker:
                 keeper.tell(trial.number, state=TrialState.FAIL)
             except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
                 continue  # another worker was faster
-            self.tell(f"trial {trial.number} was left by a worker that is gone")
+            self.on_progress(f"trial {trial.number} was left by a worker that is gone")
             self._again(trial)
 
     def _again(self, trial: FrozenTrial, attempts: int = 1) -> None:
         attempts += trial.user_attrs.get(ATTEMPTS, 0)
         if attempts >= MOST_ATTEMPTS:
-            self.tell(f"trial {trial.number} was left {attempts} times and is given up")
+            self.on_progress(f"trial {trial.number} was left {attempts} times and is given up")
             return
         # What the worker did not come to draw is drawn by the next.
         attributes = {RETRY_OF: trial.number, ATTEMPTS: attempts}
@@ -281,7 +281,7 @@ class Worker:
         why = trial.user_attrs.get(ERROR, "")
         drawn = ", ".join(f"{path}={_short(v)}" for path, v in trial.params.items())
         done = sum(other.state.is_finished() for other in counted_trials(trials))
-        self.tell(
+        self.on_progress(
             f"trial {number} {trial.state.name.lower()}{value}: {drawn}{f' ({why})' if why else ''}; "
             f"{done} of {self.trials} done"
         )

@@ -12,30 +12,34 @@ steps. The arms with one code per token are
     lfq_no_diversity  the same without the entropy of the batch
 
 and residual stacks of small codebooks: `rvq_1`, `rvq_2`, ... of these depths, and `rvq_dropout`, the
-deepest one trained with a random number of depths. How they are trained and compared stands in
-`experiments/analysis/collapse.py`.
+deepest one trained with a random number of depths. A quantizer of one's own is one more arm, `own`. How
+they are trained and compared stands in `experiments/analysis/collapse.py`.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from jaxtok.codes import CodeSpace, Latents
-from jaxtok.quantize.fsq import FSQ
-from jaxtok.quantize.lfq import LFQ
-from jaxtok.quantize.residual import residual_vq
-from jaxtok.quantize.simvq import SimVQ
-from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.codes import CodeSpace, Latents, Regrouping
+from jaxtok.quantize.config import QuantizerConfig
+from jaxtok.quantize.fsq import FSQConfig
+from jaxtok.quantize.lfq import BSQConfig
+from jaxtok.quantize.residual import ResidualVQConfig
+from jaxtok.quantize.simvq import SimVQConfig
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.base import SystemBase
 from jaxtok.systems.image.base import ImageSystem
+from jaxtok.systems.joined import joined
 from jaxtok.tokenizers.image_tokenizer import ImageTokenizer
 from jaxtok.tokenizers.patch_mlp import PatchDecoder, PatchEncoder
 
 SINGLE = ("plain", "revived", "cosine", "simvq", "fsq", "lfq", "lfq_no_diversity")
 DROPOUT = "rvq_dropout"
+OWN = "own"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Collapse(SystemBase):
       inverse_temperature: of its soft assignments.
       residual_codes: K of each depth of the residual stacks.
       depths: of the residual stacks, rising.
+      quantizer: one more arm, "own", of any alphabet of at most 2^16 values per token; none for no such arm.
     """
 
     image_size: int = 64
@@ -79,6 +84,7 @@ class Collapse(SystemBase):
     inverse_temperature: float = 10.0
     residual_codes: int = 64
     depths: tuple[int, ...] = (1, 2, 4)
+    quantizer: QuantizerConfig | None = None
 
     def __post_init__(self):
         if math.prod(self.levels) != self.codes or 2**self.bits != self.codes:
@@ -105,60 +111,64 @@ class Collapse(SystemBase):
         return (*(f"rvq_{depth}" for depth in self.depths), DROPOUT)
 
     @property
+    def single(self) -> tuple[str, ...]:
+        """Names of the arms whose tokens are one code each."""
+        return SINGLE if self.quantizer is None else (*SINGLE, OWN)
+
+    @property
     def arms(self) -> tuple[str, ...]:
         """Names of all arms."""
-        return SINGLE + self.residual
+        return self.single + self.residual
 
-    def quantizer(self, name: str) -> Any:
-        """The quantizer of an arm.
-
-        Raises:
-          ValueError: there is no such arm.
-        """
+    @property
+    def quantizers(self) -> Mapping[str, QuantizerConfig]:
+        """The quantizer of every arm."""
         averaged = {
             "learning": "ema",
             "commitment": self.commitment,
             "decay": self.decay,
             "revive_below": self.revive_below,
             "revival": "sample",
+            "k_means": True,
         }
-        if name == "plain":
-            return VectorQuantizer(self.codes, self.width, commitment=self.commitment)
-        if name == "revived":
-            return VectorQuantizer(self.codes, self.width, **averaged)
-        if name == "cosine":
-            return VectorQuantizer(
-                self.codes, self.width, self.code_width, commitment=self.commitment, metric="cosine"
-            )
-        if name == "simvq":
-            return SimVQ(self.codes, self.width, self.commitment)
-        if name == "fsq":
-            return FSQ(self.levels, self.width)
-        if name in ("lfq", "lfq_no_diversity"):
-            return LFQ(
-                self.bits,
-                width=self.width,
-                spherical=True,
-                commitment=self.commitment,
-                entropy_weight=self.entropy_weight,
-                diversity=self.diversity if name == "lfq" else 0.0,
-                inverse_temperature=self.inverse_temperature,
-            )
-        if name not in self.residual:
-            raise ValueError(f"no arm {name!r}; there are {self.arms}")
-        depth = self.depths[-1] if name == DROPOUT else int(name.removeprefix("rvq_"))
-        return residual_vq(
-            depth,
-            self.residual_codes,
-            self.width,
-            dropout=name == DROPOUT,
-            dropout_per="example",
-            **averaged,
+        cosine = {"code_width": self.code_width, "metric": "cosine", "commitment": self.commitment}
+        signs = BSQConfig(
+            bits=self.bits,
+            commitment=self.commitment,
+            entropy_weight=self.entropy_weight,
+            diversity=self.diversity,
+            inverse_temperature=self.inverse_temperature,
         )
+
+        def stack(depth: int, dropout: bool = False) -> ResidualVQConfig:
+            return ResidualVQConfig(depth=depth, codes=self.residual_codes, dropout=dropout, **averaged)
+
+        single: dict[str, QuantizerConfig] = {
+            "plain": VQConfig(codes=self.codes, commitment=self.commitment),
+            "revived": VQConfig(codes=self.codes, **averaged),
+            "cosine": VQConfig(codes=self.codes, **cosine),
+            "simvq": SimVQConfig(codes=self.codes, commitment=self.commitment),
+            "fsq": FSQConfig(levels=self.levels),
+            "lfq": signs,
+            "lfq_no_diversity": dataclasses.replace(signs, diversity=0.0),
+        }
+        own = {} if self.quantizer is None else {OWN: self.quantizer}
+        stacks = {f"rvq_{depth}": stack(depth) for depth in self.depths}
+        return single | own | stacks | {DROPOUT: stack(self.depths[-1], dropout=True)}
+
+    def quantizer_of(self, name: str) -> QuantizerConfig:
+        """The quantizer of an arm.
+
+        Raises:
+          ValueError: there is no such arm.
+        """
+        if name not in self.arms:
+            raise ValueError(f"no arm {name!r}; there are {self.arms}")
+        return self.quantizers[name]
 
     def from_data(self, name: str) -> bool:
         """Whether the codebook of an arm starts with k-means."""
-        return name == "revived" or name in self.residual
+        return self.quantizer_of(name).codebook_from_data
 
     def arm(self, name: str) -> "PatchAutoencoder":
         """One arm, to encode and decode with."""
@@ -190,9 +200,10 @@ class PatchAutoencoder(ImageSystem):
     def tokenizer(self, dtype: Any = jnp.float32) -> ImageTokenizer:
         """Encoder, quantizer and decoder."""
         s = self.sizes
+        features = s.quantizer_of(self.name).features(s.width)
         return ImageTokenizer(
-            PatchEncoder(s.tokens, s.patch, s.width, s.hidden, s.layers, dtype),
-            s.quantizer(self.name),
+            PatchEncoder(s.tokens, s.patch, features, s.hidden, s.layers, dtype),
+            s.quantizer_of(self.name).build(s.width),
             PatchDecoder(s.patch, s.hidden, s.layers, s.channels, dtype),
             (s.image_size, s.image_size),
         )
@@ -205,19 +216,22 @@ class PatchAutoencoder(ImageSystem):
     @property
     def space(self) -> CodeSpace:
         """Alphabet of a token: a scalar quantizer's slots are one code, those of a residual stack are not."""
-        own = self._own_space
-        return own if self.name in self.sizes.residual else CodeSpace((own.size,))
+        return self._own_space if self.name in self.sizes.residual else self._grouping.space
 
     @property
     def _own_space(self) -> CodeSpace:
-        return self.sizes.quantizer(self.name).space
+        return self.sizes.quantizer_of(self.name).code_space(self.sizes.width)
+
+    @property
+    def _grouping(self) -> Regrouping:
+        return joined(self._own_space, f"the comparison of {self.name!r} with the other arms")
 
     def encode_images(self, variables: Any, images: Any) -> Latents:
         """Codes of uint8 or float [-1, 1] images [B, H, W, C]."""
         latents = cast(Latents, self.tokenizer().apply(variables, images, method="encode"))
         if self.name in self.sizes.residual:
             return latents
-        return dataclasses.replace(latents, codes=self._own_space.join(latents.codes)[..., None])
+        return dataclasses.replace(latents, codes=self._grouping.merge(latents.codes))
 
     def decode_images(
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
@@ -225,7 +239,7 @@ class PatchAutoencoder(ImageSystem):
         """Float images of latents or codes; of a residual stack also of its first codes."""
         codes = latents.codes if isinstance(latents, Latents) else latents
         if self.name not in self.sizes.residual:
-            codes = self._own_space.split(codes[..., 0])
+            codes = self._grouping.split(codes)
         return cast(jax.Array, self.tokenizer().apply(variables, codes, size, method="decode"))
 
 

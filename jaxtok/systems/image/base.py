@@ -25,6 +25,11 @@ class ImageSystem(SystemBase):
         """See `System.modality`."""
         return IMAGE
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """See `System.has_tokenizer`."""
+        return True
+
     # What a subclass says of itself.
 
     @property

@@ -2,11 +2,11 @@
 2502.13967, official code apple/ml-flextok).
 
 Registers read the latents of an autoencoder (or pixels), each becomes six scalars of few levels, and a flow
-transformer draws latents from noise, told by the registers. Nested dropout orders them from coarse to fine.
-The prior reads a token's six slots as one index of 64,000.
+transformer draws latents from noise, conditioned on the registers. Nested dropout orders them from coarse to
+fine. The prior reads a token's six slots as one index of 64,000.
 
 What is not here: muP's learning rates, which only matter when those of one width are used for another, and a
-large frozen text encoder; a prior that is told captions reads their bytes. The released configurations could
+large frozen text encoder; a prior of captions reads their bytes. The released configurations could
 not be read: what they leave open (the scaling of the latents, the layer that is aligned) is a field.
 """
 
@@ -61,13 +61,13 @@ class FlexTok(ImageSystem):
       grid: (rows, columns) of patches that there are positions for; None for those of a square image.
       segments: 2 where patches and registers are modulated apart in the decoder, else 1.
       nested: which prefixes survive in training.
-      null_probability: of an image to be told nothing in training, which guidance needs.
+      null_probability: of an image without a condition in training, which guidance needs.
       skip: probability with which an image trains on values that are not rounded, see `FSQ`.
       corruption: of tokens in training.
       align_after: block of the decoder that is aligned with a frozen encoder's features; None: off.
       align_width: width of those.
       flow: recommended settings of the flow's sampler.
-      told: what the prior is told: a "class", a "text" by its bytes, or "nothing".
+      conditioning: what the prior is conditioned on: a "class", a "text" by its bytes, or "nothing".
       classes: number of classes.
       text: how a caption is read.
       prior: size of the prior.
@@ -95,7 +95,7 @@ class FlexTok(ImageSystem):
     align_after: int | None = None
     align_width: int = 1024
     flow: FlowSettings = FlowSettings()
-    told: Literal["class", "text", "nothing"] = "class"
+    conditioning: Literal["class", "text", "nothing"] = "class"
     classes: int = 1000
     text: CaptionBytes = CaptionBytes()
     prior: PriorShape = PriorShape(24, 16, 64)
@@ -213,7 +213,7 @@ class FlexTok(ImageSystem):
             unroll=shape.unroll,
             dtype=dtype,
         )
-        dropout = 0.0 if self.told == "nothing" else self.condition_dropout
+        dropout = 0.0 if self.conditioning == "nothing" else self.condition_dropout
         return Prior(network, Autoregressive(space, dropout, self.prior_settings))
 
     priors = ("autoregressive",)
@@ -230,9 +230,9 @@ class FlexTok(ImageSystem):
 
     def conditioner(self, dtype: Any = jnp.float32) -> ClassPrefix | BytePrefix | None:
         """What turns a class or a caption into the prior's first tokens."""
-        if self.told == "class":
+        if self.conditioning == "class":
             return ClassPrefix(self.classes, self.prior.width)
-        return BytePrefix(self.text.encoder(dtype), self.prior.width) if self.told == "text" else None
+        return BytePrefix(self.text.encoder(dtype), self.prior.width) if self.conditioning == "text" else None
 
     # -- use --
 
@@ -247,12 +247,18 @@ class FlexTok(ImageSystem):
     @property
     def conditioned_on(self) -> Literal["labels", "captions", "nothing"]:
         """See `ImageSystem`."""
-        return "labels" if self.told == "class" else "captions" if self.told == "text" else "nothing"
+        return (
+            "labels"
+            if self.conditioning == "class"
+            else "captions"
+            if self.conditioning == "text"
+            else "nothing"
+        )
 
     @property
     def caption_reading(self) -> tuple[int, str]:
         """See `ImageSystem`."""
-        return (self.text.length, "") if self.told == "text" else (0, "")
+        return (self.text.length, "") if self.conditioning == "text" else (0, "")
 
     def encode_images(self, variables: Any, images: Images) -> Latents:
         """Latents of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
@@ -331,49 +337,53 @@ class FlexTok(ImageSystem):
         return dataclasses.replace(latents, mask=mask if latents.mask is None else mask & latents.mask)
 
     def class_condition(self, labels: jax.Array) -> Condition | None:
-        """What the prior is told by labels int32 [B], with its null class; None where it is told nothing.
+        """The prior's condition of labels int32 [B], with its null class; None where it has none.
 
         Raises:
-          ValueError: the prior is told captions.
+          ValueError: the prior is conditioned on captions.
         """
-        if self.told == "text":
-            raise ValueError("this prior is told captions, not classes; use `caption_condition`")
+        if self.conditioning == "text":
+            raise ValueError("this prior is conditioned on captions, not on classes; use `caption_condition`")
         conditioner = self.conditioner()
         return conditioner.condition(labels) if isinstance(conditioner, ClassPrefix) else None
 
     def caption_condition(
         self, ids: jax.Array, mask: jax.Array, frozen: Mapping[str, Any] | None = None
     ) -> Condition:
-        """What the prior is told by captions, with the empty one as "no condition".
+        """The prior's condition of captions, with the empty one as "no condition".
 
         Args:
           ids, mask: from `jaxtok.nn.caption_ids`, int32 and bool [B, T].
           frozen: not used.
 
         Raises:
-          ValueError: the prior is told something else.
+          ValueError: the prior is conditioned on something else.
         """
         del frozen
         conditioner = self.conditioner()
         if not isinstance(conditioner, BytePrefix):
-            raise ValueError(f"this prior is told {self.told!r}; set told='text' to tell it captions")
+            raise ValueError(
+                f"this prior is conditioned on {self.conditioning!r}; set conditioning='text' for captions"
+            )
         return conditioner.condition(ids, mask)
 
     def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
         """Condition of a training batch, for `PriorObjective`.
 
         Raises:
-          ValueError: the prior is told captions and the batch has none.
+          ValueError: the prior is conditioned on captions and the batch has none.
         """
-        if self.told != "text":
-            return None if self.told == "nothing" else self.class_condition(batch["label"])
+        if self.conditioning != "text":
+            return None if self.conditioning == "nothing" else self.class_condition(batch["label"])
         if "text" not in batch:
-            raise ValueError("the prior is told captions, but the batches have none; set --data.text-length")
+            raise ValueError(
+                "the prior is conditioned on captions, but the batches have none; set --data.text-length"
+            )
         return self.caption_condition(batch["text"], batch["text_mask"], frozen)
 
     def example_condition(self) -> Condition | None:
         """A condition of the right shape, for initialisation."""
-        if self.told == "text":
+        if self.conditioning == "text":
             ids, mask = byte_ids([""], self.text.length)
             return self.caption_condition(jnp.asarray(ids), jnp.asarray(mask))
         return self.class_condition(jnp.zeros((1,), jnp.int32))

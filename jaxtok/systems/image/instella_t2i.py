@@ -26,8 +26,8 @@ from jaxtok.nn.text_encoder import load_text_encoder, text_encoder_shapes
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.binary_diffusion import BinaryDiffusion, DiffusionSettings
 from jaxtok.priors.contract import Prior
-from jaxtok.quantize.binary import BinaryQuantizer
-from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.quantize.binary import BinaryConfig
+from jaxtok.quantize.config import QuantizerConfig
 from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.prior_shape import PriorShape
 from jaxtok.systems.official import OfficialComponent
@@ -82,12 +82,7 @@ class InstellaT2I(ImageSystem):
       channels: image channels.
       patch: patch side in pixels.
       tokens: N, tokens per image.
-      quantizer: "binary", or "vq" (one codebook) as the comparison.
-      bits: n, bits per token of binary latents.
-      codebook: number of codes of the "vq" comparison.
-      codebook_width: width in which its codes are compared.
-      codebook_learning: how its codebook is learned.
-      temperature: of the bit sampling in training, at its end if it is annealed.
+      quantizer: what makes codes of features; the diffusion prior needs one that makes bits.
       encoder: size of the transformer that reads images.
       decoder: size of the transformer that writes them.
       scale: common coordinate range of all resolutions, in patches; None counts patches.
@@ -104,12 +99,7 @@ class InstellaT2I(ImageSystem):
     channels: int = 3
     patch: int = 16
     tokens: int = 128
-    quantizer: Literal["binary", "vq"] = "binary"
-    bits: int = 64
-    codebook: int = 256
-    codebook_width: int = 8
-    codebook_learning: Literal["gradient", "ema"] = "ema"
-    temperature: float = 0.1
+    quantizer: QuantizerConfig = BinaryConfig(bits=64)
     encoder: ViTShape = ViTShape(12, 12, resample_after=(7,))
     decoder: ViTShape = ViTShape(16, 16, resample_after=(7,))
     scale: float | int | None = 64
@@ -121,6 +111,9 @@ class InstellaT2I(ImageSystem):
     diffusion_settings: DiffusionSettings = DiffusionSettings()
     autoregressive_settings: AutoregressiveSettings = AutoregressiveSettings()
 
+    def __post_init__(self):
+        self.quantizer.code_space(self.encoder.width)  # raises where latents are continuous
+
     @classmethod
     def tiny(cls) -> "InstellaT2I":
         """8x8 digits as 8 tokens of 16 bits; trains in minutes on two CPU cores."""
@@ -130,7 +123,7 @@ class InstellaT2I(ImageSystem):
             channels=1,
             patch=2,
             tokens=8,
-            bits=16,
+            quantizer=BinaryConfig(bits=16),
             encoder=vit,
             decoder=vit,
             scale=None,
@@ -148,7 +141,7 @@ class InstellaT2I(ImageSystem):
             image_size=image_size,
             patch=4,
             tokens=tokens,
-            bits=bits,
+            quantizer=BinaryConfig(bits=bits),
             encoder=vit,
             decoder=vit,
             scale=image_size // 4,
@@ -172,7 +165,7 @@ class InstellaT2I(ImageSystem):
         The tokenizer recomputes its blocks: at 1024 px four images would keep 139 GB for the backward pass.
         """
         return cls(
-            bits=bits,
+            quantizer=BinaryConfig(bits=bits),
             rope_layout="instella",
             encoder=ViTShape(12, 12, resample_after=(7,), remat="full"),
             decoder=ViTShape(16, 16, resample_after=(7,), remat="full"),
@@ -182,7 +175,7 @@ class InstellaT2I(ImageSystem):
     @property
     def space(self) -> CodeSpace:
         """Alphabet of one token."""
-        return CodeSpace.binary(self.bits) if self.quantizer == "binary" else CodeSpace((self.codebook,))
+        return self.quantizer.code_space(self.encoder.width)
 
     @property
     def priors(self) -> tuple[str, ...]:
@@ -194,21 +187,9 @@ class InstellaT2I(ImageSystem):
     def tokenizer(self, dtype: Any = jnp.float32) -> ImageTokenizer:
         """The binary autoencoder ("BAE")."""
         coordinates = Coordinates(self.scale, self.rope_layout)
-        width = self.encoder.width
-        if self.quantizer == "binary":
-            quantizer = BinaryQuantizer(self.bits, width, self.temperature)
-        else:
-            quantizer = VectorQuantizer(
-                self.codebook,
-                width,
-                self.codebook_width,
-                self.codebook_learning,
-                decay=0.95,
-                revive_below=0.1,
-            )
         return ImageTokenizer(
             QueryEncoder(self.encoder, self.tokens, self.patch, coordinates, dtype),
-            quantizer,
+            self.quantizer.build(self.encoder.width),
             QueryDecoder(
                 self.decoder,
                 self.patch,
@@ -224,7 +205,11 @@ class InstellaT2I(ImageSystem):
     def diffusion(self, dtype: Any = jnp.float32) -> Prior:
         """The bit-flip diffusion prior."""
         if not self.space.is_binary:
-            raise ValueError(f"bit-flip diffusion needs binary latents, but quantizer={self.quantizer!r}")
+            raise ValueError(
+                f"bit-flip diffusion needs tokens of bits, but those of quantizer "
+                f"{self.quantizer.kind_name()!r} have levels {self.space.levels}; choose the autoregressive "
+                "prior, or --model.quantizer:binary"
+            )
         return Prior(
             self._network(causal=False, dtype=dtype), BinaryDiffusion(settings=self.diffusion_settings)
         )
@@ -286,7 +271,7 @@ class InstellaT2I(ImageSystem):
     def caption_condition(
         self, ids: jax.Array, mask: jax.Array, frozen: Mapping[str, Any] | None = None
     ) -> Condition | None:
-        """What the priors are told by captions, with the empty caption as "no condition".
+        """The priors' condition of captions, with the empty caption as "no condition".
 
         Args:
           ids, mask: from `jaxtok.nn.caption_ids`, int32 and bool [B, T].
@@ -421,10 +406,12 @@ def from_official(config: Mapping[str, Any]) -> InstellaT2I:
         published,
         image_size=config.get("image_size", published.image_size),
         channels=bae.get("in_channels", published.channels),
-        temperature=bae.get("train_temp", published.temperature),
         patch=patch,
         tokens=bae.get("num_latent_tkns", first("num_img_tkns", default=published.tokens)),
-        bits=bae.get("codebook_size", first("in_channels", default=published.bits)),
+        quantizer=BinaryConfig(
+            bits=bae.get("codebook_size", first("in_channels", default=published.space.slots)),
+            temperature=bae.get("train_temp", 0.1),
+        ),
         encoder=half("encoder", published.encoder),
         decoder=half("decoder", published.decoder),
         scale=scale,

@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.config_files import replace_at
 from jaxtok.nn.prefix_transformer import ClassPrefix, PrefixTransformer, TextPrefix
 from jaxtok.nn.transformer import Remat
 from jaxtok.priors.autoregressive import Autoregressive, AutoregressiveSettings
 from jaxtok.priors.contract import Prior
-from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.quantize.config import QuantizerConfig
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.llamagen_table import language_model_table, tokenizer_table
 from jaxtok.systems.official import OfficialComponent
@@ -103,15 +105,12 @@ class LlamaGen(ImageSystem):
     Attributes:
       image_size: side in pixels that `decode` writes by default.
       channels: image channels.
-      codes: K, codebook size.
-      code_width: channels in which codes are compared.
-      unit_codes: whether features and codes have unit length there.
-      commitment: weight of `mean |z - sg(e)|^2`.
-      entropy_weight: of the entropy of the assignments; the released models have none.
+      quantizer: what makes codes of features; any that makes codes.
       encoder: size of the half that reads images.
       decoder: size of the half that writes them.
       prior: size of the language model.
-      told: what it is told: a "class", a "text" by features of a frozen encoder, or "nothing".
+      conditioning: what it is conditioned on: a "class", a "text" by features of a frozen encoder, or
+        "nothing".
       classes: number of classes.
       null_class: whether "no class" is one more, which guidance needs.
       text_length: tokens of a caption.
@@ -123,15 +122,11 @@ class LlamaGen(ImageSystem):
 
     image_size: int = 256
     channels: int = 3
-    codes: int = 16384
-    code_width: int = 8
-    unit_codes: bool = True
-    commitment: float = 0.25
-    entropy_weight: float = 0.0
+    quantizer: QuantizerConfig = VQConfig(codes=16384, code_width=8, metric="cosine")
     encoder: GridShape = GridShape()
     decoder: GridShape = GridShape(blocks=3)
     prior: LanguageModelShape = LanguageModelShape()
-    told: Literal["class", "text", "nothing"] = "class"
+    conditioning: Literal["class", "text", "nothing"] = "class"
     classes: int = 1000
     null_class: bool = True
     text_length: int = 120
@@ -141,6 +136,7 @@ class LlamaGen(ImageSystem):
     settings: AutoregressiveSettings = AutoregressiveSettings(guidance=3.0, top_k=2000)
 
     def __post_init__(self):
+        self.quantizer.code_space(self.encoder.features)  # raises where latents are continuous
         if (self.encoder.factor, self.encoder.features) != (self.decoder.factor, self.decoder.features):
             raise ValueError(
                 f"the encoder makes {self.encoder.features} channels per {self.encoder.factor} pixels, the "
@@ -178,7 +174,7 @@ class LlamaGen(ImageSystem):
           ValueError: an unknown size.
         """
         settings = AutoregressiveSettings(guidance=6.5, top_k=1000)
-        return dataclasses.replace(cls.c2i(size, image_size), told="text", settings=settings)
+        return dataclasses.replace(cls.c2i(size, image_size), conditioning="text", settings=settings)
 
     @classmethod
     def tiny(cls) -> "LlamaGen":
@@ -186,8 +182,7 @@ class LlamaGen(ImageSystem):
         return cls(
             8,
             1,
-            64,
-            8,
+            VQConfig(codes=64, code_width=8, metric="cosine"),
             **halves(16, 1, 32, (1, 2), (1, 2), groups=4),
             prior=LanguageModelShape(4, 4, 32, hidden=256, unroll=4),
             classes=10,
@@ -197,7 +192,7 @@ class LlamaGen(ImageSystem):
     @property
     def space(self) -> CodeSpace:
         """Alphabet of one token."""
-        return CodeSpace((self.codes,))
+        return self.quantizer.code_space(self.encoder.features)
 
     @property
     def tokens(self) -> int:
@@ -213,14 +208,7 @@ class LlamaGen(ImageSystem):
         """Encoder, quantizer and decoder."""
         return ImageTokenizer(
             GridEncoder(self.encoder, self.tokens, dtype),
-            VectorQuantizer(
-                self.codes,
-                self.encoder.features,
-                self.code_width,
-                commitment=self.commitment,
-                metric="cosine" if self.unit_codes else "euclidean",
-                entropy_weight=self.entropy_weight,
-            ),
+            self.quantizer.build(self.encoder.features),
             GridDecoder(self.decoder, self.channels, dtype),
             (self.image_size, self.image_size),
         )
@@ -228,10 +216,10 @@ class LlamaGen(ImageSystem):
     def conditioner(self) -> ClassPrefix | TextPrefix | None:
         """What turns a class or a text into the first tokens."""
         width = self.prior.width
-        if self.told == "class":
+        if self.conditioning == "class":
             return ClassPrefix(self.classes, width, self.null_class)
         prefix = TextPrefix(self.text_length, self.text_width, width, self.null_rows)
-        return prefix if self.told == "text" else None
+        return prefix if self.conditioning == "text" else None
 
     def autoregressive(self, dtype: Any = jnp.float32) -> Prior:
         """The next-token prior."""
@@ -250,13 +238,13 @@ class LlamaGen(ImageSystem):
             shape.unroll,
             dtype,
         )
-        dropout = 0.0 if self.told == "nothing" else self.condition_dropout
+        dropout = 0.0 if self.conditioning == "nothing" else self.condition_dropout
         return Prior(network, Autoregressive(self.space, dropout, self.settings))
 
     @property
     def conditioned_on(self) -> Literal["labels", "captions", "nothing"]:
         """See `ImageSystem`."""
-        return "nothing" if self.told == "nothing" else "labels"
+        return "nothing" if self.conditioning == "nothing" else "labels"
 
     def encode_images(self, variables: Any, images: Images) -> Latents:
         """Codes of uint8 or float [-1, 1] images [B, H, W, C]; pure, for any variables of the tokenizer."""
@@ -280,28 +268,30 @@ class LlamaGen(ImageSystem):
             raise ValueError(f"prior {name!r}; choose one of {self.priors}")
         return self.autoregressive(dtype)
 
-    def condition_on(self, told: jax.Array, mask: jax.Array | None = None) -> Condition | None:
-        """What the prior is told, with "nothing" as the alternative that guidance needs.
+    def condition_on(self, given: jax.Array, mask: jax.Array | None = None) -> Condition | None:
+        """The prior's condition, with "nothing" as the alternative that guidance needs.
 
         Args:
-          told: labels int32 [B], or text features [B, T, E].
+          given: labels int32 [B], or text features [B, T, E].
           mask: bool [B, T], which of the features are real.
         """
         conditioner = self.conditioner()
         if conditioner is None:
             return None
         if isinstance(conditioner, TextPrefix):
-            return conditioner.condition(told, mask)
-        return conditioner.condition(told)
+            return conditioner.condition(given, mask)
+        return conditioner.condition(given)
 
     def class_condition(self, labels: jax.Array) -> Condition | None:
-        """Condition of labels int32 [B]; None where the prior is told nothing.
+        """Condition of labels int32 [B]; None where the prior has none.
 
         Raises:
-          ValueError: the prior is told a text.
+          ValueError: the prior is conditioned on a text.
         """
-        if self.told == "text":
-            raise ValueError("this prior is told a text, not a class; use `condition_on` with its features")
+        if self.conditioning == "text":
+            raise ValueError(
+                "this prior is conditioned on a text, not on a class; use `condition_on` with its features"
+            )
         return self.condition_on(labels)
 
     def condition(self, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]) -> Condition | None:
@@ -311,7 +301,7 @@ class LlamaGen(ImageSystem):
           ValueError: see `class_condition`.
         """
         del frozen
-        return None if self.told == "nothing" else self.class_condition(batch["label"])
+        return None if self.conditioning == "nothing" else self.class_condition(batch["label"])
 
     def networks(self, dtype: Any = jnp.float32) -> dict[str, FrozenNetwork]:
         """Frozen networks that the prior needs: none."""
@@ -320,7 +310,7 @@ class LlamaGen(ImageSystem):
 
     def example_condition(self, batch: int = 1) -> Condition | None:
         """A condition of the right shape, for initialisation."""
-        if self.told == "text":
+        if self.conditioning == "text":
             return self.condition_on(jnp.zeros((batch, self.text_length, self.text_width)))
         return self.condition_on(jnp.zeros(batch, jnp.int32))
 
@@ -328,7 +318,7 @@ class LlamaGen(ImageSystem):
         """Variables of "tokenizer" and "autoregressive" as shapes, nothing is allocated."""
         key = jax.random.key(0)
         images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, self.channels), jnp.float32)
-        latents = Latents(codes=jnp.zeros((1, self.tokens, 1), jnp.int32))
+        latents = Latents(codes=jnp.zeros((1, self.tokens, self.space.slots), jnp.int32))
         prior = jax.eval_shape(self.autoregressive().init, key, latents, self.example_condition())
         return {
             "tokenizer": jax.eval_shape(self.tokenizer().init, key, images),
@@ -369,16 +359,18 @@ def from_official(config: Mapping[str, Any]) -> LlamaGen:
 
 
 def _official_tokenizer(config: Mapping[str, Any], a: Mapping[str, Any]) -> LlamaGen:
-    published = LlamaGen.vq_16()
-    shape = published.encoder
+    published, quantizer = LlamaGen.vq_16(), VQConfig(codes=16384, code_width=8, metric="cosine")
+    shape, unit = published.encoder, a.get("codebook_l2_norm", True)
     set_aside(a, "codebook_show_usage")  # a statistic of training
     return LlamaGen(
         image_size=config.get("image_size", published.image_size),
-        codes=a.get("codebook_size", published.codes),
-        code_width=a.get("codebook_embed_dim", published.code_width),
-        unit_codes=a.get("codebook_l2_norm", published.unit_codes),
-        commitment=a.get("commit_loss_beta", published.commitment),
-        entropy_weight=a.get("entropy_loss_ratio", published.entropy_weight),
+        quantizer=VQConfig(
+            codes=a.get("codebook_size", quantizer.codes),
+            code_width=a.get("codebook_embed_dim", quantizer.code_width),
+            metric="cosine" if unit else "euclidean",
+            commitment=a.get("commit_loss_beta", quantizer.commitment),
+            entropy_weight=a.get("entropy_loss_ratio", quantizer.entropy_weight),
+        ),
         **halves(
             config.get("ch", shape.channels),
             config.get("num_res_blocks", shape.blocks),
@@ -415,7 +407,7 @@ def _official_language_model(a: Mapping[str, Any]) -> LlamaGen:
     return dataclasses.replace(
         published,
         image_size=side * published.encoder.factor,
-        codes=a.get("vocab_size", published.codes),
+        quantizer=replace_at(published.quantizer, "codes", a.get("vocab_size", published.space.size)),
         classes=a.get("num_classes", published.classes),
         null_class=dropout > 0,
         condition_dropout=dropout,
@@ -441,13 +433,13 @@ def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialC
     shapes = model.shapes()
     if config is not None and "model_type" in config.get("model_args", {}):
         network = model.autoregressive().network
-        table = language_model_table(model.prior.layers, model.told == "class")
+        table = language_model_table(model.prior.layers, model.conditioning == "class")
         return {
             "model": OfficialComponent(
                 "autoregressive", network, shapes["autoregressive"], table, "tok_embeddings.weight"
             )
         }
-    table = tokenizer_table(model.encoder, model.decoder, model.code_width)
+    table = tokenizer_table(model.encoder, model.decoder, model.tokenizer().quantizer.code_width)
     return {
         "model": OfficialComponent(
             "tokenizer", model.tokenizer(), shapes["tokenizer"], table, "quant_conv.weight"

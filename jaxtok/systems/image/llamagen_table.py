@@ -32,12 +32,12 @@ def tokenizer_table(encoder: GridShape, decoder: GridShape, code_width: int) -> 
 
 
 def language_model_table(depth: int, classes: bool) -> Table:
-    """A language model of `depth` layers that is told a class or, otherwise, a text."""
+    """A language model of `depth` layers conditioned on a class or, otherwise, on a text."""
     layers, theirs, ours = range(depth), "layers.{i}", "stack/block"
     if classes:
-        told = [Entry("cls_embedding.embedding_table.weight", "conditioner/embedding/embedding")]
+        condition = [Entry("cls_embedding.embedding_table.weight", "conditioner/embedding/embedding")]
     else:
-        told = [
+        condition = [
             Entry("cls_embedding.cap_proj.fc1.weight", "conditioner/linear_1/kernel", dense),
             Entry("cls_embedding.cap_proj.fc2.weight", "conditioner/linear_2/kernel", dense),
             Entry("cls_embedding.uncond_embedding", "conditioner/null"),
@@ -53,7 +53,7 @@ def language_model_table(depth: int, classes: bool) -> Table:
     ]
     return Table(
         (
-            *told,
+            *condition,
             Entry("tok_embeddings.weight", "embedding/table"),
             *attention,
             Entry(f"{theirs}.attention.wo.weight", f"{ours}/attention/out/kernel", dense, layers),

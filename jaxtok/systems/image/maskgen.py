@@ -14,17 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.codes import CodeSpace, Condition, Latents, Regrouping
 from jaxtok.decoding.diffusion import GaussianDiffusion
 from jaxtok.nn.caption_ids import caption_ids
 from jaxtok.nn.clip_text import ClipFeatures, ClipText, clip_text_shapes, load_clip_text
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import MaskedSettings
 from jaxtok.priors.masked_values import MaskedValueSettings
+from jaxtok.quantize.gaussian import GaussianConfig
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.maskgen_generator import MaskGenerator, MaskGenText
 from jaxtok.systems.image.maskgen_table import official_components
 from jaxtok.systems.image.tatitok import TATiTok
+from jaxtok.systems.joined import joined, split
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
 from jaxtok.weights import FrozenNetwork
@@ -54,12 +57,10 @@ class MaskGen(ImageSystem):
 
     def __post_init__(self):
         codec, generator = self.codec, self.generator
-        made = codec.space or codec.width
-        modelled = generator.space or generator.channels
-        if (codec.tokens, made) != (generator.tokens, modelled):
+        if codec.tokens != generator.tokens:
             raise ValueError(
-                f"the generator models {generator.tokens} tokens of {_alphabet(modelled)}, the tokenizer "
-                f"makes {codec.tokens} of {_alphabet(made)}; set both alike"
+                f"the generator models {generator.tokens} tokens, the tokenizer makes {codec.tokens}; set "
+                "both alike"
             )
         source = "bytes" if generator.text.source == "bytes" else "features"
         if codec.text_length and (codec.text_length, codec.text_source) != (generator.text.length, source):
@@ -71,7 +72,8 @@ class MaskGen(ImageSystem):
     @classmethod
     def tiny(cls) -> "MaskGen":
         """8x8 digits as 8 tokens of 64 codes, and their captions; trains in minutes on two CPU cores."""
-        codec = dataclasses.replace(TATiTok.tiny(), tokens=8, metric="cosine")
+        quantizer = VQConfig(codes=64, metric="cosine", learning="cvq")
+        codec = dataclasses.replace(TATiTok.tiny(), tokens=8, quantizer=quantizer)
         generator = MaskGenerator(
             tokens=8,
             codebook=64,
@@ -101,7 +103,7 @@ class MaskGen(ImageSystem):
             diffusion=GaussianDiffusion(schedule="linear"),
             value_settings=MaskedValueSettings(8, diffusion_steps=25),
         )
-        return cls(dataclasses.replace(model.codec, bottleneck="vae"), generator)
+        return cls(dataclasses.replace(model.codec, quantizer=GaussianConfig()), generator)
 
     @classmethod
     def published(cls, name: str) -> "MaskGen":
@@ -132,8 +134,26 @@ class MaskGen(ImageSystem):
 
     @property
     def text(self) -> MaskGenText:
-        """What is told."""
+        """What captions are made of for the generator."""
         return self.generator.text
+
+    @property
+    def grouping(self) -> Regrouping | None:
+        """All slots of a token as one code, which the generator reads; None of continuous latents.
+
+        Raises:
+          ValueError: the generator models other tokens than the tokenizer makes, or a token has more values
+            than a table can hold.
+        """
+        made, modelled = self.space or self.codec.width, self.generator.space or self.generator.channels
+        if isinstance(made, CodeSpace) and isinstance(modelled, CodeSpace):
+            return joined(made, "the generator", codes=modelled.size)
+        if made != modelled:
+            raise ValueError(
+                f"the generator models tokens of {_alphabet(modelled)}, the tokenizer makes them of "
+                f"{_alphabet(made)}; set both alike"
+            )
+        return None
 
     # -- assembly --
 
@@ -147,10 +167,11 @@ class MaskGen(ImageSystem):
         """One of `priors` by name.
 
         Raises:
-          ValueError: another name.
+          ValueError: another name, or see `grouping`.
         """
         if name not in self.priors:
             raise ValueError(f"prior {name!r}; choose one of {self.priors}")
+        _ = self.grouping  # whether both fit
         return self.generator.prior(dtype)
 
     # -- use --
@@ -187,10 +208,12 @@ class MaskGen(ImageSystem):
         text: jax.Array | Condition | None = None,
     ) -> jax.Array:
         """Float images around [-1, 1] of latents or codes, see `TiTok.decode`; `text` from `decoder_text`."""
+        latents, grouping = latents if isinstance(latents, Latents) else Latents(latents), self.grouping
+        latents = latents if grouping is None else split(latents, grouping)
         return self.codec.decode_images(variables, latents, size, text)
 
     def caption_condition(self, ids: Ids, mask: Ids, frozen: Mapping[str, Any] | None = None) -> Condition:
-        """What the generator is told by captions, with the empty caption as "no condition".
+        """The generator's condition of captions, with the empty caption as "no condition".
 
         Args:
           ids, mask: int32 and bool [B, T] from `jaxtok.nn.caption_ids`.
@@ -199,10 +222,10 @@ class MaskGen(ImageSystem):
         Raises:
           ValueError: captions go through a CLIP that is not there.
         """
-        null = self._told(*caption_ids([""], ids.shape[1], self.text.path), frozen)
-        return dataclasses.replace(self._told(ids, mask, frozen), null=null)
+        null = self._condition(*caption_ids([""], ids.shape[1], self.text.path), frozen)
+        return dataclasses.replace(self._condition(ids, mask, frozen), null=null)
 
-    def _told(self, ids, mask, frozen) -> Condition:
+    def _condition(self, ids, mask, frozen) -> Condition:
         if self.text.source == "bytes":
             return self.generator.condition(jnp.asarray(ids), None, jnp.asarray(mask))
         features = self._clip(ids, mask, frozen)
@@ -267,6 +290,7 @@ class MaskGen(ImageSystem):
 
     def shapes(self) -> dict[str, Any]:
         """Variables of "tokenizer" and "masked" as shapes, nothing is allocated."""
+        _ = self.grouping  # whether both fit
         return {"tokenizer": self.codec.shapes_of("tokenizer"), "masked": self.generator.shapes()}
 
     @staticmethod

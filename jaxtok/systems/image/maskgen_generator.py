@@ -29,7 +29,7 @@ from jaxtok.priors.masked_values import MaskedValues, MaskedValueSettings
 
 @dataclasses.dataclass(frozen=True)
 class MaskGenText:
-    """What the generator is told.
+    """What the generator is conditioned on.
 
     Attributes:
       source: "clip", features of a frozen CLIP, or "bytes" of a caption, through a small encoder that is
@@ -64,7 +64,7 @@ class MaskGenerator:
       layers: blocks.
       heads: attention heads.
       width: of a token.
-      text: what it is told.
+      text: what it is conditioned on.
       score_width: sinusoids of the score of an image; 0 for no score.
       score: the score that is asked for, and that is taken for known of images that have none.
       condition_dropout: share of the rows that train with the empty text, which guidance needs.

@@ -126,7 +126,7 @@ def value_table(model: MaskGenerator) -> Table:
             Entry("diffusion_pos_embed_learned", "places", squeeze_leading(1)),
             *_linear(f"{net}.time_embed.mlp.0", f"{denoiser}/time/linear_1"),
             *_linear(f"{net}.time_embed.mlp.2", f"{denoiser}/time/linear_2"),
-            *_linear(f"{net}.cond_embed", f"{denoiser}/told"),
+            *_linear(f"{net}.cond_embed", f"{denoiser}/conditioning"),
             *_linear(f"{net}.input_proj", f"{denoiser}/in"),
             *_norm(f"{theirs}.in_ln", f"{ours}/norm", layers),
             *_linear(f"{theirs}.mlp.0", f"{ours}/feed_forward/up", layers),

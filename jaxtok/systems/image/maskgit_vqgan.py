@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxtok.codes import CodeSpace, Latents
+from jaxtok.quantize.config import QuantizerConfig
 from jaxtok.quantize.soft_assignment import soft_lookup
-from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.grid_table import GridNames, grid_entries
 from jaxtok.systems.official import OfficialComponent
@@ -37,16 +38,17 @@ class MaskGITVQGAN(ImageSystem):
     Attributes:
       image_size: side in pixels that `decode` writes by default.
       channels: image channels.
-      codes: K, codebook size.
+      quantizer: what makes codes of features; any that makes codes.
       shape: size and switches of encoder and decoder; its `features` is the width of a code.
-      codebook_weight: of `mean |sg(z) - e|^2`.
     """
 
     image_size: int = 256
     channels: int = 3
-    codes: int = 1024
+    quantizer: QuantizerConfig = VQConfig(codes=1024, commitment=1.0, codebook_weight=0.25)
     shape: GridShape = SHAPE
-    codebook_weight: float = 0.25
+
+    def __post_init__(self):
+        self.quantizer.code_space(self.shape.features)  # raises where latents are continuous
 
     @classmethod
     def imagenet_f16_256(cls) -> "MaskGITVQGAN":
@@ -57,12 +59,29 @@ class MaskGITVQGAN(ImageSystem):
     def tiny(cls) -> "MaskGITVQGAN":
         """8x8 digits as 4 x 4 tokens of 64 codes."""
         shape = dataclasses.replace(SHAPE, channels=16, multipliers=(1, 2), blocks=1, features=16, groups=4)
-        return cls(image_size=8, channels=1, codes=64, shape=shape)
+        quantizer = VQConfig(codes=64, commitment=1.0, codebook_weight=0.25)
+        return cls(image_size=8, channels=1, quantizer=quantizer, shape=shape)
 
     @property
     def space(self) -> CodeSpace:
         """Alphabet of one token."""
-        return CodeSpace((self.codes,))
+        return self.quantizer.code_space(self.shape.features)
+
+    @property
+    def codes(self) -> int:
+        """K, size of the codebook whose vectors a mean of codes is made of, see `decode_soft`.
+
+        Raises:
+          ValueError: a quantizer without such a codebook.
+        """
+        q = self.quantizer
+        plain = isinstance(q, VQConfig) and q.slots == 1 and not (q.code_width or q.affine or q.revive_below)
+        if not isinstance(q, VQConfig) or not plain or (q.learning, q.metric) != ("gradient", "euclidean"):
+            raise ValueError(
+                f"{q} has no codebook of code vectors, of which a mean could be decoded; use kind 'vq' with "
+                "slots 1, code_width 0, metric 'euclidean', learning 'gradient', without affine and revival"
+            )
+        return q.codes
 
     @property
     def tokens(self) -> int:
@@ -73,9 +92,7 @@ class MaskGITVQGAN(ImageSystem):
         """Encoder, quantizer and decoder."""
         return ImageTokenizer(
             GridEncoder(self.shape, self.tokens, dtype),
-            VectorQuantizer(
-                self.codes, self.shape.features, commitment=1.0, codebook_weight=self.codebook_weight
-            ),
+            self.quantizer.build(self.shape.features),
             GridDecoder(self.shape, self.channels, dtype),
             (self.image_size, self.image_size),
         )
@@ -95,6 +112,9 @@ class MaskGITVQGAN(ImageSystem):
     ) -> jax.Array:
         """Float images of a distribution over codes per cell: the decoder of `softmax(logits) @ codebook`,
         through which gradients reach whoever made the logits.
+
+        Raises:
+          ValueError: see `codes`.
         """
         values = soft_lookup(variables["params"]["quantizer"]["codebook"], logits)
         return self.decode_images(variables, Latents(values=values), size)
@@ -138,9 +158,12 @@ def from_official(config: Mapping[str, Any]) -> MaskGITVQGAN:
     return MaskGITVQGAN(
         image_size=config.get("image_size", conf.get("resolution", published.image_size)),
         channels=conf.get("num_channels", published.channels),
-        codes=config.get("codes", published.codes),
+        quantizer=VQConfig(
+            codes=config.get("codes", published.codes),
+            commitment=1.0,  # the official term on features has no weight of its own
+            codebook_weight=config.get("commitment_cost", 0.25),
+        ),
         shape=shape,
-        codebook_weight=config.get("commitment_cost", published.codebook_weight),
     )
 
 

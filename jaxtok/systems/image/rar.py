@@ -10,11 +10,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxtok.codes import CodeSpace, Condition, Latents
+from jaxtok.codes import CodeSpace, Condition, Latents, Regrouping
 from jaxtok.priors.contract import Prior
 from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.maskgit_vqgan import MaskGITVQGAN
 from jaxtok.systems.image.rar_generator import RARGenerator, official_components
+from jaxtok.systems.joined import joined, split
 from jaxtok.systems.official import OfficialComponent
 from jaxtok.tokenizers.image_tokenizer import Images, ImageTokenizer
 from jaxtok.weights import FrozenNetwork
@@ -26,7 +27,8 @@ class RAR(ImageSystem):
 
     Attributes:
       codec: sizes of the tokenizer.
-      generator: sizes of the generator, of as many tokens and codes as the tokenizer has.
+      generator: sizes of the generator, of as many tokens and codes as the tokenizer has; the slots of a
+        token are one code of it.
     """
 
     codec: MaskGITVQGAN = MaskGITVQGAN()
@@ -34,10 +36,10 @@ class RAR(ImageSystem):
 
     def __post_init__(self):
         codec, generator = self.codec, self.generator
-        if generator.tokens != codec.tokens or generator.space != codec.space:
+        if generator.tokens != codec.tokens:
             raise ValueError(
-                f"the generator models {generator.tokens} tokens of levels {generator.space.levels}, the "
-                f"tokenizer makes {codec.tokens} of levels {codec.space.levels}; set both alike"
+                f"the generator models {generator.tokens} tokens, the tokenizer makes {codec.tokens}; set "
+                "both alike"
             )
 
     @classmethod
@@ -74,6 +76,15 @@ class RAR(ImageSystem):
         """Number of classes."""
         return self.generator.classes
 
+    @property
+    def grouping(self) -> Regrouping:
+        """All slots of a token as one code, which the generator reads.
+
+        Raises:
+          ValueError: a token has more values than a table can hold, or others than the generator models.
+        """
+        return joined(self.space, "the generator", codes=self.generator.codebook)
+
     # -- assembly --
 
     def tokenizer(self, dtype: Any = jnp.float32) -> ImageTokenizer:
@@ -90,6 +101,7 @@ class RAR(ImageSystem):
         """
         if name not in self.priors:
             raise ValueError(f"prior {name!r}; choose one of {self.priors}")
+        _ = self.grouping  # whether both fit
         return self.generator.prior(dtype)
 
     # -- use --
@@ -112,7 +124,8 @@ class RAR(ImageSystem):
         self, variables: Any, latents: Latents | jax.Array, size: tuple[int, int] | None = None
     ) -> jax.Array:
         """Float images around [-1, 1] of latents or codes at `size` (height, width) pixels; pure."""
-        return self.codec.decode_images(variables, latents, size)
+        latents = latents if isinstance(latents, Latents) else Latents(codes=latents)
+        return self.codec.decode_images(variables, split(latents, self.grouping), size)
 
     def class_condition(self, labels: jax.Array) -> Condition | None:
         """Condition of class labels int32 [B], with "no class" as null."""
@@ -129,6 +142,7 @@ class RAR(ImageSystem):
 
     def shapes(self) -> dict[str, Any]:
         """Variables of "tokenizer" and "autoregressive" as shapes, nothing is allocated."""
+        _ = self.grouping  # whether both fit
         return {"tokenizer": self.codec.shapes()["tokenizer"], "autoregressive": self.generator.shapes()}
 
     @staticmethod

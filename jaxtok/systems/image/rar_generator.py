@@ -130,8 +130,8 @@ class RARGenerator:
     def shapes(self) -> dict[str, Any]:
         """Variables as shapes, nothing is allocated."""
         codes = Latents(codes=jnp.zeros((1, self.tokens, 1), jnp.int32))
-        told = self.network().class_condition(jnp.zeros((1,), jnp.int32))
-        return {"params": jax.eval_shape(self.prior().init, jax.random.key(0), codes, told)}
+        condition = self.network().class_condition(jnp.zeros((1,), jnp.int32))
+        return {"params": jax.eval_shape(self.prior().init, jax.random.key(0), codes, condition)}
 
     @staticmethod
     def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtok.quantize.gaussian import GaussianConfig
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.image.titok import TiTok
 from jaxtok.systems.image.titok_table import official_components
 from jaxtok.systems.official import OfficialComponent
@@ -30,10 +32,8 @@ class TATiTok(TiTok):
             patch=2,
             decoder_patch=2,
             tokens=2,
-            codebook=64,
+            quantizer=VQConfig(codes=64, learning="cvq"),
             width=8,
-            metric="euclidean",
-            learning="cvq",
             encoder=vit,
             decoder=vit,
             head="pixels",
@@ -52,32 +52,32 @@ class TATiTok(TiTok):
     @classmethod
     def bl32_vq(cls) -> "TATiTok":
         """TA-TiTok-BL-32 with 8192 codes, of which unused ones move to features."""
-        return cls._single_stage("base", 32, learning="cvq", **TEXT)
+        return cls._single_stage("base", 32, quantizer=VQConfig(codes=8192, learning="cvq"), **TEXT)
 
     @classmethod
     def bl64_vq(cls) -> "TATiTok":
         """TA-TiTok-BL-64 with 8192 codes."""
-        return cls._single_stage("base", 64, learning="cvq", **TEXT)
+        return cls._single_stage("base", 64, quantizer=VQConfig(codes=8192, learning="cvq"), **TEXT)
 
     @classmethod
     def bl128_vq(cls) -> "TATiTok":
         """TA-TiTok-BL-128 with 8192 codes."""
-        return cls._single_stage("base", 128, learning="cvq", **TEXT)
+        return cls._single_stage("base", 128, quantizer=VQConfig(codes=8192, learning="cvq"), **TEXT)
 
     @classmethod
     def bl32_vae(cls) -> "TATiTok":
         """TA-TiTok-BL-32 with 16 Gaussian channels."""
-        return cls._single_stage("base", 32, bottleneck="vae", width=16, **TEXT)
+        return cls._single_stage("base", 32, quantizer=GaussianConfig(), width=16, **TEXT)
 
     @classmethod
     def bl64_vae(cls) -> "TATiTok":
         """TA-TiTok-BL-64 with 16 Gaussian channels."""
-        return cls._single_stage("base", 64, bottleneck="vae", width=16, **TEXT)
+        return cls._single_stage("base", 64, quantizer=GaussianConfig(), width=16, **TEXT)
 
     @classmethod
     def sl128_vae(cls) -> "TATiTok":
         """TA-TiTok-SL-128 with 16 Gaussian channels."""
-        return cls._single_stage("small", 128, bottleneck="vae", width=16, **TEXT)
+        return cls._single_stage("small", 128, quantizer=GaussianConfig(), width=16, **TEXT)
 
     @staticmethod
     def official_components(config: Mapping[str, Any] | None) -> dict[str, OfficialComponent]:

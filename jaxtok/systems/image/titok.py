@@ -21,8 +21,9 @@ from jaxtok.nn.text import ByteEncoder
 from jaxtok.priors.autoregressive import AutoregressiveSettings
 from jaxtok.priors.contract import Prior
 from jaxtok.priors.masked import MaskedSettings
-from jaxtok.quantize.gaussian import GaussianBottleneck
-from jaxtok.quantize.vq import VectorQuantizer
+from jaxtok.quantize.config import QuantizerConfig
+from jaxtok.quantize.gaussian import GaussianConfig
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.image.base import ImageSystem
 from jaxtok.systems.image.maskgit_vqgan import MaskGITVQGAN
 from jaxtok.systems.image.prior_shape import PriorShape, class_conditioner, next_token_prior
@@ -48,13 +49,8 @@ class TiTok(ImageSystem):
       patch: side of the encoder's patches.
       decoder_patch: side of the decoder's patches.
       tokens: N, latent tokens of an image.
-      bottleneck: "vq" (one code per token) or "vae" (Gaussian values).
-      codebook: K, number of codes.
+      quantizer: what makes latents of features: any that makes codes, or Gaussian ones.
       width: of a latent.
-      metric: how features and codes are compared; "cosine" passes them on with unit length.
-      learning: "gradient", or "cvq", which pulls unused codes to features.
-      commitment: weight of the term that keeps features near their codes.
-      kl_weight: of the divergence of Gaussian latents, summed over an image.
       encoder: size of the transformer that reads images.
       decoder: size of the transformer that writes them.
       head: "pixels", or "codes" of the teacher.
@@ -80,13 +76,8 @@ class TiTok(ImageSystem):
     patch: int = 16
     decoder_patch: int = 16
     tokens: int = 32
-    bottleneck: Literal["vq", "vae"] = "vq"
-    codebook: int = 4096
+    quantizer: QuantizerConfig = VQConfig(codes=4096, metric="cosine")
     width: int = 12
-    metric: Literal["euclidean", "cosine"] = "cosine"
-    learning: Literal["gradient", "cvq"] = "gradient"
-    commitment: float = 0.25
-    kl_weight: float = 1e-6
     encoder: LatentViTShape = LatentViTShape.named("large")
     decoder: LatentViTShape = LatentViTShape.named("large")
     head: Literal["pixels", "codes"] = "codes"
@@ -115,8 +106,16 @@ class TiTok(ImageSystem):
             raise ValueError(f"trained={self.trained} must name some of {PRIORS}, none twice")
         if self.pooled is not None and self.pooled[0] * self.pooled[1] != self.tokens:
             raise ValueError(f"pooled={self.pooled} makes another number of tokens than tokens={self.tokens}")
-        if self.bottleneck == "vae" and self.head == "codes":
-            raise ValueError("proxy codes are predicted from codes; with bottleneck='vae' set head='pixels'")
+        if self.head == "codes" and self.space is None:
+            raise ValueError(
+                f"proxy codes are predicted from codes, and quantizer {self.quantizer.kind_name()!r} makes "
+                "none; set head='pixels'"
+            )
+        if self.head == "codes" and self.quantizer.codebook_from_data:
+            raise ValueError(
+                "k_means=True: the stage that predicts the teacher's codes starts without k-means; set it to "
+                "False, or head='pixels'"
+            )
         factor = self.teacher.shape.factor
         if self.head == "codes" and factor != self.decoder_patch:
             raise ValueError(
@@ -136,9 +135,8 @@ class TiTok(ImageSystem):
             patch=2,
             decoder_patch=2,
             tokens=8,
-            codebook=64,
+            quantizer=VQConfig(codes=64, metric="cosine", learning="cvq"),
             width=8,
-            learning="cvq",
             encoder=vit,
             decoder=vit,
             head="pixels",
@@ -161,7 +159,7 @@ class TiTok(ImageSystem):
 
     @classmethod
     def _single_stage(cls, encoder: str, tokens: int, **options: Any) -> Any:
-        vq = {"codebook": 8192, "width": 64, "metric": "euclidean"}
+        vq = {"quantizer": VQConfig(codes=8192), "width": 64}
         return cls._published(encoder, "large", tokens, head="pixels", **{**vq, **options})
 
     @classmethod
@@ -201,32 +199,32 @@ class TiTok(ImageSystem):
     @classmethod
     def ll32_vae(cls) -> "TiTok":
         """TiTok-LL-32 with 16 Gaussian channels: one stage."""
-        return cls._single_stage("large", 32, bottleneck="vae", width=16)
+        return cls._single_stage("large", 32, quantizer=GaussianConfig(), width=16)
 
     @classmethod
     def bl64_vae(cls) -> "TiTok":
         """TiTok-BL-64 with 16 Gaussian channels: one stage."""
-        return cls._single_stage("base", 64, bottleneck="vae", width=16)
+        return cls._single_stage("base", 64, quantizer=GaussianConfig(), width=16)
 
     @classmethod
     def bl128_vae(cls) -> "TiTok":
         """TiTok-BL-128 with 16 Gaussian channels: one stage."""
-        return cls._single_stage("base", 128, bottleneck="vae", width=16)
+        return cls._single_stage("base", 128, quantizer=GaussianConfig(), width=16)
 
     # -- assembly --
 
     @property
     def space(self) -> CodeSpace | None:
         """Alphabet of one token; None for Gaussian latents."""
-        return CodeSpace((self.codebook,)) if self.bottleneck == "vq" else None
+        return self.quantizer.space(self.width)
 
     @property
     def priors(self) -> tuple[str, ...]:
         """Names of the priors that are trained; of continuous latents none."""
-        return self.trained if self.bottleneck == "vq" else ()
+        return self.trained if self.space is not None else ()
 
     def tokenizer(self, dtype: Any = jnp.float32) -> ImageTokenizer:
-        """Encoder, bottleneck and the decoder that makes images."""
+        """Encoder, quantizer and the decoder that makes images."""
         pixels = None
         if self.head == "codes":
             pixels = GridDecoder(self.teacher.shape, self.channels, dtype)
@@ -244,21 +242,21 @@ class TiTok(ImageSystem):
 
     def _tokenizer(self, pixels: GridDecoder | None, dtype: Any) -> ImageTokenizer:
         rows = self.image_size // self.decoder_patch
-        features = self.width if self.bottleneck == "vq" else 2 * self.width
         encoder = TextConditioner(ByteEncoder(dtype=dtype)) if self._reads_bytes else None
+        codes = self.teacher.codes if self.head == "codes" else 0
         decoder = LatentDecoder(
             self.decoder,
             (rows, rows),
             self.decoder_patch,
             self.head,
             self.channels,
-            self.teacher.codes,
+            codes,
             self.text_length,
             encoder,
             dtype,
         )
         if self.head == "codes":
-            decoder = ProxyDecoder(decoder, pixels, self.teacher.codes, self.teacher.shape.features)
+            decoder = ProxyDecoder(decoder, pixels, codes, self.teacher.shape.features)
         rows = self.image_size // self.patch
         return ImageTokenizer(
             LatentEncoder(
@@ -266,25 +264,14 @@ class TiTok(ImageSystem):
                 self.tokens,
                 (rows, rows),
                 self.patch,
-                features,
+                self.quantizer.features(self.width),
                 self.interleaved,
                 self.pooled,
                 dtype,
             ),
-            self._bottleneck(),
+            self.quantizer.build(self.width),
             decoder,
             (self.image_size, self.image_size),
-        )
-
-    def _bottleneck(self) -> VectorQuantizer | GaussianBottleneck:
-        if self.bottleneck == "vae":
-            return GaussianBottleneck(self.width, self.kl_weight)
-        return VectorQuantizer(
-            self.codebook,
-            self.width,
-            learning=self.learning,
-            commitment=self.commitment,
-            metric=self.metric,
         )
 
     def generator(self) -> TiTokMaskGIT:
@@ -293,10 +280,10 @@ class TiTok(ImageSystem):
         Raises:
           ValueError: Gaussian latents, which have no codes.
         """
-        shape = self.prior
+        shape, levels = self.prior, self._codes.levels
         return TiTokMaskGIT(
             self.tokens,
-            self._codes.size,
+            levels[0] if len(levels) == 1 else levels,
             self.classes,
             self.form,
             shape.layers,
@@ -324,9 +311,7 @@ class TiTok(ImageSystem):
     @property
     def _codes(self) -> CodeSpace:
         """The alphabet, where there is one."""
-        if self.space is None:
-            raise ValueError(f"bottleneck={self.bottleneck!r} makes no codes that a prior could model")
-        return self.space
+        return self.quantizer.code_space(self.width)
 
     # -- use --
 
@@ -395,7 +380,7 @@ class TiTok(ImageSystem):
         return self.caption_condition(ids, mask)
 
     def class_condition(self, labels: jax.Array) -> Condition:
-        """What the priors are told by labels int32 [B], with their null class; the same for both."""
+        """The priors' condition of labels int32 [B], with their null class; the same for both."""
         return class_conditioner(self.prior, self.classes).condition(labels)
 
     def networks(self) -> dict[str, FrozenNetwork]:
@@ -438,7 +423,7 @@ class TiTok(ImageSystem):
         if name == "teacher":
             return self.teacher.shapes()["tokenizer"]
         if name in PRIORS:
-            latents = Latents(codes=jnp.zeros((1, self.tokens, 1), jnp.int32))
+            latents = Latents(codes=jnp.zeros((1, self.tokens, self._codes.slots), jnp.int32))
             condition = self.class_condition(jnp.zeros((1,), jnp.int32))
             return {"params": jax.eval_shape(self.prior_named(name).init, key, latents, condition)}
         module, text = self.proxy() if name == "proxy" else self.tokenizer(), None

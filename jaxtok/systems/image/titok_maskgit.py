@@ -30,7 +30,7 @@ class TiTokMaskGIT:
 
     Attributes:
       tokens: N of the tokenizer.
-      codebook: K, number of its codes.
+      codebook: K, number of its codes; of a token with several slots the levels of each.
       classes: number of classes.
       form: "bert" or "unet".
       layers: blocks, for the U-ViT without the middle one.
@@ -43,7 +43,7 @@ class TiTokMaskGIT:
     """
 
     tokens: int = 32
-    codebook: int = 4096
+    codebook: int | tuple[int, ...] = 4096
     classes: int = 1000
     form: Form = "bert"
     layers: int = 24
@@ -84,7 +84,7 @@ class TiTokMaskGIT:
     @property
     def space(self) -> CodeSpace:
         """Alphabet of one token."""
-        return CodeSpace((self.codebook,))
+        return CodeSpace((self.codebook,) if isinstance(self.codebook, int) else self.codebook)
 
     def network(self, dtype: Any = jnp.float32) -> MaskedTransformer:
         """The network."""
@@ -101,7 +101,7 @@ class TiTokMaskGIT:
 
     def shapes(self) -> dict[str, Any]:
         """Variables as shapes, nothing is allocated."""
-        codes = Latents(codes=jnp.zeros((1, self.tokens, 1), jnp.int32))
+        codes = Latents(codes=jnp.zeros((1, self.tokens, self.space.slots), jnp.int32))
         condition = Condition(jnp.zeros((1,), jnp.int32))
         return {"params": jax.eval_shape(self.prior().init, jax.random.key(0), codes, condition)}
 

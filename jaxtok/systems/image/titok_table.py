@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtok.quantize.config import QuantizerConfig
+from jaxtok.quantize.gaussian import GaussianConfig
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.systems.image.grid_table import dense_entries, grid_entries, norm_entries
 from jaxtok.systems.image.maskgit_vqgan import DECODER_NAMES, MaskGITVQGAN
 from jaxtok.systems.official import OfficialComponent
@@ -67,13 +70,8 @@ def from_official(config: Mapping[str, Any], published: Any) -> Any:
         patch=vq.get("vit_enc_patch_size", published.patch),
         decoder_patch=vq.get("vit_dec_patch_size", published.decoder_patch),
         tokens=vq.get("num_latent_tokens", published.tokens),
-        bottleneck=mode,
-        codebook=vq.get("codebook_size", published.codebook),
+        quantizer=_quantizer(vq, published.quantizer, has_text),
         width=vq.get("token_size", published.width),
-        metric="cosine" if vq.get("use_l2_norm", published.metric == "cosine") else "euclidean",
-        # Of the two official classes only TA-TiTok's hands the flag on to its quantizer.
-        learning="cvq" if vq.get("clustering_vq", False) and has_text else "gradient",
-        commitment=vq.get("commitment_cost", published.commitment),
         encoder=vit("enc", published.encoder),
         decoder=vit("dec", published.decoder),
         head="codes" if legacy else "pixels",
@@ -82,6 +80,18 @@ def from_official(config: Mapping[str, Any], published: Any) -> Any:
         text_length=vq.get("text_context_length", published.text_length or 77) if has_text else 0,
         text_width=vq.get("text_embed_dim", published.text_width),
     )
+
+
+def _quantizer(vq: Mapping[str, Any], published: VQConfig, has_text: bool) -> QuantizerConfig:
+    # Files of Gaussian latents have the settings of codes too, without effect.
+    codes = VQConfig(
+        codes=vq.get("codebook_size", published.codes),
+        metric="cosine" if vq.get("use_l2_norm", published.metric == "cosine") else "euclidean",
+        # Of the two official classes only TA-TiTok's hands the flag on to its quantizer.
+        learning="cvq" if vq.get("clustering_vq", False) and has_text else "gradient",
+        commitment=vq.get("commitment_cost", published.commitment),
+    )
+    return codes if vq.get("quantize_mode", "vq") == "vq" else GaussianConfig()
 
 
 def _teacher(pixel: Mapping[str, Any] | None, published: MaskGITVQGAN) -> MaskGITVQGAN:
@@ -95,7 +105,9 @@ def _teacher(pixel: Mapping[str, Any] | None, published: MaskGITVQGAN) -> MaskGI
         middle=pixel["res_blocks"],  # the official network has as many there
         features=pixel["dim"],
     )
-    return dataclasses.replace(published, codes=pixel["codes"], shape=shape)
+    quantizer: Any = published.quantizer
+    quantizer = dataclasses.replace(quantizer, codes=pixel["codes"])
+    return dataclasses.replace(published, quantizer=quantizer, shape=shape)
 
 
 def official_components(config: Mapping[str, Any] | None, published: Any) -> dict[str, OfficialComponent]:
@@ -165,9 +177,9 @@ def table(model: Any, first: bool = False) -> Table:
         entries += grid_entries(
             model.teacher.shape, "decoder", DECODER_NAMES, "pixel_decoder", "decoder/pixels"
         )
-    if model.bottleneck == "vq":
+    if isinstance(model.quantizer, VQConfig):
         entries.append(Entry("quantize.embedding.weight", "quantizer/codebook"))
-        if model.learning == "cvq":
+        if model.quantizer.learning == "cvq":
             entries.append(Entry("quantize.embed_prob", "quantizer:quantizer/usage"))
     return Table(tuple(entries))
 

@@ -108,7 +108,7 @@ class VAR(ImageSystem):
       encoder: size of the half that reads images.
       decoder: size of the half that writes them.
       prior: size of the transformer.
-      classes: number of classes; 0 for a prior that is told nothing.
+      classes: number of classes; 0 for a prior without a condition.
       condition_dropout: share of the rows that train without class.
       settings: recommended sampler settings.
     """
@@ -313,7 +313,7 @@ class VAR(ImageSystem):
         return cast(jax.Array, self.tokenizer().apply(variables, latents, size, method="decode"))
 
     def class_condition(self, labels: jax.Array) -> Condition | None:
-        """Condition of labels int32 [B], with "no class" as null; None where the prior is told nothing."""
+        """Condition of labels int32 [B], with "no class" as null; None where the prior has none."""
         conditioner = self.conditioner()
         return None if conditioner is None else conditioner.condition(labels)
 

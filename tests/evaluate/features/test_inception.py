@@ -80,7 +80,7 @@ def test_small_or_grey_images_are_refused(shapes):
             jax.eval_shape(inception.InceptionV3().apply, shapes, image)
 
 
-class Look:
+class Recorder:
     """In place of the network: what it is shown."""
 
     def apply(self, variables, x):
@@ -90,7 +90,7 @@ class Look:
 
 @pytest.mark.parametrize("preprocessing", ["tf1", "torch"])
 def test_preprocessing_and_what_is_read_off(monkeypatch, preprocessing):
-    monkeypatch.setattr(inception, "InceptionV3", Look)
+    monkeypatch.setattr(inception, "InceptionV3", Recorder)
     monkeypatch.setattr(inception, "load_inception", lambda source: {"params": {"a": np.ones(2)}})
     network = inception.inception_network({}, preprocessing, batch=2)
     images = np.zeros((3, 40, 64, 3), np.uint8)

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from experiments.image import instella_t2i
+from jaxtok.quantize.vq import VQConfig
 from jaxtok.run.plan import devices, program, search
 from jaxtok.run.plan.devices import open_topology
 from jaxtok.run.plan.hlo import parse
@@ -260,9 +261,7 @@ def test_large_codebooks_and_vocabularies_stay_split(monkeypatch):
     vit = ViTShape(1, 2, 64, axes_dims=(16, 24, 24))
     model = dataclasses.replace(
         InstellaT2I.tiny(),
-        quantizer="vq",
-        codebook=codes,
-        codebook_width=64,
+        quantizer=VQConfig(codes=codes, code_width=64, learning="ema", decay=0.95, revive_below=0.1),
         tokens=tokens,
         encoder=vit,
         decoder=vit,

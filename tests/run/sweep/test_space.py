@@ -61,13 +61,13 @@ def test_ranges_take_the_type_of_their_field():
     assert fitted == {"inner.rate": Range(1.0, 2.0), "inner.layers": Range(1, 3)}
     assert isinstance(fitted["inner.rate"], Range) and not fitted["inner.rate"].whole
     assert fit_space({"inner.rate": Choice((1, 2.5))}, Outer()) == {"inner.rate": Choice((1.0, 2.5))}
-    for space, told in (
+    for space, message in (
         ({"inner.layers": Range(1.0, 2.5)}, "whole number"),
         ({"kind": Range(1, 2)}, "no number"),
         ({"inner.depth": Range(1, 2)}, "no field 'depth' in Inner"),
         ({"kind.depth": Range(1, 2)}, "no field 'depth' in str"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             fit_space(space, Outer())
 
 

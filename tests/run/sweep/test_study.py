@@ -30,14 +30,14 @@ def worker(
     folder,
     trials=6,
     sampler: SamplerName = "random",
-    told=None,
+    progress=None,
     pruner: PrunerName = "none",
     space=SPACE,
     **options,
 ):
     study = open_study(str(folder / "study.journal"), "sweep", "minimize", {"of": "test"}, pruner)
-    tell = (lambda line: None) if told is None else told.append
-    return Worker(study, space, sampler, trials, tell=tell, **options)
+    on_progress = (lambda line: None) if progress is None else progress.append
+    return Worker(study, space, sampler, trials, on_progress=on_progress, **options)
 
 
 def bowl(trial):
@@ -74,8 +74,8 @@ def test_others_settings_are_refused(tmp_path):
         open_study(str(tmp_path / "study.journal"), "sweep", "minimize", {"of": "something else"}, "none")
 
 
-def test_a_trial_without_a_number_is_told_and_the_others_go_on(tmp_path):
-    told = []
+def test_a_trial_without_a_number_is_reported_and_the_others_go_on(tmp_path):
+    progress = []
 
     def sometimes(trial):
         value = bowl(trial)
@@ -83,11 +83,11 @@ def test_a_trial_without_a_number_is_told_and_the_others_go_on(tmp_path):
             raise Failed("the loss is nan")
         return value
 
-    one = worker(tmp_path, told=told)
+    one = worker(tmp_path, progress=progress)
     one.work(sometimes)
     states = [trial.state for trial in one.study.get_trials()]
     assert states.count(TrialState.COMPLETE) == 5 and states[1] == TrialState.FAIL
-    assert "fail" in told[1] and "the loss is nan" in told[1] and "2 of 6 done" in told[1]
+    assert "fail" in progress[1] and "the loss is nan" in progress[1] and "2 of 6 done" in progress[1]
 
 
 def test_a_sweep_whose_trials_all_fail_stops(tmp_path):
@@ -157,10 +157,10 @@ def test_a_killed_worker_loses_nothing(tmp_path):
     (left,) = worker(tmp_path).study.get_trials()
     child.send_signal(signal.SIGKILL)
     child.communicate()
-    told = []
-    again = worker(tmp_path, 3, told=told)
+    progress = []
+    again = worker(tmp_path, 3, progress=progress)
     again.work(bowl)
-    assert "trial 0 was left by a worker that is gone" in told
+    assert "trial 0 was left by a worker that is gone" in progress
     trials = counted_trials(again.study.get_trials())
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     (taken,) = (trial for trial in trials if trial.user_attrs.get("retry_of") == 0)

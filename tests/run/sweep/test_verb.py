@@ -21,7 +21,7 @@ from jaxtok.run.sweep.study import FOLDER
 from tests.small_run import small_cli
 
 ROOT = Path(__file__).parents[3]
-RATES = ("--space", "tokenizer.learning_rate=1e-4:1e-2:log", "model.bits=2,4")
+RATES = ("--space", "tokenizer.learning_rate=1e-4:1e-2:log", "model.quantizer.bits=2,4")
 SWEEP = ("--metric", "tokenizer/psnr_uint8", *RATES, "--steps", "3", "--sampler", "random")
 
 
@@ -104,6 +104,12 @@ def test_wrong_values_are_rows_of_the_table_and_a_wrong_metric_is_an_error(tmp_p
     assert "learning_rate is -1.0, it has to be positive" in rows[-1.0]["error"]
     with pytest.raises(SystemExit):
         small_cli(
-            *common[:2], "tokenizer/no", *common[3:], "--workdir", tmp_path / "b", "--space", "model.bits=4,5"
+            *common[:2],
+            "tokenizer/no",
+            *common[3:],
+            "--workdir",
+            tmp_path / "b",
+            "--space",
+            "model.quantizer.bits=4,5",
         )
     assert "no metric 'tokenizer/no'; there are ['tokenizer/" in capsys.readouterr().err
