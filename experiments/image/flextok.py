@@ -26,49 +26,37 @@ library has no network of those features; `FlowObjective` takes any.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.embedded import Digits
 from jaxtok.data.folder import ImageFolder
-from jaxtok.data.image_data import ImageData
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.prefixes import PrefixEvaluator
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.recipes import PriorRecipe
 from jaxtok.run.stages import prior_stage
 from jaxtok.systems.flow_objective import FlowObjective, FlowWeights
 from jaxtok.systems.image.flextok import SIZES, FlexTok
 from jaxtok.tokenizers.nested_dropout import prefix_lengths
 from jaxtok.train.gradient import gradient
-from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.precision import compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import TOKENIZER_RULES
 from jaxtok.train.stage import Stage
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(PriorRecipe):
     """Everything that decides what is computed.
 
     Attributes:
-      data: images and their classes.
       model: sizes.
       weights: of the tokenizer's loss, and its times.
-      tokenizer: how the tokenizer is trained.
-      prior: how the prior is trained.
-      scorer: what says whether samples show their class.
-      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
-        bfloat16 on accelerators.
     """
 
-    data: ImageData
     model: FlexTok
     weights: FlowWeights = FlowWeights()
-    tokenizer: TrainConfig = TrainConfig()
-    prior: TrainConfig = TrainConfig()
-    scorer: Literal["digits", "none"] = "none"
-    precision: Precision = "auto"
 
 
 TINY = Config(
@@ -80,7 +68,7 @@ TINY = Config(
     tokenizer=TrainConfig(
         steps=1200, learning_rate=3e-3, warmup_steps=100, ema_decay=0.99, groups=((r"^encoder/", 0.2),)
     ),
-    prior=TrainConfig(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    prior=TrainConfig.brief(300, 1e-3),
     scorer="digits",
 )
 

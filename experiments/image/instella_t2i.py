@@ -19,22 +19,20 @@ accelerator; nothing was trained at those sizes here.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.embedded import Digits
 from jaxtok.data.folder import ImageFolder
-from jaxtok.data.image_data import ImageData
 from jaxtok.data.parquet import ParquetImages
 from jaxtok.data.shapes import Shapes
 from jaxtok.losses.discriminators import PatchGAN
-from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.quantize.vq import VQConfig
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samplers import IndependentSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.recipes import TokenizerAndPrior
 from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.run.sweep.space import Range
 from jaxtok.systems.image.instella_t2i import PRIORS, InstellaT2I
@@ -43,51 +41,35 @@ from jaxtok.systems.objectives import (
     TokenizerWeights,
     objective_for,
 )
-from jaxtok.train.adversarial import DiscriminatorWeights
-from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.precision import compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import TOKENIZER_RULES
 from jaxtok.train.stage import Stage, StageCodes
 from jaxtok.train.streaming_estimator import streaming_estimator
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TokenizerAndPrior):
     """Everything that decides what is computed.
 
     Attributes:
-      data: images and captions.
       model: sizes.
       weights: of the tokenizer's loss.
-      perceptual: which frozen network compares images, where its weight is not 0.
-      discriminator: discriminator of the tokenizer; off where its weight is 0.
-      tokenizer: how the tokenizer is trained.
-      prior: how each prior is trained.
       baseline_steps: batches that the baselines of independent bits count, of all images and of each class.
       classes: number of classes in the labels, 0 for none.
-      scorer: what says whether samples show their caption.
-      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
-        bfloat16 on accelerators.
     """
 
-    data: ImageData
     model: InstellaT2I
     weights: TokenizerWeights = TokenizerWeights()
-    perceptual: PerceptualNetwork = PerceptualNetwork()
-    discriminator: DiscriminatorWeights = DiscriminatorWeights()
-    tokenizer: TrainConfig = TrainConfig()
-    prior: TrainConfig = TrainConfig()
     baseline_steps: int = 24
     classes: int = 0
-    scorer: Literal["digits", "shapes", "none"] = "none"
-    precision: Precision = "auto"
 
 
 TINY = Config(
     data=Digits(image_sizes=(8,), channels=1, batch_size=64, text_length=24),
     model=InstellaT2I.tiny(),
-    tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=TrainConfig(steps=600, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    tokenizer=TrainConfig.brief(600, 2e-3),
+    prior=TrainConfig.brief(600, 1e-3),
     classes=10,
     scorer="digits",
 )
@@ -106,7 +88,7 @@ PRESETS = {
             image_sizes=(32,), channels=3, batch_size=32, text_length=48, flip=True, held_out=1000
         ),
         model=InstellaT2I.shallow(text_length=48),
-        tokenizer=TrainConfig(steps=6_000, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+        tokenizer=TrainConfig.brief(6_000, 2e-3),
         prior=TrainConfig(steps=30_000, learning_rate=3e-4, warmup_steps=500),
         classes=10,
     ),

@@ -22,70 +22,50 @@ discriminator normalises groups and not batches. At 384 px: --model.image-size 3
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.embedded import Digits
 from jaxtok.data.folder import ImageFolder
-from jaxtok.data.image_data import ImageData
 from jaxtok.losses.discriminators import PatchGAN
-from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samplers import IndependentSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.recipes import TokenizerAndPrior
 from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.llamagen import LlamaGen
 from jaxtok.systems.objectives import (
     IndependentEstimator,
-    TokenizerWeights,
     objective_for,
 )
 from jaxtok.train.adversarial import DiscriminatorWeights
-from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.precision import compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import CODEBOOK_RULES
 from jaxtok.train.stage import Stage, StageCodes
 from jaxtok.train.streaming_estimator import streaming_estimator
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TokenizerAndPrior):
     """Everything that decides what is computed.
 
     Attributes:
-      data: images and their classes.
       model: sizes.
-      weights: of the tokenizer's loss.
-      perceptual: which frozen network compares images, where its weight is not 0.
-      discriminator: discriminator of the tokenizer; off where its weight is 0.
-      tokenizer: how the tokenizer is trained.
-      prior: how the language model is trained.
       baseline_steps: batches that the baseline of independent codes of each class counts.
-      scorer: what says whether samples show their class.
-      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
-        bfloat16 on accelerators.
     """
 
-    data: ImageData
     model: LlamaGen
-    weights: TokenizerWeights = TokenizerWeights("l2")
-    perceptual: PerceptualNetwork = PerceptualNetwork()
-    discriminator: DiscriminatorWeights = DiscriminatorWeights()
-    tokenizer: TrainConfig = TrainConfig()
-    prior: TrainConfig = TrainConfig()
     baseline_steps: int = 24
-    scorer: Literal["digits", "none"] = "none"
-    precision: Precision = "auto"
 
 
 TINY = Config(
     data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=LlamaGen.tiny(),
-    tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
+    tokenizer=TrainConfig.brief(600, 2e-3),
     # Longer, this language model learns the 1,500 digits completely: 600 steps were worse on held-out ones.
-    prior=TrainConfig(steps=250, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    prior=TrainConfig.brief(250, 1e-3),
     scorer="digits",
 )
 
@@ -101,24 +81,8 @@ def published(size: str) -> Config:
             model, encoder=half(model.encoder), decoder=half(model.decoder), prior=deep
         ),
         discriminator=DiscriminatorWeights(weight=0.5, start=20_000, adaptive_limit=0.0),
-        tokenizer=TrainConfig(
-            steps=400_000,
-            learning_rate=1e-4,
-            schedule="constant",
-            warmup_steps=0,
-            weight_decay=0.05,
-            betas=(0.9, 0.95),
-            ema_decay=0.9999,
-        ),
-        prior=TrainConfig(
-            steps=1_500_000,
-            learning_rate=1e-4,
-            schedule="constant",
-            warmup_steps=0,
-            weight_decay=0.05,
-            betas=(0.9, 0.95),
-            ema_decay=0.9999,
-        ),
+        tokenizer=TrainConfig.constant(400_000),
+        prior=TrainConfig.constant(1_500_000),
     )
 
 

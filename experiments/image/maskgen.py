@@ -24,55 +24,37 @@ until its weights are given. The released weights load with `jaxtok.convert` ("m
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from jaxtok import cli
 from jaxtok.data.embedded import Digits
-from jaxtok.data.image_data import ImageData
 from jaxtok.data.webdataset import WebDatasetImages
 from jaxtok.losses.discriminators import BlurGAN
-from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samplers import OtherCaptions, PriorSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.recipes import TokenizerAndPrior
 from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.maskgen import SIZES, MaskGen
 from jaxtok.systems.objectives import TokenizerWeights, objective_for
 from jaxtok.train.adversarial import DiscriminatorWeights
-from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.precision import compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import TIED_RULES, TOKENIZER_RULES
 from jaxtok.train.stage import Stage
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TokenizerAndPrior):
     """Everything that decides what is computed.
 
     Attributes:
-      data: images and captions.
       model: sizes.
-      weights: of the tokenizer's loss.
-      perceptual: which frozen network compares images, where its weight is not 0.
-      discriminator: discriminator of the tokenizer; off where its weight is 0.
-      tokenizer: how the tokenizer is trained.
-      prior: how the generator is trained.
-      scorer: what says whether pictures show what the captions say.
-      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
-        bfloat16 on accelerators.
     """
 
-    data: ImageData
     model: MaskGen
-    weights: TokenizerWeights = TokenizerWeights("l2")
-    perceptual: PerceptualNetwork = PerceptualNetwork()
-    discriminator: DiscriminatorWeights = DiscriminatorWeights()
-    tokenizer: TrainConfig = TrainConfig()
-    prior: TrainConfig = TrainConfig()
-    scorer: Literal["digits", "shapes", "none"] = "none"
-    precision: Precision = "auto"
 
 
 TINY = Config(

@@ -29,65 +29,47 @@ weights are given (--perceptual.kind convnext --perceptual.paths convnext_small.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.embedded import Digits
 from jaxtok.data.folder import ImageFolder
-from jaxtok.data.image_data import ImageData
 from jaxtok.losses.discriminators import BlurGAN
-from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samplers import PriorSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.recipes import TokenizerAndPrior
 from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.maskgit import PRIORS, MaskGIT
 from jaxtok.systems.objectives import TokenizerWeights, objective_for
 from jaxtok.train.adversarial import DiscriminatorWeights
-from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.precision import compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import CODEBOOK_RULES
 from jaxtok.train.stage import Stage
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TokenizerAndPrior):
     """Everything that decides what is computed.
 
     Attributes:
-      data: images and their classes.
       model: sizes.
-      weights: of the tokenizer's loss.
-      perceptual: which frozen network compares images, where its weight is not 0.
-      discriminator: discriminator of the tokenizer; off where its weight is 0.
-      tokenizer: how the tokenizer is trained.
-      prior: how each prior is trained.
-      scorer: what says whether samples show their class.
       samples: how many of each class are drawn to measure a prior.
       compare: whether the masked prior is also measured with other numbers of steps, and in other orders.
-      precision: of the computation; "auto" is bfloat16 on accelerators.
     """
 
-    data: ImageData
     model: MaskGIT
-    weights: TokenizerWeights = TokenizerWeights("l2")
-    perceptual: PerceptualNetwork = PerceptualNetwork()
-    discriminator: DiscriminatorWeights = DiscriminatorWeights()
-    tokenizer: TrainConfig = TrainConfig()
-    prior: TrainConfig = TrainConfig()
-    scorer: Literal["digits", "digits_frechet", "none"] = "none"
     samples: int = 50
     compare: bool = False
-    precision: Precision = "auto"
 
 
 TINY = Config(
     data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=MaskGIT.tiny(),
-    tokenizer=TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=TrainConfig(steps=300, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    tokenizer=TrainConfig.brief(600, 2e-3),
+    prior=TrainConfig.brief(300, 1e-3),
     scorer="digits_frechet",
 )
 

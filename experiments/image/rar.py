@@ -19,52 +19,40 @@ tokenizer was never trained anew either: load the released one (`jaxtok.convert`
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.embedded import Digits
 from jaxtok.data.folder import ImageFolder
-from jaxtok.data.image_data import ImageData
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.recipes import PriorRecipe
 from jaxtok.run.stages import prior_stage
 from jaxtok.systems.image.rar import RAR
 from jaxtok.systems.objectives import TokenizerWeights, objective_for
 from jaxtok.train.gradient import gradient
-from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.precision import compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import CODEBOOK_RULES
 from jaxtok.train.stage import Stage
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(PriorRecipe):
     """Everything that decides what is computed.
 
     Attributes:
-      data: images and their classes.
       model: sizes.
       weights: of the tokenizer's loss.
-      tokenizer: how the tokenizer is trained.
-      prior: how the generator is trained.
       random_until: part of the generator's training in which every order is random.
       raster_from: part of it from which none is; between the two the probability falls linearly.
-      scorer: what says whether samples show their class.
-      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
-        bfloat16 on accelerators.
     """
 
-    data: ImageData
     model: RAR
     weights: TokenizerWeights = TokenizerWeights()
-    tokenizer: TrainConfig = TrainConfig()
-    prior: TrainConfig = TrainConfig()
     random_until: float = 0.5
     raster_from: float = 0.75
-    scorer: Literal["digits", "none"] = "none"
-    precision: Precision = "auto"
 
     def __post_init__(self):
         if not 0 <= self.random_until <= self.raster_from <= 1:
@@ -78,8 +66,8 @@ TINY = Config(
     data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=RAR.tiny(),
     weights=TokenizerWeights("l2"),
-    tokenizer=TrainConfig(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=TrainConfig(steps=400, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    tokenizer=TrainConfig.brief(400, 2e-3),
+    prior=TrainConfig.brief(400, 1e-3),
     scorer="digits",
 )
 

@@ -16,44 +16,34 @@ features of a frozen CLIP: `experiments/image/maskgen.py` has it, and their reci
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.embedded import Digits
-from jaxtok.data.image_data import ImageData
 from jaxtok.data.shapes import Shapes
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.recipes import TokenizerRecipe
 from jaxtok.systems.image.tatitok import TATiTok
 from jaxtok.systems.objectives import TokenizerWeights, objective_for
 from jaxtok.train.gradient import gradient
-from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.precision import compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import TOKENIZER_RULES
 from jaxtok.train.stage import Stage
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TokenizerRecipe):
     """Everything that decides what is computed.
 
     Attributes:
-      data: images and captions.
       model: sizes.
       weights: of the tokenizer's loss.
-      tokenizer: how it is trained.
-      scorer: what says whether reconstructions show what the captions say.
-      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
-        bfloat16 on accelerators.
     """
 
-    data: ImageData
     model: TATiTok
     weights: TokenizerWeights = TokenizerWeights("l2")
-    tokenizer: TrainConfig = TrainConfig()
-    scorer: Literal["digits", "shapes", "none"] = "none"
-    precision: Precision = "auto"
 
 
 FIT = TrainConfig(steps=600, learning_rate=2e-3, warmup_steps=50, ema_decay=0.98)

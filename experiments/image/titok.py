@@ -27,75 +27,52 @@ alone.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from jaxtok import cli
 from jaxtok.data.embedded import Digits
 from jaxtok.data.folder import ImageFolder
-from jaxtok.data.image_data import ImageData
 from jaxtok.losses.discriminators import BlurGAN
-from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.quantize.gaussian import GaussianConfig
 from jaxtok.run.claims import Arm, Claim, vary
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.recipes import TokenizerAndPrior
 from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.titok import TiTok, titok
 from jaxtok.systems.image.titok_stages import FROZEN, DecoderTuning, ProxyImages, ProxyObjective
 from jaxtok.systems.objectives import TokenizerObjective, TokenizerWeights, objective_for
 from jaxtok.train.adversarial import DiscriminatorWeights
 from jaxtok.train.gradient import gradient
-from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.precision import compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import TOKENIZER_RULES
 from jaxtok.train.stage import Stage
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TokenizerAndPrior):
     """Everything that decides what is computed.
 
     Attributes:
-      data: images and labels.
       model: sizes.
-      weights: of the tokenizer's loss.
-      perceptual: which frozen network compares images, where its weight is not 0.
-      discriminator: discriminator of the tokenizer; off where its weight is 0.
       teacher: how the teacher is trained, where it is.
       proxy: how the first stage is trained, where there is one.
-      tokenizer: how the tokenizer is trained: as a whole, or its decoder in the second stage.
-      prior: how the prior is trained.
-      scorer: what says whether samples show their class.
-      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
-        bfloat16 on accelerators.
     """
 
-    data: ImageData
     model: TiTok
-    weights: TokenizerWeights = TokenizerWeights("l2")
-    perceptual: PerceptualNetwork = PerceptualNetwork()
-    discriminator: DiscriminatorWeights = DiscriminatorWeights()
     teacher: TrainConfig = TrainConfig()
     proxy: TrainConfig = TrainConfig()
-    tokenizer: TrainConfig = TrainConfig()
-    prior: TrainConfig = TrainConfig()
-    scorer: Literal["digits", "none"] = "none"
-    precision: Precision = "auto"
-
-
-def short(steps: int, learning_rate: float = 2e-3) -> TrainConfig:
-    """A small stage."""
-    return TrainConfig(steps=steps, learning_rate=learning_rate, warmup_steps=50, ema_decay=0.99)
 
 
 TINY = Config(
     data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=TiTok.tiny(),
-    teacher=short(300),
-    proxy=short(600),
-    tokenizer=short(1000),
-    prior=short(400, 1e-3),
+    teacher=TrainConfig.brief(300),
+    proxy=TrainConfig.brief(600),
+    tokenizer=TrainConfig.brief(1000),
+    prior=TrainConfig.brief(400, 1e-3),
     scorer="digits",
 )
 

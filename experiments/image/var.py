@@ -25,61 +25,41 @@ weights, as in `experiments/image/llamagen.py`.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtok import cli
 from jaxtok.data.embedded import Digits
 from jaxtok.data.folder import ImageFolder
-from jaxtok.data.image_data import ImageData
 from jaxtok.losses.discriminators import PatchGAN
-from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.run.claims import Arm, Claim
 from jaxtok.run.evaluators.reconstructions import TokenizerEvaluator
 from jaxtok.run.evaluators.samples import SampleEvaluator
 from jaxtok.run.evaluators.scorers import scorer_named
+from jaxtok.run.recipes import TokenizerAndPrior
 from jaxtok.run.stages import prior_stage, tokenizer_stage
 from jaxtok.systems.image.var import SIZES, VAR
-from jaxtok.systems.objectives import TokenizerWeights
 from jaxtok.train.adversarial import DiscriminatorWeights
-from jaxtok.train.precision import Precision, compute_dtype
+from jaxtok.train.precision import compute_dtype
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import CODEBOOK_RULES
 from jaxtok.train.stage import Stage
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TokenizerAndPrior):
     """Everything that decides what is computed.
 
     Attributes:
-      data: images and their classes.
       model: sizes.
-      weights: of the tokenizer's loss.
-      perceptual: which frozen network compares images, where its weight is not 0.
-      discriminator: discriminator of the tokenizer; off where its weight is 0.
-      tokenizer: how the tokenizer is trained.
-      prior: how the prior is trained.
-      scorer: what says whether samples show their class.
-      precision: of the computation; parameters, norms, quantizers and losses are always float32. "auto" is
-        bfloat16 on accelerators.
     """
 
-    data: ImageData
     model: VAR
-    weights: TokenizerWeights = TokenizerWeights("l2")
-    perceptual: PerceptualNetwork = PerceptualNetwork()
-    discriminator: DiscriminatorWeights = DiscriminatorWeights()
-    tokenizer: TrainConfig = TrainConfig()
-    prior: TrainConfig = TrainConfig()
-    scorer: Literal["digits", "none"] = "none"
-    precision: Precision = "auto"
 
 
 TINY = Config(
     data=Digits(image_sizes=(8,), channels=1, batch_size=64),
     model=VAR.tiny(),
-    tokenizer=TrainConfig(steps=400, learning_rate=2e-3, warmup_steps=50, ema_decay=0.99),
-    prior=TrainConfig(steps=250, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
+    tokenizer=TrainConfig.brief(400, 2e-3),
+    prior=TrainConfig.brief(250, 1e-3),
     scorer="digits",
 )
 
@@ -96,15 +76,7 @@ def published(size: str) -> Config:
             model, encoder=half(model.encoder), decoder=half(model.decoder), prior=deep
         ),
         discriminator=DiscriminatorWeights(weight=0.5, start=20_000, adaptive_limit=0.0),
-        tokenizer=TrainConfig(
-            steps=400_000,
-            learning_rate=1e-4,
-            schedule="constant",
-            warmup_steps=0,
-            weight_decay=0.05,
-            betas=(0.9, 0.95),
-            ema_decay=0.9999,
-        ),
+        tokenizer=TrainConfig.constant(400_000),
         prior=TrainConfig(
             steps=417_000,
             learning_rate=3e-4,

@@ -13,7 +13,7 @@ def html_page(title: str, body: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        "content=\"default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{html.escape(title)}</title><style>{STYLE}</style></head>\n'
         f"<body><main>\n{body}\n</main></body></html>\n"
@@ -31,8 +31,10 @@ def write_page(path: Path, page: str) -> None:
 def picture(png: bytes, label: str, wide: bool = False) -> str:
     """A PNG as data, with what it shows below; a wide one scrolls on a phone."""
     data, kind = base64.b64encode(png).decode("ascii"), ' class="wide"' if wide else ""
-    return (
-        f'<figure><div class="frame"><img{kind} alt="{html.escape(label)}" '
-        f'src="data:image/png;base64,{data}"></div>'
-        f"<figcaption>{text(label)}</figcaption></figure>"
-    )
+    return figure(f'<img{kind} alt="{html.escape(label)}" src="data:image/png;base64,{data}">', label)
+
+
+def figure(content: str, label: str) -> str:
+    """HTML in a frame, with what it shows below."""
+    caption = f"<figcaption>{text(label)}</figcaption>"
+    return f'<figure><div class="frame">{content}</div>{caption}</figure>'

@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxtok.evaluate.headlines import basis, is_headline
 from jaxtok.inspect.html_page import html_page, write_page
+from jaxtok.inspect.report_samples import samples_section
 from jaxtok.inspect.report_stages import results_table, stage_section
 from jaxtok.inspect.report_words import duration, leaves, missing, number, progress, table, text
 from jaxtok.inspect.run_folder import RunFiles, StageFiles, read_run
@@ -44,6 +45,8 @@ def html_report(run: RunFiles, now: datetime.datetime) -> str:
     results = "".join(results_table(stage) for stage in run.stages)
     links = [("results", "Results"), ("stages", "Stages")]
     links += [(f"stage-{place}", stage.name) for place, stage in enumerate(run.stages)]
+    samples = samples_section(run.path / "samples")
+    links += [("samples", "Samples")] if samples else []
     links += [("configuration", "Configuration"), ("environment", "Environment")]
     body = [
         f"<h1>{text(title)}</h1>",
@@ -57,6 +60,7 @@ def html_report(run: RunFiles, now: datetime.datetime) -> str:
         f'<div class="results">{results}</div>' if results else missing("Nothing has been measured yet."),
         '<h2 id="stages">Stages</h2>',
         stages or missing("No stage has begun."),
+        f'<h2 id="samples">Samples</h2><div class="pictures">{samples}</div>' if samples else "",
         '<h2 id="configuration">Configuration</h2>',
         _configuration(run.record["config"]),
         '<h2 id="environment">Environment</h2>',

@@ -2,57 +2,26 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
 
 from jaxtok.codes import Regrouping
 from jaxtok.data.dataset import Dataset
-from jaxtok.losses.perceptual import PerceptualNetwork
 from jaxtok.priors.contract import Prior
 from jaxtok.run.evaluators.samplers import PriorSampler
 from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.recipes import ReconstructionRecipe
 from jaxtok.systems.contract import System
-from jaxtok.systems.objectives import PriorObjective, TokenizerObjective, TokenizerWeights
-from jaxtok.train.adversarial import DiscriminatorWeights, adversarial
+from jaxtok.systems.objectives import PriorObjective, TokenizerObjective
+from jaxtok.train.adversarial import adversarial
 from jaxtok.train.gradient import gradient
 from jaxtok.train.schedules import TrainConfig
 from jaxtok.train.sharding import PRIOR_RULES, Rule
 from jaxtok.train.stage import Evaluator, Stage, StageCodes, Variables
 
 
-@runtime_checkable
-class TokenizerRecipe(Protocol):
-    """What the configuration of an experiment says about its tokenizer's training."""
-
-    @property
-    def data(self) -> Dataset:
-        """Images."""
-        ...
-
-    @property
-    def weights(self) -> TokenizerWeights:
-        """Of the terms of the loss."""
-        ...
-
-    @property
-    def perceptual(self) -> PerceptualNetwork:
-        """Which frozen network compares images, where its weight is not 0."""
-        ...
-
-    @property
-    def discriminator(self) -> DiscriminatorWeights:
-        """Of the discriminator; off where its weight is 0."""
-        ...
-
-    @property
-    def tokenizer(self) -> TrainConfig:
-        """How the tokenizer is trained."""
-        ...
-
-
 def tokenizer_stage(
-    recipe: TokenizerRecipe,
+    recipe: ReconstructionRecipe,
     tokenizer: nn.Module,
     evaluator: Evaluator,
     discriminator: nn.Module,

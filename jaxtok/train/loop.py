@@ -311,7 +311,7 @@ def check_same_data(saved: str | None, current: str, stage: str) -> None:
     """
     if saved is not None and saved != current:
         raise ValueError(
-            f"stage {stage!r} was trained on data with fingerprint {saved}, the data is now {current}: its "
-            "records, size, crops or "
-            "captions changed. Restore them, or use another --workdir with --init-from this one."
+            f"stage {stage!r} was trained on data with fingerprint {saved}, the data is now {current}: "
+            "its records, or what is done with them, changed. Restore them, or use another --workdir "
+            "with --init-from this one."
         )

@@ -37,6 +37,19 @@ class TrainConfig:
     micro_batches: int = 1
     groups: tuple[tuple[str, float], ...] = ()
 
+    @classmethod
+    def brief(cls, steps: int, learning_rate: float = 2e-3) -> "TrainConfig":
+        """A small stage: a warm-up of 50 steps, and a running average of about a hundred."""
+        return cls(steps=steps, learning_rate=learning_rate, warmup_steps=50, ema_decay=0.99)
+
+    @classmethod
+    def constant(cls, steps: int, learning_rate: float = 1e-4) -> "TrainConfig":
+        """What published grid tokenizers and LlamaGen share: a constant rate, betas of 0.9 and 0.95, decay
+        0.05, and a running average of 0.9999.
+        """
+        shared = {"weight_decay": 0.05, "betas": (0.9, 0.95), "ema_decay": 0.9999}
+        return cls(steps=steps, learning_rate=learning_rate, schedule="constant", warmup_steps=0, **shared)
+
     def __post_init__(self) -> None:
         limits = {
             "steps": (self.steps, self.steps >= 0, "0 or more"),
