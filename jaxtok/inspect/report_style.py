@@ -48,7 +48,8 @@ figure { margin: 0; max-width: 100%; background: var(--card); border: 1px solid 
   border-radius: 10px; padding: 10px; }
 figure .frame { overflow-x: auto; background: #ffffff; border-radius: 6px; }
 figure img { display: block; max-width: 100%; height: auto; max-height: 500px; margin: 0 auto; }
-figure audio { display: block; } figure pre { margin: 0; padding: 8px; color: #1a1a1a; white-space: pre-wrap; }
+figure audio { display: block; }
+figure pre { margin: 0; padding: 8px; color: #1a1a1a; white-space: pre-wrap; }
 figcaption { margin-top: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 td, th { text-align: left; padding: 5px 10px 5px 0; border-top: 1px solid var(--line);

@@ -71,13 +71,15 @@ class MotionModality:
         return files
 
     def reconstructions(self, original: np.ndarray, restored: np.ndarray, title: str) -> Any:
-        """The first feature over time."""
-        rows = {"original": original[:4], "reconstruction": restored[:4]}
+        """The feature that moves most, over time."""
+        most = [int(np.argmax(np.std(original, axis=(0, 1))))]
+        rows = {"original": original[:4, :, most], "reconstruction": restored[:4, :, most]}
         return plot_signals(rows, 1 / self.frame_rate, "seconds", title)
 
     def samples(self, values: np.ndarray, captions: Sequence[str], columns: int, title: str = "") -> Any:
-        """The first feature over time, of the first sample of each caption."""
-        rows = {caption: values[number * columns][None] for number, caption in enumerate(captions)}
+        """The feature that moves most, over time, of the first sample of each caption."""
+        most = [int(np.argmax(np.std(values, axis=(0, 1))))]
+        rows = {caption: values[number * columns][None, :, most] for number, caption in enumerate(captions)}
         return plot_signals(rows, 1 / self.frame_rate, "seconds", title)
 
     def meter(self) -> Meter:
