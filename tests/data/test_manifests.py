@@ -70,7 +70,9 @@ def test_what_is_not_true_is_refused(folder, fields, message):
 
 def test_a_field_that_is_absent_is_named(folder):
     content = json.loads((folder / MANIFEST).read_text())
-    for name in [field.name for field in dataclasses.fields(Manifest) if field.name != "version"]:
+    # Token files of before lengths say nothing of them: `test_token_files_are_those_of_the_run`.
+    needed = [f.name for f in dataclasses.fields(Manifest) if f.name not in ("version", "lengths")]
+    for name in needed:
         (folder / MANIFEST).write_text(json.dumps({k: v for k, v in content.items() if k != name}))
         with pytest.raises(ValueError, match=rf"lacks {name}\. Encode the images again"):
             TokenShards(folder)
