@@ -189,6 +189,11 @@ def check_module(name: str, arguments: list[str], capsys) -> None:
     if name in ("pytest", "venv", "experiments.pages", "tests.experiments.test_experiments"):
         return  # the first two are checked below, the others take no arguments
     module = importlib.import_module(name)
+    if name.startswith("jaxtok.data."):
+        from jaxtok.data.command import parse
+
+        parse(arguments, "", module.Options)
+        return
     if hasattr(module, "Options"):
         tyro.cli(module.Options, args=arguments)
         return

@@ -88,7 +88,16 @@ def prior_stage(
       grouping: how the prior joins the slots of the tokenizer's codes; None for not at all.
       networks: frozen networks that conditions need; default the system's.
       rules: how its parameters are split over the mesh.
+
+    Raises:
+      ValueError: examples have lengths, and the prior's network would attend to their padding.
     """
+    codes = _codes(system, data)
+    if codes is not None and codes.lengths and not prior.takes_lengths:
+        raise ValueError(
+            f"stage {name!r}: examples have lengths, and {type(prior.network).__name__} would attend to their "
+            "padding; choose another prior, or cut the data to one length"
+        )
     objective = PriorObjective(
         prior, system.encode, system.condition, codec=system.prior_codec, grouping=grouping
     )
@@ -103,7 +112,7 @@ def prior_stage(
         networks=system.networks() if networks is None else networks,
         rules=rules,
         evaluator=dataclasses.replace(evaluator, sampler=sampler, objective=objective),
-        codes=_codes(system, data),
+        codes=codes,
         classes=classes,
         null_class=null_class,
     )

@@ -17,7 +17,14 @@ from PIL import Image
 
 import jaxtok
 from jaxtok.data.token_shards import TokenShards
+from jaxtok.nn.masked_transformer import masked_vocab
+from jaxtok.nn.permuted_transformer import PermutedTransformer
+from jaxtok.priors.contract import Prior
+from jaxtok.priors.permuted import Permuted
 from jaxtok.run import from_pretrained, save_pretrained
+from jaxtok.run.evaluators.samples import SampleEvaluator
+from jaxtok.run.stages import prior_stage
+from jaxtok.train.schedules import TrainConfig
 from tests.strangers import analysis, motion, sound, text
 
 MODULES = {"analysis": analysis, "motion": motion, "sound": sound, "text": text}
@@ -91,6 +98,14 @@ def test_a_text_prior_has_no_tokenizer(run, tmp_path, capsys):
     values, latents = from_pretrained(tmp_path / "saved").sample(2, seed=1)
     np.testing.assert_array_equal(values, trained.sample(2, seed=1)[0])
     assert latents.codes.shape == (2, 8, 1)
+
+
+def test_a_prior_that_would_attend_to_padding_is_refused():
+    model, data = motion.Poses(), motion.WaveData(batch_size=8)
+    network = PermutedTransformer(masked_vocab(model.space, 3), model.tokens, 1, 2, 4, 16)
+    prior, look = Prior(network, Permuted(model.space)), SampleEvaluator(model, data)
+    with pytest.raises(ValueError, match="PermutedTransformer would attend to their padding"):
+        prior_stage("permuted", prior, model, data, TrainConfig(), look)
 
 
 @SLOW
