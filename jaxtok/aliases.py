@@ -48,16 +48,14 @@ MOVED["TATiTok"] = MOVED["TiTok"]
 
 # Fields that `jaxtok.data.Data` had for every source, when it was one class.
 _OF_ALL_SOURCES = (
-    *(
-        "path",
-        "eval_path",
-        "held_out",
-        "image_column",
-        "label_column",
-        "caption_column",
-        "white",
-        "max_pixels",
-    ),
+    "path",
+    "eval_path",
+    "held_out",
+    "image_column",
+    "label_column",
+    "caption_column",
+    "white",
+    "max_pixels",
 )
 _OF_SOURCE = {
     **dict.fromkeys(("digits", "photos", "shapes"), ()),
