@@ -95,8 +95,8 @@ def prior_stage(
     codes = _codes(system, data)
     if codes is not None and codes.lengths and not prior.takes_lengths:
         raise ValueError(
-            f"stage {name!r}: examples have lengths, and {type(prior.network).__name__} would attend to their "
-            "padding; choose another prior, or cut the data to one length"
+            f"stage {name!r}: examples have lengths, and {type(prior.network).__name__} would attend to "
+            "their padding; choose another prior, or cut the data to one length"
         )
     objective = PriorObjective(
         prior, system.encode, system.condition, codec=system.prior_codec, grouping=grouping
