@@ -9,14 +9,18 @@ import json
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from jaxtok.config_files import from_json
+from jaxtok.data.pipeline import Pipeline
 from jaxtok.data.token_shards import TokenShards
 from jaxtok.run import from_pretrained, load
-from jaxtok.run.experiment import Experiment, train
+from jaxtok.run.experiment import Experiment, claim_workdir, train
+from jaxtok.train.checkpoints import Checkpoints
 from jaxtok.train.run import Run
+from jaxtok.train.stage import abstract_batch
 from tests.experiments.test_experiments import EXPERIMENTS, module_of
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "main_2026_12.zip"
@@ -50,18 +54,32 @@ def test_token_files_are_those_of_the_run(recorded):
     assert tokens.codes(range(3)).shape == (3, 4, 1)
 
 
-def test_a_run_continues_on_its_token_files(recorded, capsys):
+def configured(recorded):
     titok = importlib.import_module("experiments.image.titok")
     stored = json.loads((recorded / "run" / "config.json").read_text())
     config = from_json(titok.Config, stored["config"])
     assert config.discriminator.weight == 0.1 and config.scorer == "digits"
-    experiment = Experiment("titok", "", titok.PRESETS, titok.stages)
-    run = Run(str(recorded / "run"), only=("tokenizer",))
-    results = train(experiment, config, run)  # refused if the configuration, state or data were others
-    before = {
-        row["name"]: row["value"] for row in json.loads((recorded / "run" / "results.json").read_text())
-    }
-    assert {f"tokenizer/{row.name}" for row in results["tokenizer"]} <= set(before)
+    return Experiment("titok", "", titok.PRESETS, titok.stages), config
+
+
+def test_the_state_of_its_training_is_read(recorded):
+    """Configuration, data and every leaf of the state, the discriminator's too, are what a run would expect."""
+    experiment, config = configured(recorded)
+    claim_workdir(recorded / "run", experiment, config, Run(str(recorded / "run")))  # refuses another
+    stage = next(iter(experiment.stages(config)))
+    state = jax.eval_shape(stage.update.init, jax.random.key(0), abstract_batch(stage.data), {})
+    with Checkpoints(recorded / "run" / "checkpoints" / "tokenizer") as checkpoints:
+        restored, saved = checkpoints.restore(state)
+    assert int(restored["step"]) == 3 and "discriminator" in restored
+    assert saved["data"] == Pipeline(stage.data).fingerprint
+
+
+@pytest.mark.slow
+def test_its_run_is_evaluated_again(recorded):
+    experiment, config = configured(recorded)
+    results = train(experiment, config, Run(str(recorded / "run"), only=("tokenizer",)))
+    before = {row["name"] for row in json.loads((recorded / "run" / "results.json").read_text())}
+    assert {f"tokenizer/{row.name}" for row in results["tokenizer"]} <= before
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
