@@ -63,7 +63,7 @@ def configured(recorded):
 
 
 def test_the_state_of_its_training_is_read(recorded):
-    """Configuration, data and every leaf of the state, the discriminator's too, are what a run would expect."""
+    """Configuration, data and every leaf of the state, the discriminator's too, are what a run expects."""
     experiment, config = configured(recorded)
     claim_workdir(recorded / "run", experiment, config, Run(str(recorded / "run")))  # refuses another
     stage = next(iter(experiment.stages(config)))
