@@ -1,6 +1,8 @@
 """Step -> this host's rows of the batch: pure, and picklable, so that worker processes can make it."""
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +48,8 @@ class TrainingBatch:
         for row in self.rows:
             number = step * self.data.batch_size + row
             wanted = record_at(number, len(self.source), self.data.seed)
-            index, record = _read_or_replace(self.source, wanted, failures)
-            rng = augmentation_generator(number, self.data.seed)
-            made.append(_Row(self.data.example(record, step, rng), index, True))
+            example = functools.partial(_augmented, self.data, step, number)
+            made.append(_read_or_replace(self.source, wanted, example, failures))
         return _collate(made, self.data), failures
 
 
@@ -73,10 +74,9 @@ class EncodingBatch:
             if entry >= len(self.source) * max(self.augmentations, 1):
                 made.append(_Row())
                 continue
-            index, record = _read_or_replace(self.source, entry % len(self.source), failures)
-            rng = augmentation_generator(entry, self.data.seed) if self.augmentations else None
-            example = self.data.example(record, step, rng)
-            made.append(_Row(example, index, True, record.get("caption", "")))
+            number = entry if self.augmentations else None
+            example = functools.partial(_augmented, self.data, step, number)
+            made.append(_read_or_replace(self.source, entry % len(self.source), example, failures))
         batch = _collate(made, self.data)
         batch["caption"] = np.array([row.caption for row in made])
         return batch, failures
@@ -103,24 +103,34 @@ class EvaluationBatch:
             if wanted >= len(self.source):
                 made.append(_Row())
                 continue
-            index, record = _read_or_replace(self.source, wanted, failures)
+            example = functools.partial(_augmented, self.data, step, None)
+            row = _read_or_replace(self.source, wanted, example, failures)
             # A replacement counts in its own place already.
-            made.append(_Row(self.data.example(record, step, None), index, index == wanted))
+            made.append(dataclasses.replace(row, valid=row.index == wanted))
         return _collate(made, self.data), failures
 
 
-def _read_or_replace(source: Source, wanted: int, failures: Failures) -> tuple[int, dict[str, Any]]:
-    """The wanted record, or else the next one that can be decoded, and its index; notes the failure."""
+def _augmented(data: Dataset, step: int, number: int | None, record: Mapping[str, Any]) -> Example:
+    """The example of a record as global example `number`, or without augmentation."""
+    rng = None if number is None else augmentation_generator(number, data.seed)
+    return data.example(record, step, rng)
+
+
+def _read_or_replace(
+    source: Source, wanted: int, example: Callable[[Mapping[str, Any]], Example], failures: Failures
+) -> _Row:
+    """The wanted record, or else the next one that can be read and made an example of; notes the failure."""
     found: Failures = []
     for number in range(wanted, wanted + min(_CONSECUTIVE_BAD, len(source))):
         index = number % len(source)
         try:
             record = source[index]
+            row = _Row(example(record), index, True, record.get("caption", ""))
         except BadRecord as error:
             found.append((error.key, error.reason))
             continue
         failures += found[:1]  # the bad ones after it count when it is their turn
-        return index, record
+        return row
     raise BadDataError(
         f"{len(found)} records in a row cannot be decoded: {found[0][0]} ({found[0][1]}) to {found[-1][0]}. "
         "Check that data.path and the kind of data belong together, and the files."

@@ -4,7 +4,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -14,6 +14,12 @@ from jaxtok.kinds import Kinds
 
 Split = Literal["train", "eval"]
 Example = dict[str, np.ndarray]
+
+
+def check_split(split: str) -> None:
+    """Raises a `ValueError` for a split that there is not."""
+    if split not in get_args(Split):
+        raise ValueError(f"split is {split!r}, but must be one of {', '.join(get_args(Split))}")
 
 
 class Field(NamedTuple):
@@ -94,6 +100,9 @@ class Dataset(Kinds):
           record: what the source gives.
           step: of training; what all examples of a batch share may be drawn from it and `seed`.
           rng: for augmentation; None for an example without any.
+
+        Raises:
+          BadRecord: nothing can be made of this record; the next one takes its place.
         """
 
     def shapes(self) -> Sequence[Mapping[str, Field]]:
@@ -102,25 +111,39 @@ class Dataset(Kinds):
 
     def blank(self, beside: Example | None = None) -> Example:
         """The arrays of a row that only fills up a batch, in the shapes of an example `beside` it."""
-        shapes = {name: np.shape(array) for name, array in (beside or {}).items()}
-        return {
-            name: np.full(
-                (0, *field.shape[1:]) if field.pad else shapes.get(name, field.shape),
-                field.blank,
-                field.dtype,
-            )
-            for name, field in self.fields().items()
-        }
+        beside, filled = beside or {}, {}
+        for name, field in self.fields().items():
+            mask = beside.get(f"{name}_mask")
+            empty = field.pad == "length" and mask is None  # `collate` fills it up
+            own = np.shape(beside[name]) if name in beside else field.shape
+            filled[name] = np.full((0, *own[1:]) if empty else own, field.blank, field.dtype)
+            if mask is not None:
+                filled[f"{name}_mask"] = np.zeros_like(mask)
+        return filled
 
     def collate(self, examples: Sequence[Example]) -> Example:
-        """A batch of examples: arrays [b, ...] by name, with `<name>_mask` of those with lengths."""
+        """A batch of examples: arrays [b, ...] by name, with `<name>_mask` of those with lengths.
+
+        Raises:
+          ValueError: an example has other arrays than `fields` declares, or values that do not fit them.
+        """
+        fields = self.fields()
+        masks = {f"{name}_mask" for name, field in fields.items() if field.pad == "length"}
+        for example in examples:
+            if missing := sorted(fields.keys() - example.keys()):
+                raise ValueError(f"an example of {self.describe()} lacks {missing}, which fields() declares")
+            if undeclared := sorted(example.keys() - fields.keys() - masks):
+                raise ValueError(
+                    f"an example of {self.describe()} has {undeclared}, which no batch would hold; declare "
+                    "them in fields(), or leave them out"
+                )
         batch: Example = {}
-        for name, field in self.fields().items():
+        for name, field in fields.items():
             arrays = [example[name] for example in examples]
             if field.pad == "length" and f"{name}_mask" not in examples[0]:
                 batch[name], batch[f"{name}_mask"] = _filled_up(name, arrays, field)
                 continue
-            batch[name] = np.stack(arrays).astype(field.dtype, copy=False)
+            batch[name] = _as_declared(name, np.stack(arrays), field)
             if f"{name}_mask" in examples[0]:
                 batch[f"{name}_mask"] = np.stack([example[f"{name}_mask"] for example in examples])
         return batch
@@ -139,6 +162,16 @@ class Dataset(Kinds):
         return str(getattr(self, "path", "") or self.kind_name())
 
 
+def _as_declared(name: str, array: np.ndarray, field: Field) -> np.ndarray:
+    """The array in the dtype of its field, as long as this drops no fraction and no sign."""
+    if not np.can_cast(array.dtype, field.dtype, "same_kind"):
+        raise ValueError(
+            f"an example has {name!r} in {array.dtype}, which {np.dtype(field.dtype)} would cut; declare "
+            "another dtype in fields(), or convert it"
+        )
+    return array.astype(field.dtype, copy=False)
+
+
 def _filled_up(name: str, arrays: Sequence[np.ndarray], field: Field) -> tuple[np.ndarray, np.ndarray]:
     longest = max(len(array) for array in arrays)
     if longest > field.shape[0]:
@@ -149,5 +182,6 @@ def _filled_up(name: str, arrays: Sequence[np.ndarray], field: Field) -> tuple[n
     filled = np.zeros((len(arrays), *field.shape), field.dtype)
     mask = np.zeros((len(arrays), field.shape[0]), bool)
     for row, array in enumerate(arrays):
-        filled[row, : len(array)], mask[row, : len(array)] = array, True
+        filled[row, : len(array)] = _as_declared(name, np.asarray(array), field)
+        mask[row, : len(array)] = True
     return filled, mask

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtok.data.dataset import Split
+from jaxtok.data.dataset import Split, check_split
 from jaxtok.data.image_data import ImageData
 from jaxtok.data.image_files import decode_image
 from jaxtok.data.image_sources import ImageArrays, ImageSource
@@ -49,6 +49,7 @@ class Digits(ImageData):
 
     def open(self, split: Split) -> Source:
         """See `Dataset.open`."""
+        check_split(split)
         return digits(split, self.channels)
 
 
@@ -106,6 +107,7 @@ class Photos(ImageData):
 
     def open(self, split: Split) -> Source:
         """See `Dataset.open`."""
+        check_split(split)
         return PhotoCrops(split, self.channels)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from jaxtok.data.dataset import Dataset, Example, Field, Split
+from jaxtok.data.dataset import Dataset, Example, Field, Split, check_split
 from jaxtok.data.files import find_files
 from jaxtok.data.image_files import MAX_PIXELS
 from jaxtok.data.image_sources import ImageSource
@@ -152,6 +152,7 @@ class ImageFiles(ImageData):
 
     def open(self, split: Split) -> Source:
         """See `Dataset.open`: the evaluation files, or else always the same held-out records."""
+        check_split(split)
         self.require(bool(self.path), "path", f"{self.kind_name()!r} reads files", "Set --data.path.")
         source = self.files(self.eval_path if split == "eval" and self.eval_path else self.path, split)
         source.white, source.max_pixels = float(self.white), self.max_pixels

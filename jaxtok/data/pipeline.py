@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from jaxtok.data.batching import Batch, EncodingBatch, EvaluationBatch, Failures, TrainingBatch
-from jaxtok.data.dataset import Dataset, Split
+from jaxtok.data.dataset import Dataset, Split, check_split
 from jaxtok.data.errors import BadDataError
 
 _log = logging.getLogger(__name__)
@@ -62,9 +62,10 @@ class Pipeline:
           classes: Labels above are an error, where there are any; 0 for any label.
 
         Raises:
-          ValueError: The files are wrong, the batch does not divide over the hosts, or
-            there are fewer records to train on than hosts.
+          ValueError: The files are wrong, there is no such split, the batch does not divide over the hosts,
+            or there are fewer records to train on than hosts.
         """
+        check_split(split)
         if not 0 <= process_index < process_count:
             raise ValueError(f"process_index is {process_index}, but must be in [0, {process_count}).")
         if data.batch_size % process_count:

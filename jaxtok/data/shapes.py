@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxtok.data.dataset import Split
+from jaxtok.data.dataset import Split, check_split
 from jaxtok.data.image_data import ImageData
 from jaxtok.data.image_sources import ImageSource
 from jaxtok.data.records import SPLIT_SEED, Source
@@ -81,6 +81,7 @@ class Shapes(ImageData):
 
     def open(self, split: Split) -> Source:
         """See `Dataset.open`."""
+        check_split(split)
         return ShapeScenes(split, max(self.image_sizes))
 
 

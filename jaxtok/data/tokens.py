@@ -76,11 +76,14 @@ class TokenFiles(Dataset):
         """See `Dataset.open`; the files hold one split.
 
         Raises:
-          ValueError: no tokens there, or others than `levels` and `tokens` say.
+          ValueError: no tokens there, of another split, or others than `levels` and `tokens` say.
         """
-        del split
         source = Tokens(self.path)
         found = source.shards.manifest
+        if found.split != split:
+            raise ValueError(
+                f"{self.path} holds the split {found.split!r}, not {split!r}. Encode that one with --split."
+            )
         if (found.levels, found.tokens, found.lengths) != (self.levels, self.tokens, self.lengths):
             raise ValueError(
                 f"{self.path} holds {found.tokens} tokens of levels {found.levels} with"
@@ -123,5 +126,6 @@ class TokenFiles(Dataset):
     def collate(self, examples: Sequence[Example]) -> Example:
         """See `Dataset.collate`."""
         space = CodeSpace(self.levels)
-        codes = space.unpack(np.stack([example["codes"] for example in examples]), self.tokens)
+        packed = np.stack([example["codes"] for example in examples])
+        codes = space.unpack(packed, self.tokens).astype(space.stored_dtype)
         return super().collate([example | {"codes": row} for example, row in zip(examples, codes)])

@@ -1,6 +1,7 @@
 """What data sets refuse, and what a batch of examples is."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import tyro
 from jaxtok.config_files import from_json, to_json
 from jaxtok.data.batching import EvaluationBatch
 from jaxtok.data.dataset import Dataset, Field
-from jaxtok.data.embedded import Digits
+from jaxtok.data.embedded import Digits, Photos
+from jaxtok.data.errors import BadRecord
 from jaxtok.data.folder import ImageFolder
 from jaxtok.data.image_data import ImageData
 from jaxtok.data.records import Source
@@ -94,6 +96,7 @@ class Words(Source):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WordData(Dataset):
     length: int = 4
+    unreadable: tuple[str, ...] = ()
 
     def open(self, split):
         return Words()
@@ -102,6 +105,8 @@ class WordData(Dataset):
         return {"word": Field((self.length,), np.int32, pad="length")}
 
     def example(self, record: Any, step, rng):
+        if record["key"] in self.unreadable:
+            raise BadRecord(record["key"], "no word")
         return {"word": record["word"]}
 
 
@@ -113,3 +118,33 @@ def test_examples_of_different_lengths_are_filled_up():
     assert batch["valid"].tolist() == [True, True, True, False] and batch["index"].tolist() == [0, 1, 2, -1]
     with pytest.raises(ValueError, match="3 entries of 'word', but at most 2 fit"):
         EvaluationBatch(data.open("eval"), WordData(length=2), range(4))(0)
+
+
+def test_a_record_that_no_example_can_be_made_of_is_replaced():
+    data = WordData(batch_size=4, unreadable=("1",))
+    batch, failures = EvaluationBatch(data.open("eval"), data, range(4))(0)
+    assert batch["index"].tolist() == [0, 2, 2, -1] and failures == [("1", "no word")]
+    assert batch["valid"].tolist() == [True, False, True, False]
+    assert batch["word"][1].tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({"word": np.arange(2), "speaker": np.array(1)}, r"has \['speaker'\], which no batch would hold"),
+        ({}, r"lacks \['word'\]"),
+        ({"word": np.array([0.5, 1.0])}, "'word' in float64, which int32 would cut"),
+        ({"word": np.array([0.5]), "word_mask": np.array([True])}, "'word' in float64"),
+    ],
+)
+def test_no_array_of_an_example_is_dropped_or_cut(example, message):
+    with pytest.raises(ValueError, match=message):
+        WordData().collate([example])
+
+
+@pytest.mark.parametrize("data", [Digits(), Photos(), Shapes(), ImageFolder(path="somewhere")])
+def test_there_are_two_splits(data):
+    # Without the run-time type checks of the tests, as a user calls it.
+    opened = inspect.unwrap(type(data).open)
+    with pytest.raises(ValueError, match="split is 'test', but must be one of train, eval"):
+        opened(data, "test")
